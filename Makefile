@@ -1,0 +1,153 @@
+# The front door. Every target makes the virtual environment it needs, from nothing,
+# and is quick the second time: a stamp in the environment says what is in it.
+
+PYTHON ?= $(or $(shell command -v python3),$(shell command -v python))
+VENV ?= .venv
+NAMEKO2 := nameko==2.14.1
+NAMEKO3 := nameko==3.0.0rc11
+VERSIONS := 3.10 3.11 3.12 3.13
+
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+# Nothing that the caller's shell has set reaches the tests.
+unexport PYTHONPATH
+unexport PYTEST_ADDOPTS
+
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+ifeq ($(shell test -t 1 && echo terminal),)
+say = @printf '==> %s\n' "$(1)"
+endif
+
+.PHONY: help
+help: ## this list
+	@echo "nameko-eventlog: event logs for Nameko through the standard loggers"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=python3.12 make ... takes another interpreter (now: $(PYTHON))"
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## two services, four ways in, and what arrives downstream
+	$(call say,demo: docs/examples/demo.py)
+	@$(VENV)/bin/python docs/examples/demo.py
+
+.PHONY: test
+test: rabbitmq ## the suite on this Python with both Namekos, coverage, the built wheel
+	@$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)'
+	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1
+	$(call say,coverage of both runs together)
+	@$(VENV)/bin/python -m coverage combine --quiet
+	@$(VENV)/bin/python -m coverage report --fail-under=75 # the aim is 95: see CHANGELOG
+	@$(MAKE) wheel VENV=$(VENV)
+
+.PHONY: test-all
+test-all: rabbitmq ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
+	@for version in $(VERSIONS); do \
+		if python=$$(scripts/find-python $$version); then \
+			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)'; \
+			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version-nameko3 NAMEKO='$(NAMEKO3)'; \
+			tested="$${tested:-} $$version"; \
+		else \
+			echo "==> Python $$version: not installed, left out"; \
+		fi; \
+	done; \
+	test -n "$${tested:-}"; \
+	echo "==> passed with both Namekos on Python:$$tested"
+
+.PHONY: check
+check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors
+	$(call say,ruff)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	$(call say,mypy)
+	@$(VENV)/bin/mypy
+	@$(MAKE) docs VENV=$(VENV)
+
+.PHONY: docs
+docs: $(VENV)/.check ## the documentation, into docs/_build/html
+	$(call say,docs: docs/_build/html/index.html)
+	@$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+.PHONY: bench
+bench: rabbitmq $(VENV)/.bench ## the speed table, side by side with the peers
+	$(call say,benchmarks)
+	@$(VENV)/bin/python -m benchmarks
+
+.PHONY: format
+format: $(VENV)/.check ## let ruff format and fix what it can
+	@$(VENV)/bin/ruff check --fix-only --quiet .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: clean
+clean: ## remove environments, builds, caches
+	rm -rf .venv .venv-* build dist docs/_build htmlcov .coverage .coverage.* \
+		.mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the targets above are made of.
+
+.PHONY: rabbitmq
+rabbitmq:
+	@scripts/install-rabbitmq $(PYTHON)
+
+.PHONY: suite
+suite: $(VENV)/.test
+	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
+	@if [ -z "$(KEEP_COVERAGE)" ]; then $(VENV)/bin/python -m coverage erase; fi
+	@# Coverage imports eventlet, in subprocesses too, which says at length that it is deprecated.
+	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q
+
+.PHONY: wheel
+wheel: $(VENV)/.test
+	$(call say,the wheel: built from this tree and installed in an empty environment)
+	@rm -rf build/wheel
+	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	@$(PYTHON) -m venv build/wheel/venv
+	@build/wheel/venv/bin/python -m pip install --quiet build/wheel/*.whl
+	@cp README.md tests/wheel_smoke.py build/wheel
+	@cd build/wheel && venv/bin/python -I -W ignore wheel_smoke.py README.md
+
+# One environment for each $(VENV), filled step by step. It is made anew when the
+# dependencies change, or when it was made with or for something else.
+
+NAMEKO ?= $(NAMEKO2)
+ORIGIN = $(shell $(PYTHON) -c 'import sys; print(sys.version)') $(NAMEKO) $(CURDIR)
+
+ifeq ($(filter help clean,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(wildcard $(VENV)/.runtime),)
+ifneq ($(ORIGIN),$(shell cat $(VENV)/.runtime))
+$(shell rm $(VENV)/.runtime)
+endif
+endif
+endif
+
+$(VENV)/.runtime: pyproject.toml
+	$(call say,$(VENV): the library with $(NAMEKO))
+	@$(PYTHON) -m venv --clear $(VENV)
+	@# The pip that comes with Python 3.11 does not know dependency groups.
+	@$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(VENV)/bin/python -m pip install --quiet --editable . '$(NAMEKO)'
+	@echo "$(ORIGIN)" > $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(call say,$(VENV): test tools)
+	@$(VENV)/bin/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(call say,$(VENV): ruff$(comma) mypy and Sphinx)
+	@$(VENV)/bin/python -m pip install --quiet --group lint --group docs
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	$(call say,$(VENV): the peers to measure against)
+	@$(VENV)/bin/python -m pip install --quiet --group bench
+	@touch $@
+
+comma := ,

@@ -1,0 +1,138 @@
+"""
+What one log call costs the worker that makes it, beside other handlers.
+
+All handlers in one process, many short rounds in turn: a call takes microseconds, and
+which side of a cache line the code lies on moves it more than a round of noise does.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import logging.handlers
+import queue
+from time import perf_counter
+from typing import Any
+
+from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
+from opentelemetry.sdk._logs.export import (
+    BatchLogRecordProcessor,
+    LogRecordExporter,
+    LogRecordExportResult,
+)
+
+from benchmarks.container import running
+from logging_ext import EventLogHandler
+from nameko_eventlog import EventLogDispatcher
+
+
+WARM_UP = 3
+"""Rounds that do not count."""
+
+
+class _WithoutRelay(EventLogDispatcher):
+    """
+    A dispatcher whose event logs stay in the outbox until they are thrown away.
+    """
+
+    def start(self) -> None:
+        """
+        Leave the relay where it is.
+        """
+
+
+class _NoExporter(LogRecordExporter):
+    """
+    An exporter that costs nothing.
+    """
+
+    def export(self, batch: Any) -> LogRecordExportResult:
+        """
+        Drop *batch*.
+        """
+        return LogRecordExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """
+        Do nothing.
+        """
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """
+        Do nothing.
+        """
+        return True
+
+
+def _logger(name: str, handler: logging.Handler) -> logging.Logger:
+    logger = logging.getLogger(f"measured.{name}")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    return logger
+
+
+def _call(logger: logging.Logger, calls: int) -> float:
+    """
+    Return the microseconds of one log call.
+    """
+    info = logger.info
+    start = perf_counter()
+    for number in range(calls):
+        info(
+            "session_created",
+            extra={"session_id": "8c1d2e3f", "user": number, "amount": 12.5},
+        )
+    return (perf_counter() - start) / calls * 1e6
+
+
+def run(uri: str, rounds: int, calls: int) -> dict[str, Any]:
+    """
+    Measure all handlers inside one worker.
+
+    Args:
+        uri: A broker; nothing is sent there.
+        rounds: How many.
+        calls: Log calls in each; fewer than OpenTelemetry's queue holds (2048).
+
+    Returns:
+        ``rounds``: the microseconds of one call by handler, for each.
+    """
+    records: queue.Queue[logging.LogRecord] = queue.Queue(-1)
+    processor = BatchLogRecordProcessor(_NoExporter())
+    provider = LoggerProvider()
+    provider.add_log_record_processor(processor)
+    loggers = {
+        "null": _logger("null", logging.NullHandler()),
+        "queue": _logger("queue", logging.handlers.QueueHandler(records)),
+        "ours": _logger("ours", EventLogHandler()),
+        "otel": _logger("otel", LoggingHandler(logger_provider=provider)),
+    }
+
+    def work(dispatch: Any) -> list[dict[str, float]]:
+        outbox = dispatch._delivery._outbox
+        results = []
+        for number in range(WARM_UP + rounds):
+            order = list(loggers.items())
+            if number % 2:
+                order.reverse()
+            result = {}
+            for name, logger in order:
+                gc.collect()
+                result[name] = _call(logger, calls)
+                if name == "ours" and outbox.waiting != calls:
+                    raise RuntimeError(f"{outbox.waiting} of {calls} are in the outbox")
+                if name == "queue" and records.qsize() != calls:
+                    raise RuntimeError(f"{records.qsize()} of {calls} are in the queue")
+                for message in outbox.take(outbox.waiting):
+                    outbox.settle(message)
+                while not records.empty():
+                    records.get()
+                processor.force_flush()
+            results.append(result)
+        return results[WARM_UP:]
+
+    with running(_WithoutRelay(), uri) as in_worker:
+        results = in_worker(work)
+    provider.shutdown()
+    return {"rounds": results}

@@ -1,0 +1,29 @@
+"""
+The framework-neutral half: from logging calls to event logs and their sinks.
+"""
+
+from logging_ext.context import (
+    EventSink,
+    bind_sink,
+    current_sink,
+    register_sink,
+)
+from logging_ext.events import EventLog
+from logging_ext.filters import WorkerContextFilter
+from logging_ext.formatters import JsonFormatter
+from logging_ext.handlers import EventLogHandler
+from logging_ext.processors import EventLogProcessor, add_worker_context
+
+
+__all__ = [
+    "EventLog",
+    "EventLogHandler",
+    "EventLogProcessor",
+    "EventSink",
+    "JsonFormatter",
+    "WorkerContextFilter",
+    "add_worker_context",
+    "bind_sink",
+    "current_sink",
+    "register_sink",
+]

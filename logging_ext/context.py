@@ -1,0 +1,133 @@
+"""
+Whose code is running: the sink of the current worker, and the sinks by service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Protocol
+
+
+if TYPE_CHECKING:
+    from logging_ext.events import EventLog
+
+
+CONTEXT_FIELDS = (
+    "service_name",
+    "entrypoint_protocol",
+    "entrypoint_name",
+    "call_id",
+    "call_stack",
+)
+"""The attributes of the worker context, as they are named everywhere."""
+
+
+class EventSink(Protocol):
+    """
+    Where event logs go.
+
+    ``emit`` neither blocks nor raises an ``Exception``: it is called from
+    within log calls.
+    """
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """
+        The worker context: a value for each of the five context attributes.
+        """
+
+    def emit(self, event: EventLog, /) -> None:
+        """
+        Take an event log for delivery.
+        """
+
+
+_current: ContextVar[EventSink | None] = ContextVar("logging_ext_sink", default=None)
+_registered: dict[str, EventSink] = {}
+
+
+def current_sink() -> EventSink | None:
+    """
+    Return the sink of the code that runs now, or None outside any worker.
+    """
+    return _current.get()
+
+
+def set_sink(sink: EventSink | None) -> Token[EventSink | None]:
+    """
+    Bind *sink* without a block, for hooks that come in pairs.
+
+    Returns:
+        The token with which `reset_sink` undoes it.
+    """
+    return _current.set(sink)
+
+
+def reset_sink(token: Token[EventSink | None]) -> None:
+    """
+    Undo a `set_sink` of the same context.
+
+    Raises:
+        ValueError: If *token* was made in another context.
+    """
+    _current.reset(token)
+
+
+@contextmanager
+def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
+    """
+    Send the event logs of the code in the ``with`` block to *sink*.
+
+    Args:
+        sink: The sink, or None for "nobody's".
+
+    .. versionadded:: 0.1.0
+    """
+    token = _current.set(sink)
+    try:
+        yield sink
+    finally:
+        _current.reset(token)
+
+
+def register_sink(service: str, sink: EventSink) -> Callable[[], None]:
+    """
+    Make *sink* the one that the option ``service`` of handlers and processors names.
+
+    A later registration for the same service replaces the earlier one.
+
+    Args:
+        service: The service's name.
+        sink: Its sink for records from outside any worker.
+
+    Returns:
+        A function that takes the registration back, unless another replaced it.
+
+    .. versionadded:: 0.1.0
+    """
+    _registered[service] = sink
+
+    def unregister() -> None:
+        if _registered.get(service) is sink:
+            del _registered[service]
+
+    return unregister
+
+
+def registered_sink(service: str | None) -> EventSink | None:
+    """
+    Return the sink for *service*'s records from outside any worker, if there is one.
+    """
+    return None if service is None else _registered.get(service)
+
+
+def worker_context() -> dict[str, Any]:
+    """
+    Return the five context attributes: None, or [] for the call stack, outside a worker.
+    """
+    sink = _current.get()
+    if sink is None:
+        return dict.fromkeys(CONTEXT_FIELDS[:-1]) | {"call_stack": []}
+    return {name: sink.context.get(name) for name in CONTEXT_FIELDS}

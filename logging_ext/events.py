@@ -1,0 +1,379 @@
+"""
+Event logs, and reading one from a `logging.LogRecord` or a structlog event dict.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import islice
+from time import time
+from typing import Any
+
+from structlog.processors import StackInfoRenderer
+
+from logging_ext.context import CONTEXT_FIELDS, worker_context
+from logging_ext.forwarding import attached_names, called_by_structlog
+from logging_ext.rendering import as_dict, render, safe_repr, safe_text
+from logging_ext.tracebacks import exception_as_data, without_locals
+
+
+@dataclass(slots=True)
+class EventLog:
+    """
+    One record of something that happened, on its way to a sink.
+
+    Args:
+        event_type: What happened; not empty.
+        event_data: What the caller tells about it, or None. Any values: the sink makes of
+            them what it can send.
+        metadata: Extra top-level attributes of the body, or None.
+        timestamp: When it happened, in seconds since the epoch; None means now.
+
+    .. versionadded:: 0.1.0
+    """
+
+    event_type: str
+    event_data: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    timestamp: float | None = None
+
+
+DEFAULT_FIELDS = ("level", "logger", "message", "exception", "stack")
+"""The metadata that handlers and processors add by default, where there is one."""
+
+_DEFAULT_FIELDS = frozenset(DEFAULT_FIELDS)
+_BLANK = logging.LogRecord("", logging.INFO, "", 0, "", (), None)
+
+RECORD_ATTRIBUTES = frozenset(_BLANK.__dict__) | {"message", "asctime"}
+"""What every record has, and what formatters put onto it: never event data."""
+
+_STANDARD_COUNT = len(_BLANK.__dict__)
+_LAST_STANDARD = list(_BLANK.__dict__)[-1]
+_CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
+_STRUCTLOGS = frozenset(
+    {"exc_info", "exception", "stack", "stack_info", "stacklevel", "timestamp"}
+)
+_SPECIAL = _CONTEXT_NAMES | _STRUCTLOGS | {"event_data", "metadata", "level", "logger"}
+
+_render_stack = StackInfoRenderer(additional_ignores=["logging", "logging_ext"])
+
+_level_names: dict[str, str] = {}
+
+_NOW = 60.0
+"""How many seconds off a time may be to count as now."""
+
+
+def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> frozenset[str]:
+    """
+    Return *fields* as a set.
+
+    Args:
+        fields: Names of metadata, or None for the default ones.
+        allowed: The names that there are.
+
+    Raises:
+        ValueError: If there is no such field.
+        TypeError: If *fields* is no list of strings.
+    """
+    if fields is None:
+        return frozenset(DEFAULT_FIELDS)
+    if isinstance(fields, (str, bytes)) or not isinstance(fields, Iterable):
+        raise TypeError(f"fields must be a list of names, not {fields!r}")
+    names = list(fields)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"fields must be a list of names, {name!r} is none")
+        if name not in allowed:
+            raise ValueError(
+                f"fields: {name!r} is not a field; choose from {', '.join(sorted(allowed))}"
+            )
+    return frozenset(names)
+
+
+def is_event_dict(record: logging.LogRecord) -> bool:
+    """
+    Tell whether structlog's ``ProcessorFormatter.wrap_for_formatter`` made *record*.
+    """
+    return isinstance(record.msg, dict) and {"_logger", "_name"} <= record.__dict__.keys()
+
+
+def event_from_record(
+    record: logging.LogRecord, context: Mapping[str, Any], fields: frozenset[str]
+) -> EventLog:
+    """
+    Read the event log that *record* is.
+
+    Args:
+        record: Any record, structlog's among them (its ``msg`` may be an event dict, or its
+            extras an event dict's values). It is not changed.
+        context: The sink's worker context; extras equal to it are no data.
+        fields: Which metadata to add.
+    """
+    attributes = record.__dict__
+    items: Iterator[tuple[str, Any]]
+    items = islice(attributes.items(), _STANDARD_COUNT - 1, None)
+    if next(items, ("",))[0] != _LAST_STANDARD:  # a record of somebody's own making
+        items = iter(attributes.items())
+    extras = {name: value for name, value in items if name not in RECORD_ATTRIBUTES}
+
+    message: Any = record.msg
+    created: float | None = record.created
+    rendered: str | None = None
+    from_structlog = False
+    if type(message) is str and message:
+        event_type = message
+    elif is_event_dict(record):
+        del extras["_logger"], extras["_name"]
+        extras.update(message)
+        event_type, rendered = _pop_event(extras)
+        from_structlog = True
+    else:
+        event_type = safe_text(message) or "(empty)"
+
+    metadata: dict[str, Any] = {}
+    level_name = record.levelname
+    level = _level_names.get(level_name)
+    if level is None:
+        if len(_level_names) > 1_000:  # levels made up at run time
+            _level_names.clear()
+        level = _level_names[level_name] = str(level_name).lower()
+    if "level" in fields:
+        metadata["level"] = level
+    if "logger" in fields:
+        metadata["logger"] = record.name
+    if "message" in fields:
+        if record.args:
+            metadata["message"] = rendered_message(record)
+        elif rendered is not None:
+            metadata["message"] = rendered
+    if (record.exc_info or record.exc_text) and "exception" in fields:
+        exception = exception_as_data(record.exc_info) or record.exc_text
+        if exception:
+            metadata["exception"] = exception
+    if record.stack_info and "stack" in fields:
+        metadata["stack"] = record.stack_info
+    if not fields <= _DEFAULT_FIELDS:
+        for name in fields - _DEFAULT_FIELDS:
+            value = attributes.get(name)
+            metadata[name] = str(value) if name == "module" else value  # it may be a Mark
+
+    if not _SPECIAL.isdisjoint(extras):
+        if not _STRUCTLOGS.isdisjoint(extras) and (from_structlog or called_by_structlog()):
+            created = _take_structlogs(extras, metadata, fields, created)
+        extras, metadata = _sort_out(
+            extras, metadata, level, record.name, context, attached_names(record)
+        )
+    return EventLog(event_type, extras, metadata, created)
+
+
+def event_from_event_dict(
+    logger_name: str | None,
+    level: str,
+    event_dict: Mapping[str, Any],
+    context: Mapping[str, Any],
+    fields: frozenset[str],
+    record: logging.LogRecord | None = None,
+) -> EventLog:
+    """
+    Read the event log that a structlog event dict is.
+
+    Args:
+        logger_name: The name of the wrapped logger, if it has one.
+        level: The level's name, in lower case.
+        event_dict: structlog's event dict. It is not changed.
+        context: The sink's worker context; values equal to it are no data.
+        fields: Which metadata to add.
+        record: The record that ``ProcessorFormatter`` formats, if it does.
+    """
+    data = dict(event_dict)
+    attached: frozenset[str] = frozenset()
+    template = None
+    timestamp = None
+    if record is not None:
+        attached = attached_names(record)
+        timestamp = record.created
+        del data["_record"]
+        if not data.pop("_from_structlog", False):  # its event is the rendered message
+            template = safe_text(record.msg)
+            data = {**record.__dict__, "exc_info": None, "stack_info": None, **data}
+        # ExtraAdder copies what other formatters put onto the record, too
+        own = RECORD_ATTRIBUTES - _STRUCTLOGS
+        data = {k: v for k, v in data.items() if k not in own or v is not record.__dict__.get(k)}
+    event_type, rendered = _pop_event(data, template)
+    if logger_name is None and isinstance(data.get("logger"), str):
+        logger_name = data["logger"]
+
+    metadata: dict[str, Any] = {}
+    if "level" in fields:
+        metadata["level"] = level
+    if "logger" in fields and logger_name is not None:
+        metadata["logger"] = logger_name
+    if rendered is not None and "message" in fields:
+        metadata["message"] = rendered
+
+    if not _SPECIAL.isdisjoint(data):
+        timestamp = _take_structlogs(data, metadata, fields, timestamp)
+        data, metadata = _sort_out(data, metadata, level, logger_name, context, attached)
+    return EventLog(event_type, data, metadata, timestamp)
+
+
+def _take_structlogs(
+    extras: dict[str, Any],
+    metadata: dict[str, Any],
+    fields: frozenset[str],
+    timestamp: float | None,
+) -> float | None:
+    """
+    Take what structlog and its processors put into an event dict out of *extras*.
+
+    Exceptions and stacks, rendered (``format_exc_info``, ``dict_tracebacks``,
+    ``StackInfoRenderer``) or still to be, become *metadata*.
+
+    Returns:
+        The event log's time: of ``TimeStamper`` or else *timestamp*.
+    """
+    if type(extras.get("stacklevel")) is int:
+        del extras["stacklevel"]
+    exception = exception_as_data(extras.pop("exc_info", None))
+    given = without_locals(extras.get("exception"))
+    if given:
+        del extras["exception"]
+    if "exception" in fields and (exception or given):
+        metadata.setdefault("exception", exception or given)
+
+    stack = extras.pop("stack_info", None)
+    if stack and not isinstance(stack, str):
+        stack = _render_stack(None, "", {"stack_info": True})["stack"]
+    given = extras.get("stack")
+    if isinstance(given, str) and given.startswith("Stack (most recent call last)"):
+        del extras["stack"]
+        stack = given
+    if "stack" in fields and stack:
+        metadata.setdefault("stack", stack)
+
+    if "timestamp" in extras:
+        seconds = _as_seconds(extras["timestamp"])
+        if seconds is not None:
+            del extras["timestamp"]
+            return seconds
+    return timestamp
+
+
+def _sort_out(
+    extras: dict[str, Any],
+    metadata: dict[str, Any],
+    level: str,
+    logger_name: str | None,
+    context: Mapping[str, Any],
+    attached: frozenset[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Give the extras with a meaning of their own their place.
+
+    Returns:
+        Event data and metadata.
+    """
+    event_data: dict[str, Any] = {}
+    here = worker_context()  # what add_worker_context puts; a service's sink has another
+    for name in _CONTEXT_NAMES & extras.keys():
+        value = extras[name]
+        if name in attached or _same(value, context.get(name)) or _same(value, here[name]):
+            del extras[name]
+    if "level" in extras and _same(extras["level"], level):
+        del extras["level"]
+    if "logger" in extras and _same(extras["logger"], logger_name):
+        del extras["logger"]
+    if "event_data" in extras:
+        given = extras.pop("event_data")
+        mapping = as_dict(given)
+        if mapping is not None:
+            event_data.update(mapping)
+        elif given is not None:
+            event_data["event_data"] = safe_repr(given)
+    if "metadata" in extras:
+        given = extras.pop("metadata")
+        mapping = as_dict(given)
+        if mapping is not None:
+            metadata = {**metadata, **mapping}
+        elif given is not None:
+            event_data["metadata"] = safe_repr(given)
+    event_data.update(extras)
+    return event_data, metadata
+
+
+def _same(value: Any, other: Any) -> bool:
+    try:
+        return bool(value == other)
+    except Exception:  # arrays, for one, cannot say
+        return False
+
+
+def _pop_event(event_dict: dict[str, Any], template: str | None = None) -> tuple[str, str | None]:
+    """
+    Take the event and its positional arguments out of *event_dict*.
+
+    Args:
+        event_dict: An event dict.
+        template: What the event was rendered from, if it was.
+
+    Returns:
+        The event type, and the rendered message if there were arguments.
+    """
+    event = event_dict.pop("event", None)
+    text = "" if event is None else safe_text(event)
+    rendered = None
+    if template is None:
+        template = text
+    elif template != text:
+        rendered = text
+    # structlog.stdlib.BoundLogger puts the arguments of ``log.info("user %s", name)`` there
+    arguments = event_dict.pop("positional_args", None)
+    if arguments:
+        match arguments:
+            case (Mapping() as only,) if only:  # as LogRecord has it
+                arguments = only
+        rendered = render(template, arguments)
+    return template or "(empty)", rendered
+
+
+def rendered_message(record: logging.LogRecord) -> str:
+    """
+    Return the record's message with its arguments in it, as far as they fit.
+    """
+    message: Any = record.msg
+    if is_event_dict(record):
+        event_type, rendered = _pop_event(dict(message))
+        return event_type if rendered is None else rendered
+    template = safe_text(message)
+    return render(template, record.args) if record.args else template
+
+
+def _as_seconds(value: Any) -> float | None:
+    """
+    Read what structlog's ``TimeStamper`` may have put: a number, ISO 8601, a datetime.
+
+    A time without an offset is local time, as ``TimeStamper(utc=False)`` makes it, unless it
+    is now in UTC only, as ``TimeStamper("%Y-%m-%d %H:%M:%S")`` makes it.
+    """
+    try:
+        if isinstance(value, str):
+            if ":" not in value:  # a date alone is no time
+                return None
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            seconds = value.timestamp()
+            if value.tzinfo is None:
+                in_utc = value.replace(tzinfo=timezone.utc).timestamp()
+                if abs(in_utc - time()) < _NOW < abs(seconds - time()):
+                    seconds = in_utc
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            seconds = float(value)
+        else:
+            return None
+        datetime.fromtimestamp(seconds, timezone.utc)  # neither too far away nor NaN
+    except Exception:
+        return None
+    return seconds

@@ -1,0 +1,53 @@
+"""
+The worker context on every ordinary log line, through the standard library.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from logging_ext.context import CONTEXT_FIELDS, worker_context
+from logging_ext.forwarding import mark_attached
+
+
+_ALL = frozenset(CONTEXT_FIELDS)
+
+
+def attach_context(record: logging.LogRecord) -> None:
+    """
+    Put the five context attributes onto *record*, but for those that the caller passed.
+    """
+    attributes = record.__dict__
+    if attributes.keys().isdisjoint(_ALL):
+        attributes.update(worker_context())
+        mark_attached(record, _ALL)
+        return
+    missing = _ALL.difference(attributes)
+    if missing:
+        context = worker_context()
+        attributes.update((name, context[name]) for name in missing)
+        mark_attached(record, missing)
+
+
+class WorkerContextFilter(logging.Filter):
+    """
+    Attach the worker context to every record, and let it pass.
+
+    The attributes are ``service_name``, ``entrypoint_protocol``, ``entrypoint_name``,
+    ``call_id`` and ``call_stack``: always set, to None or [] outside a worker, so that a
+    format string never fails. What the caller passed as ``extra`` under such a name stays.
+
+    Args:
+        name: As for `logging.Filter`.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """
+        Attach the worker context to *record*.
+        """
+        if not super().filter(record):
+            return False
+        attach_context(record)
+        return True

@@ -1,0 +1,142 @@
+"""
+From the standard library's records to event logs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+
+from logging_ext import forwarding
+from logging_ext.context import EventSink, current_sink, registered_sink
+from logging_ext.events import (
+    DEFAULT_FIELDS,
+    RECORD_ATTRIBUTES,
+    check_fields,
+    event_from_record,
+)
+from logging_ext.filters import attach_context
+
+
+_ALLOWED_FIELDS = frozenset(DEFAULT_FIELDS) | RECORD_ATTRIBUTES - {
+    "args",
+    "asctime",
+    "exc_info",
+    "exc_text",
+    "msg",
+    "stack_info",
+}
+
+
+class EventLogHandler(logging.Handler):
+    """
+    Attach the worker context to each record and forward it as an event log.
+
+    ``dictConfig`` makes it with nothing but ``class: logging_ext.EventLogHandler``.
+
+    Args:
+        level: As for `logging.Handler`.
+        fields: Which metadata to add: of ``level``, ``logger``, ``message``, ``exception``,
+            ``stack``, which are the default, and the attributes of `logging.LogRecord`, such
+            as ``funcName`` and ``lineno``. ``[]`` adds none.
+        service: Whose the records from outside any worker are: the name of a service with
+            a dispatcher in this process. By default they are nobody's and not forwarded.
+
+    Raises:
+        ValueError: If *fields* names something that is no field.
+        TypeError: If *fields* is no list of names, or *service* no string.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(
+        self,
+        level: int | str = logging.NOTSET,
+        fields: Iterable[str] | None = None,
+        service: str | None = None,
+    ) -> None:
+        super().__init__(level)
+        if service is not None and not isinstance(service, str):
+            raise TypeError(f"service must be the name of a service, not {service!r}")
+        self._fields = check_fields(fields, _ALLOWED_FIELDS)
+        self._service = service
+
+    def createLock(self) -> None:  # noqa: N802
+        """
+        Make no lock: sinks need none, and one could hang between OS threads (eventlet#742).
+        """
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool | logging.LogRecord:  # type: ignore[override]
+        """
+        Forward *record* if the handler's filters let it pass.
+
+        A filter that raises is reported like any error in a handler; the record is not
+        forwarded then, since what the filter would have kept back cannot be known.
+        """
+        passed: bool | logging.LogRecord = True
+        if self.filters:
+            if forwarding.suspended.get():  # a filter of ours logs
+                return False
+            token = forwarding.suspended.set(True)
+            try:
+                passed = self.filter(record)
+            except Exception:
+                passed = False
+                self.handleError(record)
+            finally:
+                forwarding.suspended.reset(token)
+            if isinstance(passed, logging.LogRecord):  # Python 3.12: a filter may replace it
+                record = passed
+        if passed:
+            self.emit(record)
+        return passed
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """
+        Forward *record* to the sink of the code that runs now.
+
+        Never raises an ``Exception``, and never waits.
+        """
+        try:
+            if forwarding.is_own(record.name) or forwarding.suspended.get():
+                return
+            sink = current_sink()
+            if sink is None:
+                sink = self._sink_outside_workers(record)
+            if sink is None or not forwarding.claim(record):
+                attach_context(record)
+                return
+            token = forwarding.suspended.set(True)
+            try:
+                event = event_from_record(record, sink.context, self._fields)
+                attach_context(record)
+                sink.emit(event)
+            finally:
+                forwarding.suspended.reset(token)
+        except Exception:
+            self.handleError(record)
+
+    def _sink_outside_workers(self, record: logging.LogRecord) -> EventSink | None:
+        """
+        Return the sink for *record*, or count it as nobody's.
+        """
+        if forwarding.is_nameko(record.name):
+            return None
+        sink = registered_sink(self._service)
+        if sink is None and forwarding.claim_for_count(record):
+            forwarding.count_not_forwarded(record.name, self._service)
+        return sink
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """
+        Count an error, and report it as `logging.Handler` does; never raise.
+        """
+        forwarding.not_forwarded.increment()
+        token = forwarding.suspended.set(True)  # standard error may be a logger's
+        try:
+            with suppress(Exception):
+                super().handleError(record)
+        finally:
+            forwarding.suspended.reset(token)

@@ -1,0 +1,151 @@
+"""
+From structlog's event dicts to event logs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
+from typing import Any
+
+from logging_ext import forwarding
+from logging_ext.context import current_sink, registered_sink, worker_context
+from logging_ext.events import DEFAULT_FIELDS, check_fields, event_from_event_dict
+
+
+_LEVEL_OF_METHOD = {
+    "warn": "warning",
+    "exception": "error",
+    "err": "error",
+    "failure": "error",
+    "fatal": "critical",
+    "msg": "info",
+    "log": "info",
+}
+
+_report = logging.getLogger("logging_ext")
+
+
+def add_worker_context(
+    logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """
+    Return the event dict with the five attributes of the worker context.
+
+    They are always set, to None or [] outside a worker; a value that the caller bound under
+    such a name stays.
+
+    .. versionadded:: 0.1.0
+    """
+    if not isinstance(event_dict, MutableMapping):  # behind a renderer
+        return event_dict
+    context = worker_context()
+    return {**event_dict, **{k: v for k, v in context.items() if k not in event_dict}}
+
+
+class EventLogProcessor:
+    """
+    Forward each event dict as an event log, and pass it on with the worker context.
+
+    Put it behind the processors that drop or add something (levels, names, context
+    variables) and before those that render (``PositionalArgumentsFormatter``,
+    ``format_exc_info``, ``dict_tracebacks``, renderers).
+
+    Args:
+        fields: Which metadata to add: of ``level``, ``logger``, ``message``, ``exception``,
+            ``stack``, which are the default. ``[]`` adds none.
+        service: Whose the events from outside any worker are: the name of a service with a
+            dispatcher in this process. By default they are nobody's and not forwarded.
+
+    Raises:
+        ValueError: If *fields* names something that is no field.
+        TypeError: If *fields* is no list of names, or *service* no string.
+
+    .. versionadded:: 0.1.0
+    """
+
+    def __init__(self, fields: Iterable[str] | None = None, service: str | None = None) -> None:
+        if service is not None and not isinstance(service, str):
+            raise TypeError(f"service must be the name of a service, not {service!r}")
+        self._fields = check_fields(fields, frozenset(DEFAULT_FIELDS))
+        self._service = service
+
+    def __call__(
+        self, logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """
+        Forward *event_dict*, and return a copy with the worker context.
+
+        Never raises an ``Exception``, and never waits.
+        """
+        try:
+            event_dict = add_worker_context(logger, method_name, event_dict)
+            self._forward(logger, method_name, event_dict)
+        except Exception:
+            forwarding.not_forwarded.increment()
+            # suspended: a processor of the same chain may hang on this logger, too
+            token = forwarding.suspended.set(True)
+            try:
+                with suppress(Exception):
+                    _report.exception("an event dict could not be forwarded as an event log")
+            finally:
+                forwarding.suspended.reset(token)
+        return event_dict
+
+    def _forward(
+        self, logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+    ) -> None:
+        if forwarding.suspended.get():
+            return
+        record = event_dict.get("_record")  # structlog.stdlib.ProcessorFormatter
+        if isinstance(record, logging.LogRecord):
+            name: str | None = record.name
+            level = str(record.levelname).lower()
+        else:
+            record = None
+            name = getattr(logger, "name", None)
+            name = name if isinstance(name, str) else None
+            level = _level(method_name, event_dict)
+        if name is not None and forwarding.is_own(name):
+            return
+        sink = current_sink()
+        if sink is None:
+            if name is not None and forwarding.is_nameko(name):
+                return
+            sink = registered_sink(self._service)
+        if record is not None:
+            first = (
+                forwarding.claim_for_count(record) if sink is None else forwarding.claim(record)
+            )
+            if first:
+                forwarding.remember_record(record, forwarded=sink is not None)
+        else:
+            number = _number(level)
+            first = forwarding.claim_event_dict(
+                logger, number, event_dict, forwarded=sink is not None
+            )
+        if not first:
+            return
+        if sink is None:
+            forwarding.count_not_forwarded(name or "structlog", self._service)
+            return
+        token = forwarding.suspended.set(True)
+        try:
+            sink.emit(
+                event_from_event_dict(name, level, event_dict, sink.context, self._fields, record)
+            )
+        finally:
+            forwarding.suspended.reset(token)
+
+
+def _level(method_name: str, event_dict: MutableMapping[str, Any]) -> str:
+    level = event_dict.get("level")  # log(level, ...) shows its level only there
+    if method_name in ("log", "msg") and isinstance(level, str):
+        return level.lower()
+    return _LEVEL_OF_METHOD.get(method_name, method_name)
+
+
+def _number(level: str) -> int:
+    number = logging.getLevelName(level.upper())
+    return number if isinstance(number, int) else logging.INFO

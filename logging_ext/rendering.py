@@ -1,0 +1,80 @@
+"""
+Text out of any values, whatever their own code raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def safe_repr(value: object) -> str:
+    """
+    Return ``repr(value)``, or a text that says whose ``repr`` raised.
+    """
+    try:
+        return repr(value)
+    except Exception as exc:
+        return f"<{type(value).__name__} object whose repr raised {type(exc).__name__}>"
+
+
+def safe_text(value: object) -> str:
+    """
+    Return ``str(value)``, or its repr where that raises.
+    """
+    try:
+        return str(value)
+    except Exception:
+        return safe_repr(value)
+
+
+def as_dict(value: Any) -> dict[Any, Any] | None:
+    """
+    Return a copy of *value*, or None if it is no mapping, or one that cannot be read.
+    """
+    try:
+        return dict(value) if isinstance(value, Mapping) else None
+    except Exception:
+        return None
+
+
+class _Text:
+    """
+    An argument whose ``str`` and ``repr`` do not raise.
+    """
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        return safe_text(self._value)
+
+    def __repr__(self) -> str:
+        return safe_repr(self._value)
+
+
+def render(template: str, arguments: Any) -> str:
+    """
+    Return ``template % arguments``, as far as it goes.
+    """
+    try:
+        return str(template % arguments)
+    except Exception:
+        shown = _printable(arguments)
+    try:
+        return str(template % shown)
+    except Exception:
+        return f"{template} {safe_repr(shown)}"
+
+
+def _printable(arguments: Any) -> Any:
+    if isinstance(arguments, tuple):
+        return tuple(map(_one_printable, arguments))
+    mapping = as_dict(arguments)
+    if mapping is None:
+        return arguments
+    return {key: _one_printable(value) for key, value in mapping.items()}
+
+
+def _one_printable(value: Any) -> Any:
+    return value if type(value) in (int, float, str) else _Text(value)

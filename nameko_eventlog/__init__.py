@@ -1,0 +1,22 @@
+"""
+Event logs for Nameko through the standard loggers.
+"""
+
+from nameko_eventlog.dispatcher import EventLogDispatcher
+from nameko_eventlog.exceptions import (
+    EventLogError,
+    EventLogTypeError,
+    EventLogValueError,
+    NotConfirmed,
+    OversizedEvent,
+)
+
+
+__all__ = [
+    "EventLogDispatcher",
+    "EventLogError",
+    "EventLogTypeError",
+    "EventLogValueError",
+    "NotConfirmed",
+    "OversizedEvent",
+]

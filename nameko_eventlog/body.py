@@ -1,0 +1,240 @@
+"""
+Worker context + event log -> the body, encoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from time import time
+from typing import Any, NamedTuple
+
+from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.events import EventLog
+from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
+from nameko_eventlog.serialization import (
+    Cleaner,
+    Serializer,
+    encode_plain,
+    is_plain,
+    shortened,
+)
+
+
+_TOP = frozenset({"timestamp", "event_type", "data"})
+_NOT_METADATA_ONLY = _TOP | frozenset(CONTEXT_FIELDS)
+
+
+class Body(NamedTuple):
+    """
+    An encoded body.
+    """
+
+    payload: bytes
+    content_type: str
+    content_encoding: str
+    timestamp: float
+
+
+class ContextPrefix:
+    """
+    A worker's context, and its JSON up to where the rest of a body follows.
+
+    Args:
+        context: The five context attributes.
+    """
+
+    __slots__ = ("context", "json")
+
+    def __init__(self, context: Mapping[str, Any]) -> None:
+        self.context = context
+        try:
+            self.json: bytes | None = encode_plain(context)[:-1] + b","
+        except Exception:  # lone surrogates: the slow way for all
+            self.json = None
+
+
+class BodyEncoder:
+    """
+    Build and encode bodies for one dispatcher.
+
+    Args:
+        serializer: Which of kombu's serializers.
+        redact: Keys whose values are redacted; case does not matter.
+        max_event_bytes: The largest body.
+        timespec: ``seconds``, ``milliseconds`` or ``microseconds``.
+    """
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        redact: tuple[str, ...],
+        max_event_bytes: int,
+        timespec: str,
+    ) -> None:
+        self._serializer = serializer
+        self._redact = frozenset(key.lower() for key in redact)
+        # no serializer makes less than two bytes of an element
+        most = max(1000, max_event_bytes // 2)
+        self._cleaner = Cleaner(serializer, self._redact, most)
+        self._checker = Cleaner(serializer, self._redact, most, thorough=True)
+        self._mender = Cleaner(serializer, frozenset(), 3 * most, thorough=True)
+        self._max_event_bytes = max_event_bytes
+        self._timespec = timespec
+        self._formatted: tuple[int, str] = (-1, "")
+
+    def encode(self, prefix: ContextPrefix, event: EventLog) -> Body:
+        """
+        Encode a log line's event log: with a repr for what cannot be sent.
+        """
+        timestamp = event.timestamp
+        if timestamp is None:
+            timestamp = time()
+        try:
+            written = self._format(timestamp)
+        except Exception:  # a record of somebody's own making
+            timestamp = time()
+            written = self._format(timestamp)
+        data = event.event_data
+        metadata = event.metadata
+        try:
+            if (
+                self._serializer.has_fast_path
+                and prefix.json is not None
+                and (data is None or (type(data) is dict and is_plain(data, self._redact)))
+                and (
+                    metadata is None
+                    or (
+                        type(metadata) is dict
+                        and is_plain(metadata, self._redact)
+                        and _NOT_METADATA_ONLY.isdisjoint(metadata)
+                    )
+                )
+            ):
+                rest: dict[str, Any] = {} if metadata is None else metadata.copy()
+                rest["timestamp"] = written
+                rest["event_type"] = event.event_type
+                rest["data"] = {} if data is None else data
+                payload = prefix.json + encode_plain(rest)[1:]
+                if len(payload) <= self._max_event_bytes:
+                    return Body(payload, "application/json", "utf-8", timestamp)
+        except Exception:  # noqa: S110 - lone surrogates, integers beyond 64 bits: the slow way
+            pass
+        return Body(*self._encode_any(prefix.context, event, written), timestamp)
+
+    def _encode_any(
+        self, context: Mapping[str, Any], event: EventLog, written: str
+    ) -> tuple[bytes, str, str]:
+        metadata: dict[str, Any] = {}
+        try:
+            metadata = self._cleaner.clean("metadata", event.metadata or {})
+            data = self._cleaner.clean("event_data", event.event_data or {})
+            body = self._body(context, event.event_type, data, metadata, written)
+            return self._checked(self._pack(body))
+        except OversizedEvent as exc:
+            data = {"oversized": str(exc)}
+        try:
+            body = self._body(context, event.event_type, data, metadata, written)
+            return self._checked(self._pack(body))
+        except OversizedEvent:
+            metadata = {
+                name: value if len(str(value)) <= 1000 else "[oversized: cut]"
+                for name, value in metadata.items()
+            }
+        event_type = event.event_type[:1000]
+        try:
+            return self._checked(
+                self._pack(self._body(context, event_type, data, metadata, written))
+            )
+        except OversizedEvent:
+            return self._pack(self._body(context, event_type, data, {}, written))
+
+    def encode_manual(
+        self,
+        context: Mapping[str, Any],
+        event_type: Any,
+        event_data: Any,
+        metadata: Any,
+    ) -> Body:
+        """
+        Encode a manual dispatch.
+
+        Raises:
+            EventLogTypeError: If an argument is of the wrong type.
+            EventLogValueError: If a value cannot be dispatched.
+            OversizedEvent: If the body is larger than ``max_event_bytes``.
+        """
+        if not isinstance(event_type, str):
+            raise EventLogTypeError(f"event_type must be a string, not {shortened(event_type)}")
+        if not event_type:
+            raise EventLogValueError("event_type must not be empty; say what happened")
+        given: dict[str, Mapping[Any, Any]] = {}
+        for name, value in (("event_data", event_data), ("metadata", metadata)):
+            if value is not None and not isinstance(value, Mapping):
+                raise EventLogTypeError(
+                    f"{name} must be a mapping or None, not {shortened(value)}"
+                )
+            given[name] = {} if value is None else value
+        data, attributes = (self._cleaner.check(name, value) for name, value in given.items())
+        timestamp = time()
+        body = self._body(
+            context, str.__str__(event_type), data, attributes, self._format(timestamp)
+        )
+        try:
+            packed = self._serializer.encode(body)
+        except Exception as exc:
+            for name, value in given.items():
+                self._checker.check(name, value)
+            self._checker.check("event_log", {**context, "event_type": event_type})
+            raise EventLogTypeError(f"the event log cannot be encoded: {exc!r}") from exc
+        return Body(*self._checked(packed), timestamp)
+
+    def _checked(self, packed: tuple[bytes, str, str]) -> tuple[bytes, str, str]:
+        """
+        Return what was packed.
+
+        Raises:
+            OversizedEvent: If it is larger than ``max_event_bytes``.
+        """
+        size = len(packed[0])
+        if size > self._max_event_bytes:
+            raise OversizedEvent(
+                f"event_data and metadata make an event log of {size} bytes, more than"
+                f" max_event_bytes ({self._max_event_bytes}); pass less"
+            )
+        return packed
+
+    def _body(
+        self,
+        context: Mapping[str, Any],
+        event_type: str,
+        data: dict[str, Any],
+        metadata: dict[str, Any],
+        written: str,
+    ) -> dict[str, Any]:
+        return {
+            **context,
+            **metadata,
+            "timestamp": written,
+            "event_type": event_type,
+            "data": data,
+        }
+
+    def _pack(self, body: dict[str, Any]) -> tuple[bytes, str, str]:
+        try:
+            return self._serializer.encode(body)
+        except Exception:  # a string or an integer that this serializer does not take
+            return self._serializer.encode(self._mender.clean("the event log", body))
+
+    def _format(self, timestamp: float) -> str:
+        if self._timespec != "seconds":
+            return datetime.fromtimestamp(timestamp, timezone.utc).isoformat(
+                timespec=self._timespec
+            )
+        second = math.floor(timestamp)
+        known, text = self._formatted  # one attribute, so that threads see a matching pair
+        if second != known:
+            text = datetime.fromtimestamp(second, timezone.utc).isoformat()
+            self._formatted = (second, text)
+        return text

@@ -1,0 +1,93 @@
+"""
+Auto capture: which entrypoints, at which stages, with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from nameko.utils import get_redacted_args
+
+from logging_ext.tracebacks import exception_as_data
+from nameko_eventlog.config import Config
+
+
+class Capture:
+    """
+    Decide which calls of entrypoints become event logs.
+
+    Args:
+        config: The dispatcher's configuration.
+        types: Entrypoint classes, which apply unless the configuration names others.
+    """
+
+    def __init__(self, config: Config, types: tuple[type, ...]) -> None:
+        self._enabled = config.auto_capture
+        self._exclude = frozenset(config.entrypoints_to_exclude)
+        self._stages = frozenset(config.capture_stages)
+        self._types = types
+        self._type_names = (
+            None if config.capture_types is None else frozenset(config.capture_types)
+        )
+        self.arguments = config.capture_arguments
+
+    def wants(self, stage: str, entrypoint: Any) -> bool:
+        """
+        Tell whether *stage* of a call of *entrypoint* is captured.
+
+        Args:
+            stage: ``fired``, ``completed`` or ``failed``.
+            entrypoint: The bound entrypoint extension.
+        """
+        if not self._enabled or stage not in self._stages:
+            return False
+        if entrypoint.method_name in self._exclude:
+            return False
+        if self._type_names is None:
+            return isinstance(entrypoint, self._types)
+        cls = type(entrypoint)
+        names = {cls.__name__, f"{cls.__module__}.{cls.__qualname__}"}
+        return not names.isdisjoint(self._type_names)
+
+
+def call_arguments(worker_ctx: Any) -> dict[str, Any]:
+    """
+    Return the arguments of a worker's call by name, the sensitive ones redacted as Nameko does.
+
+    Arguments that do not fit the method are given by position and by name.
+    """
+    entrypoint = worker_ctx.entrypoint
+    try:
+        arguments: dict[str, Any] = get_redacted_args(
+            entrypoint, *worker_ctx.args, **worker_ctx.kwargs
+        )
+    except Exception as exc:
+        if entrypoint.sensitive_arguments:
+            return {"arguments": f"[redacted: {type(exc).__name__} on reading them]"}
+        return {"args": list(worker_ctx.args), "kwargs": dict(worker_ctx.kwargs)}
+    return arguments
+
+
+def outcome(started: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]:
+    """
+    Return the metadata of the end of a call.
+
+    Args:
+        started: When it began, by the monotonic clock.
+        entrypoint: The bound entrypoint extension.
+        exc_info: The triple of the exception it ended with, or None.
+    """
+    metadata: dict[str, Any] = {"duration": round(monotonic() - started, 6)}
+    if exc_info is not None:
+        metadata["exception"] = exception_as_data(exc_info)
+        metadata["expected"] = isinstance(exc_info[1], as_tuple(entrypoint.expected_exceptions))
+    return metadata
+
+
+def as_tuple(classes: Any) -> tuple[type, ...]:
+    """
+    Return one class or several as a tuple, as ``isinstance`` takes them.
+    """
+    return (classes,) if isinstance(classes, type) else tuple(classes)

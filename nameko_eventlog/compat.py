@@ -1,0 +1,220 @@
+"""
+The only room that knows which Nameko this is.
+
+Nameko 2 passes its configuration through the container, Nameko 3 has a global one, and the
+two keep a publisher's options under different names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nameko
+from kombu import Connection, Exchange
+from kombu.compression import get_encoder
+from nameko.constants import (
+    AMQP_SSL_CONFIG_KEY,
+    AMQP_URI_CONFIG_KEY,
+    CALL_ID_STACK_CONTEXT_KEY,
+    DEFAULT_HEARTBEAT,
+    HEADER_PREFIX,
+    HEARTBEAT_CONFIG_KEY,
+    LOGIN_METHOD_CONFIG_KEY,
+    TRANSPORT_OPTIONS_CONFIG_KEY,
+)
+from nameko.exceptions import ConfigurationError
+from nameko.standalone.events import get_event_exchange
+from nameko.utils import sanitize_url
+
+
+IS_NAMEKO_3 = hasattr(nameko, "config")
+
+_HONOURED = {"serializer", "headers", "expiration", "priority", "compression"}
+_CONNECTION = {"uri", "ssl", "login_method"}
+_FIXED = {"use_confirms": True, "retry": True, "mandatory": False, "delivery_mode": 2}
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
+
+
+def _is_priority(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+def _is_compression(value: Any) -> bool:
+    try:
+        get_encoder(value)
+    except Exception:
+        return False
+    return True
+
+
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "headers": ("a mapping whose keys are strings", _is_table),
+    "expiration": ("a number of seconds, 0 or more", _is_duration),
+    "priority": ("an integer from 0 to 255", _is_priority),
+    "compression": ("a compression that kombu knows", _is_compression),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How and where a service's events are published.
+    """
+
+    uri: str
+    ssl: Any
+    login_method: str | None
+    heartbeat: float
+    transport_options: Mapping[str, Any]
+    serializer: str
+    headers: Mapping[str, Any]
+    expiration: float | None
+    priority: int | None
+    compression: str | None
+
+
+def service_config(container: Any) -> Mapping[str, Any]:
+    """
+    Return the configuration of the service that *container* hosts.
+    """
+    config: Mapping[str, Any] = nameko.config if IS_NAMEKO_3 else container.config
+    return config
+
+
+def event_exchange(container: Any) -> Exchange:
+    """
+    Return the exchange of the service's Nameko events.
+    """
+    if IS_NAMEKO_3:
+        return get_event_exchange(container.service_name)
+    return get_event_exchange(container.service_name, container.config)
+
+
+class ContextHeaders:
+    """
+    The message headers with which a consumer's worker continues a worker's context.
+
+    They are made anew when another dependency provider has changed the worker's context data.
+
+    Args:
+        worker_ctx: The worker's context, which is not kept: what it is the key of in a weak
+            mapping would keep it alive.
+    """
+
+    __slots__ = ("_call_stack", "_data", "_made", "_made_of")
+
+    def __init__(self, worker_ctx: Any) -> None:
+        self._data: Mapping[str, Any] = worker_ctx.data
+        self._call_stack = list(worker_ctx.call_id_stack)
+        self._made: Mapping[str, Any] = {}
+        self._made_of: Mapping[str, Any] | None = None
+
+    def __call__(self) -> Mapping[str, Any]:
+        """
+        Return the headers.
+        """
+        if self._made_of != self._data:
+            self._made_of = dict(self._data)
+            context = {**self._made_of, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
+            self._made = {
+                f"{HEADER_PREFIX}.{key}": value
+                for key, value in context.items()
+                if value is not None
+            }
+        return self._made
+
+
+def worker_context(worker_ctx: Any) -> dict[str, Any]:
+    """
+    Return the five attributes of a worker's context.
+    """
+    entrypoint = worker_ctx.entrypoint
+    return {
+        "service_name": worker_ctx.service_name,
+        "entrypoint_protocol": type(entrypoint).__name__,
+        "entrypoint_name": entrypoint.method_name,
+        "call_id": worker_ctx.call_id,
+        "call_stack": list(worker_ctx.call_id_stack),
+    }
+
+
+def outside_context(service: str) -> dict[str, Any]:
+    """
+    Return the five attributes for what happens outside any worker of *service*.
+    """
+    return {
+        "service_name": service,
+        "entrypoint_protocol": None,
+        "entrypoint_name": None,
+        "call_id": None,
+        "call_stack": [],
+    }
+
+
+def settings(provider: Any, uri: str | None) -> Settings:
+    """
+    Gather what Nameko's publisher would use.
+
+    Args:
+        provider: A bound dependency provider, a subclass of Nameko's ``Publisher``.
+        uri: A broker of its own for event logs, or None for the service's.
+
+    Raises:
+        ConfigurationError: If there is no broker, or an option of the constructor
+            contradicts how event logs are delivered.
+    """
+    config = service_config(provider.container)
+    options = dict(provider.publisher_options if IS_NAMEKO_3 else provider.options)
+    if IS_NAMEKO_3:
+        options["uri"] = provider.amqp_uri  # the option, AMQP_URI, or its default
+    for name, value in options.items():
+        if name in _FIXED:
+            if value is not None and value != _FIXED[name]:
+                raise ConfigurationError(
+                    f"{type(provider).__name__}({name}={value!r}): event logs are published with"
+                    f" {name}={_FIXED[name]!r}, always; remove the option"
+                )
+        elif name not in _HONOURED | _CONNECTION:
+            raise ConfigurationError(
+                f"{type(provider).__name__}({name}={value!r}): the option has no effect on event"
+                " logs; remove it"
+            )
+    uri = uri or options.get("uri") or config.get(AMQP_URI_CONFIG_KEY)
+    if not uri:
+        raise ConfigurationError(
+            f"there is no broker for event logs: set {AMQP_URI_CONFIG_KEY}, or uri in"
+            " EVENTLOG_DISPATCHER"
+        )
+    try:
+        Connection(uri).get_transport_cls()
+    except Exception as exc:
+        raise ConfigurationError(
+            f"the broker of event logs cannot be at {sanitize_url(str(uri))!r}: {exc!r}"
+        ) from exc
+    for name, (expected, is_right) in _EXPECTED.items():
+        value = options.get(name)
+        if value is not None and not is_right(value):
+            raise ConfigurationError(
+                f"{type(provider).__name__}({name}={value!r}): {name} must be {expected}"
+            )
+    return Settings(
+        uri=uri,
+        ssl=options.get("ssl", config.get(AMQP_SSL_CONFIG_KEY)),
+        login_method=options.get("login_method", config.get(LOGIN_METHOD_CONFIG_KEY)),
+        heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
+        transport_options=dict(config.get(TRANSPORT_OPTIONS_CONFIG_KEY) or {}),
+        serializer=options.get("serializer") or provider.container.serializer,
+        headers=dict(options.get("headers") or {}),
+        expiration=options.get("expiration"),
+        priority=options.get("priority"),
+        compression=options.get("compression"),
+    )

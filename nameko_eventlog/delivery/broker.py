@@ -1,0 +1,345 @@
+"""
+One connection to the broker: opening it, publishing in batches, reading confirms.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+import eventlet
+from amqp.serialization import dumps
+from eventlet import patcher
+from kombu import Connection
+from kombu.compression import compress
+from nameko.utils import sanitize_url
+
+from nameko_eventlog.compat import Settings
+from nameko_eventlog.delivery.message import Message, headers, properties
+from nameko_eventlog.delivery.route import Declarations, Route, reply_code
+
+
+_os_socket = patcher.original("socket")
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for connecting, and for each answer of the handshake."""
+
+OPEN_TIMEOUT = 30.0
+"""Seconds for all that opening a connection takes: a dozen round trips."""
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds for what py-amqp waits for by itself, and for a heartbeat to leave."""
+
+CLOSE_TIMEOUT = 0.5
+"""Seconds for saying goodbye."""
+
+# with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
+# other, eventlet lets others run until the rest is there
+_AT_ONCE = 1e-6
+
+_TCP_CORK = getattr(socket, "TCP_CORK", None)
+
+_NO_USER_TIMEOUT = {socket.TCP_USER_TIMEOUT: 0} if hasattr(socket, "TCP_USER_TIMEOUT") else {}
+
+# replies that say nothing against the message: connection forced, access refused, no such
+# exchange, resource locked, internal error
+_NOT_THE_MESSAGE = frozenset({0, 320, 403, 404, 405, 541})
+
+
+class BrokerTimeout(OSError):
+    """
+    The broker has not done something in time; the connection counts as lost.
+
+    No ``TimeoutError``: for py-amqp that says that there is nothing to read.
+    """
+
+
+class Broker:
+    """
+    A broker, and at most one connection to it.
+
+    Args:
+        settings: How to connect and to publish.
+        route: Where to publish.
+        on_confirm: Called with a delivery tag, whether it stands for all before, and
+            whether the broker has taken (True) or refused (False) what it stands for.
+        on_return: Called when a mandatory message could not be routed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        route: Route,
+        on_confirm: Callable[[int, bool, bool], None],
+        on_return: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._route = route
+        self._on_confirm = on_confirm
+        self._on_return = on_return
+        self.blocked_since: float | None = None
+        self.unblocked_at = 0.0
+        options = {
+            **settings.transport_options,
+            # py-amqp's default of one second would cut the connection to a broker that has
+            # an alarm and does not read, and over every hiccup of the network
+            "socket_settings": {
+                **_NO_USER_TIMEOUT,
+                **(settings.transport_options.get("socket_settings") or {}),
+            },
+            # the relay collects confirms itself, many at a time
+            "confirm_publish": False,
+            "on_blocked": self._blocked,
+            "on_unblocked": self._unblocked,
+        }
+        self._client = Connection(
+            settings.uri,
+            ssl=settings.ssl,
+            login_method=settings.login_method,
+            heartbeat=settings.heartbeat,
+            connect_timeout=CONNECT_TIMEOUT,
+            transport_options=options,
+        )
+        self._declarations = Declarations(route, self._client)
+        self._transport: Any = None
+        self._connection: Any = None
+        self._channel: Any = None
+        self._abandoned = False
+        self.next_tag = 1
+        self.confirms = False
+        self.frame_max = 131_072
+        # a wrong user name ends in one of these as well
+        self.errors: tuple[type[BaseException], ...] = (
+            *self._client.connection_errors,
+            *self._client.channel_errors,
+            OSError,
+        )
+        self.transient_errors: tuple[type[BaseException], ...] = (
+            *self._client.recoverable_connection_errors,
+            *self._client.recoverable_channel_errors,
+            OSError,
+        )
+
+    @property
+    def address(self) -> str:
+        """
+        The broker's address, without the password.
+        """
+        return str(sanitize_url(self._client.as_uri(include_password=False)))
+
+    def open(self) -> None:
+        """
+        Connect, and declare what event logs are published to.
+
+        Raises:
+            Exception: One of `errors`.
+        """
+        with eventlet.Timeout(OPEN_TIMEOUT, BrokerTimeout(f"no answer in {OPEN_TIMEOUT} s")):
+            try:
+                self._connect()
+            except self.errors:
+                self.close(orderly=False)
+                self._client.maybe_switch_next()  # a uri may name several hosts
+                raise
+            self._declarations.make(self._channel, self._open_channel)
+
+    def _connect(self) -> None:
+        self.blocked_since = None
+        self._transport = self._client.transport
+        self._connection = connection = self._transport.establish_connection()
+        if self._abandoned:
+            self.abandon()
+            raise BrokerTimeout("the process has forked meanwhile")
+        client_properties = getattr(connection, "client_properties", None)
+        if client_properties is not None:
+            # py-amqp polls the socket before every publish while it finds this capability
+            # here; the broker knows of it by now and tells of an alarm all the same
+            capabilities = {**client_properties.get("capabilities", {})}
+            capabilities["connection.blocked"] = False
+            connection.client_properties = {**client_properties, "capabilities": capabilities}
+        self.frame_max = getattr(connection, "frame_max", None) or self.frame_max
+        self._open_channel()
+
+    def _open_channel(self) -> Any:
+        self._channel = self._transport.create_channel(self._connection)
+        self.next_tag = 1
+        self.confirms = hasattr(self._channel, "confirm_select")
+        if self.confirms:
+            self._channel.confirm_select()
+            self._channel.events["basic_ack"].add(self._acked)
+            self._channel.events["basic_nack"].add(self._nacked)
+            self._channel.events["basic_return"].add(self._returned)
+        return self._channel
+
+    @property
+    def socket(self) -> Any:
+        """
+        The connection's socket, or None where the transport has none.
+        """
+        return getattr(self._connection, "sock", None) if self.confirms else None
+
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether the connection and the channel are there to publish on.
+        """
+        if self._connection is None:
+            return False
+        return not self.confirms or self._channel.connection is not None
+
+    def is_above_a_frame(self, message: Message) -> bool:
+        """
+        Tell whether the message's properties need more than a frame, which AMQP forbids.
+
+        RabbitMQ closes the connection then, and its reason may be lost with it.
+        """
+        settings = self._settings
+        try:
+            table = dumps("F", [headers(message, settings)])
+        except Exception:
+            return True
+        texts = properties(message, settings, self._route.service).values()
+        strings = [text.encode("utf-8", "replace") for text in texts if isinstance(text, str)]
+        # class, weight, body size and flags; delivery mode, timestamp; a length before each
+        size = 14 + 9 + len(table) + sum(len(string) + 1 for string in strings)
+        return size > self.frame_max
+
+    def publish(self, message: Message, mandatory: bool) -> None:
+        """
+        Send *message*, under the delivery tag that `next_tag` was before.
+
+        Raises:
+            Exception: One of `transient_errors`, or, before anything of it was sent,
+                whatever its encoding raises.
+        """
+        settings = self._settings
+        body: Any = message.body
+        application_headers = headers(message, settings)
+        amqp_properties = properties(message, settings, self._route.service)
+        if settings.compression is not None:
+            body, application_headers["compression"] = compress(body, settings.compression)
+        self._channel.basic_publish(
+            self._channel.prepare_message(
+                body,
+                priority=amqp_properties.pop("priority", None),
+                content_type=amqp_properties.pop("content_type"),
+                content_encoding=amqp_properties.pop("content_encoding"),
+                headers=application_headers,
+                properties=amqp_properties,
+            ),
+            exchange=self._route.exchange.name,
+            routing_key=self._route.routing_key,
+            mandatory=mandatory,
+        )
+        self.next_tag += 1
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """
+        Let the operating system gather what is sent in the block into full packets.
+        """
+        sock = self.socket
+        if sock is None or _TCP_CORK is None:
+            yield
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, 1)
+        try:
+            yield
+        finally:
+            if self._connection is not None and self._connection.connected:
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, 0)
+
+    def read(self, limit: int) -> bool:
+        """
+        Read what the broker has sent, letting others run when there is no more.
+
+        Args:
+            limit: How many of its methods at most.
+
+        Returns:
+            Whether there was something.
+
+        Raises:
+            Exception: One of `errors`.
+        """
+        if not self.confirms:
+            return False
+        with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
+            for number in range(limit):
+                try:
+                    self._transport.drain_events(self._connection, timeout=_AT_ONCE)
+                except TimeoutError:
+                    return number > 0
+        return True
+
+    def check_heartbeat(self) -> None:
+        """
+        Send a heartbeat if it is time.
+
+        Raises:
+            Exception: One of `errors`, if the broker has been silent for too long.
+        """
+        if not self._client.supports_heartbeats:
+            return
+        with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("a heartbeat could not be sent")):
+            self._transport.heartbeat_check(self._connection)
+
+    def close(self, orderly: bool) -> None:
+        """
+        Close the connection.
+
+        Args:
+            orderly: Whether to say goodbye and wait for the answer.
+        """
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is None:
+            return
+        is_remote = hasattr(connection, "collect")
+        try:
+            with suppress(*self.errors), eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")):
+                if orderly or not is_remote:
+                    self._transport.close_connection(connection)
+        finally:
+            if is_remote:
+                with eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")):
+                    connection.collect()
+
+    def abandon(self) -> None:
+        """
+        Leave the connection to the parent, in a forked child.
+
+        Another socket takes the place of the parent's in the child's table of files: whatever
+        still runs here cannot reach the broker with it, nor close it.
+        """
+        self._abandoned = True
+        sock = getattr(self._connection, "sock", None)
+        if sock is not None and sock.fileno() >= 0:
+            with _os_socket.socket() as unconnected:
+                os.dup2(unconnected.fileno(), sock.fileno())
+
+    def _acked(self, tag: int, multiple: bool) -> None:
+        self._on_confirm(tag, multiple, True)
+
+    def _nacked(self, tag: int, multiple: bool) -> None:
+        self._on_confirm(tag, multiple, False)
+
+    def _returned(self, *args: Any) -> None:
+        self._on_return()
+
+    def _blocked(self, reason: str) -> None:
+        self.blocked_since = monotonic()
+
+    def _unblocked(self) -> None:
+        self.blocked_since = None
+        self.unblocked_at = monotonic()
+
+
+def blames_message(exc: BaseException) -> bool:
+    """
+    Tell whether the broker closed a channel or a connection for what was sent to it.
+    """
+    return reply_code(exc) not in _NOT_THE_MESSAGE

@@ -1,0 +1,154 @@
+"""
+What is delivered: bytes, and what goes into AMQP's own properties.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nameko_eventlog.compat import Settings
+from nameko_eventlog.delivery.waiting import Waiter
+
+
+class Message:
+    """
+    A serialised event log.
+
+    Args:
+        body: The body's bytes.
+        content_type: The body's content type.
+        content_encoding: The body's content encoding.
+        headers: The message's headers: Nameko's context.
+        event_type: The event type, for AMQP's ``type``.
+        timestamp: When it happened, in seconds since the epoch.
+        accepted_at: When it was accepted; the message id bears this time.
+        waiter: Who waits for the confirm, if anybody does.
+    """
+
+    __slots__ = (
+        "body",
+        "content_type",
+        "content_encoding",
+        "headers",
+        "event_type",
+        "timestamp",
+        "accepted_at",
+        "waiter",
+        "message_id",
+        "failures",
+        "refusals",
+    )
+
+    def __init__(
+        self,
+        body: bytes,
+        content_type: str,
+        content_encoding: str,
+        headers: Mapping[str, Any],
+        event_type: str,
+        timestamp: float,
+        accepted_at: float,
+        waiter: Waiter | None = None,
+    ) -> None:
+        self.body = body
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+        self.headers = headers
+        self.event_type = event_type
+        self.timestamp = timestamp
+        self.accepted_at = accepted_at
+        self.waiter = waiter
+        self.message_id: str | None = None
+        self.failures = 0  # how often it ended a connection, alone
+        self.refusals = 0  # how often the broker refused it
+
+
+def shortstr(text: str) -> str:
+    """
+    Return *text* as an AMQP short string: at most 255 bytes of UTF-8, without lone surrogates.
+    """
+    if text.isascii() and len(text) <= 255:
+        return text
+    return text.encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
+
+
+def headers(message: Message, settings: Settings) -> dict[str, Any]:
+    """
+    Return the headers with which *message* is published.
+    """
+    return {**settings.headers, **message.headers}
+
+
+def properties(message: Message, settings: Settings, service: str) -> dict[str, Any]:
+    """
+    Return the AMQP properties of *message* but for the headers.
+    """
+    try:
+        seconds = max(0, int(message.timestamp))
+    except (OverflowError, ValueError):  # an infinity or NaN in ``record.created``
+        seconds = 0
+    found: dict[str, Any] = {
+        "content_type": message.content_type,
+        "content_encoding": message.content_encoding,
+        "delivery_mode": 2,
+        "message_id": message.message_id,
+        "timestamp": min(seconds, 2**63 - 1),
+        "type": shortstr(message.event_type),
+        "app_id": shortstr(service),
+    }
+    if settings.priority is not None:
+        found["priority"] = settings.priority
+    if settings.expiration is not None:
+        found["expiration"] = str(int(settings.expiration * 1000))
+    return found
+
+
+def as_json(
+    message: Message,
+    settings: Settings,
+    service: str,
+    exchange: str,
+    routing_key: str,
+    reason: str,
+) -> str:
+    """
+    Return the whole of *message* as one JSON object, from which it can be sent again.
+
+    ``body`` is the text of the body, or its base64 if ``body_encoding`` says so. Headers that
+    JSON does not know are there as text: AMQP does not know most of them either.
+    """
+    try:
+        body, body_encoding = message.body.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        body, body_encoding = base64.b64encode(message.body).decode("ascii"), "base64"
+    whole = {
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "properties": {
+            **properties(message, settings, service),
+            "headers": headers(message, settings),
+        },
+        "body": body,
+        "body_encoding": body_encoding,
+        "reason": reason,
+    }
+    try:
+        return json.dumps(whole, allow_nan=False)
+    except Exception:
+        whole["properties"]["headers"] = {  # type: ignore[index]
+            _as_text(name): value if isinstance(value, str) else _as_text(value)
+            for name, value in headers(message, settings).items()
+        }
+        return json.dumps(whole, default=_as_text)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"

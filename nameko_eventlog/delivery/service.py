@@ -1,0 +1,259 @@
+"""
+Delivery for one service instance: the outbox, the relay, and what happens at their edges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import weakref
+from time import monotonic
+from typing import Protocol
+
+from logging_ext import forwarding
+from nameko_eventlog.compat import Settings
+from nameko_eventlog.config import Config
+from nameko_eventlog.delivery.broker import Broker
+from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.delivery.message import Message, as_json
+from nameko_eventlog.delivery.outbox import Ledger, MemoryOutbox
+from nameko_eventlog.delivery.relay import Relay
+from nameko_eventlog.delivery.route import Route
+from nameko_eventlog.delivery.waiting import HomeThread, may_yield
+from nameko_eventlog.exceptions import NotConfirmed
+
+
+_log = logging.getLogger("nameko_eventlog")
+_undelivered = logging.getLogger("nameko_eventlog.undelivered")
+
+HIGH_WATER = 0.5
+"""How full the outbox is when a log call begins to give the relay a turn."""
+
+FULL_SOON = 0.9
+"""
+How full it is when that turn lasts until there is room again, while the broker is well.
+
+The rest is for those who must not wait: OS threads, signal handlers, the hub.
+"""
+
+
+class Delivery(Protocol):
+    """
+    What takes serialised event logs.
+    """
+
+    def accept(self, message: Message) -> None:
+        """
+        Take *message*, without waiting; what cannot be kept is undelivered by name.
+        """
+
+    def deliver(self, message: Message) -> None:
+        """
+        Take *message* and return when it is safe.
+
+        Raises:
+            NotConfirmed: If that is not so in ``confirm_timeout``.
+        """
+
+    def start(self) -> None:
+        """
+        Begin delivering; before, event logs wait.
+        """
+
+    def stop(self, seconds: float) -> None:
+        """
+        Deliver what is left, for *seconds* at the most; the rest is undelivered by name.
+        """
+
+    def stats(self) -> dict[str, int]:
+        """
+        Return the counts.
+        """
+
+
+class BrokerDelivery:
+    """
+    Deliver to a broker, through an outbox in memory.
+
+    Args:
+        settings: How to connect and to publish.
+        route: Where to publish.
+        config: The dispatcher's configuration.
+    """
+
+    def __init__(self, settings: Settings, route: Route, config: Config) -> None:
+        self._settings = settings
+        self._route = route
+        self._confirm_timeout = config.confirm_timeout
+        self._home = HomeThread()
+        self._ledger = Ledger()
+        self._identifiers = UUID7Generator()
+        self._outbox = MemoryOutbox(config.buffer_size, config.buffer_bytes)
+        self._closed: str | None = None
+        self._relay = Relay(
+            outbox=self._outbox,
+            ledger=self._ledger,
+            make_broker=lambda on_confirm, on_return: Broker(
+                settings, route, on_confirm, on_return
+            ),
+            identifiers=self._identifiers,
+            undeliver=self._undeliver,
+            confirm_timeout=config.confirm_timeout,
+            warn_unroutable=config.unroutable == "warn",
+            service=route.service,
+            home=self._home,
+        )
+        _deliveries.add(self)
+
+    def start(self) -> None:
+        """
+        Start the relay.
+        """
+        self._relay.start()
+
+    def accept(self, message: Message) -> None:
+        """
+        Take *message*, without waiting; what cannot be kept is undelivered by name.
+        """
+        outbox = self._outbox
+        self._ledger.enter()
+        if self._closed is not None or not outbox.put(message):
+            self._make_room()
+            if self._closed is not None or not outbox.put(message):
+                self._undeliver(message, self._closed or "the outbox is full")
+                return
+        if self._closed is not None:  # stopped meanwhile, by another OS thread
+            self._abort(outbox.close(), self._closed)
+            return
+        self._relay.notice()
+        if outbox.fill > HIGH_WATER:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """
+        Give the relay a turn, if the running code can: one, or, close to full, a few.
+        """
+        relay = self._relay
+        if not (relay.is_running and self._home.can_wait() and may_yield()):
+            return
+        self._home.sleep(0)
+        while relay.is_flowing and self._outbox.fill > FULL_SOON:
+            self._home.sleep(0.001)
+
+    def deliver(self, message: Message) -> None:
+        """
+        Take *message* and return when the broker has confirmed it.
+
+        Raises:
+            NotConfirmed: If that is not so in ``confirm_timeout``.
+        """
+        end = monotonic() + self._confirm_timeout
+        waiter = message.waiter = self._home.waiter()
+        self._ledger.enter()
+        while self._closed is not None or not self._outbox.put(message):
+            if self._closed is not None or monotonic() >= end:
+                self._ledger.withdraw()
+                raise self._not_confirmed(message, False, self._closed or "the outbox is full")
+            self._home.sleep(0.01)
+        self._relay.notice()
+        if waiter.wait(max(0.0, end - monotonic())):
+            return
+        if waiter.reason is not None:
+            raise self._not_confirmed(message, waiter.sent, waiter.reason)
+        reason = f"the broker did not confirm in {self._confirm_timeout} s"
+        if waiter.take():
+            self._ledger.withdraw()
+            self._outbox.withdraw(message)
+            raise self._not_confirmed(message, False, reason)
+        raise self._not_confirmed(message, True, reason)
+
+    def _not_confirmed(self, message: Message, sent: bool, reason: str) -> NotConfirmed:
+        if message.message_id is None:
+            message.message_id = self._identifiers.make(message.accepted_at)
+        return NotConfirmed(message.message_id, sent, reason)
+
+    def stop(self, seconds: float) -> None:
+        """
+        Publish what is left, for *seconds* at the most; the rest is undelivered by name.
+        """
+        if self._closed is not None:
+            return
+        left = self._relay.stop(seconds)
+        if self._closed is not None:  # killed while it was stopping
+            return
+        self._closed = "the service has stopped"
+        self._abort(left + self._outbox.close(), self._closed)
+        stats = self.stats()
+        _log.info(
+            "event logs of %s: %s",
+            self._route.service,
+            ", ".join(f"{count} {name}" for name, count in stats.items()),
+        )
+
+    def forked(self) -> None:
+        """
+        Leave to the parent what is the parent's: the outbox, and the connection.
+        """
+        if self._closed is None:
+            self._closed = "a forked child has no relay"
+        self._ledger = Ledger()
+        self._identifiers.reseed()
+        self._relay.abandon()
+
+    def stats(self) -> dict[str, int]:
+        """
+        Return the counts of this service instance, and of the process's ``not_forwarded``.
+        """
+        return {**self._ledger.stats(), "not_forwarded": forwarding.not_forwarded.value}
+
+    def _abort(self, messages: list[Message], reason: str) -> None:
+        """
+        Undeliver what is left, but for what was not sent and whose caller waits to hear so.
+        """
+        for message in messages:
+            waiter = message.waiter
+            if waiter is not None and message.message_id is None:
+                self._ledger.withdraw()
+                waiter.fail(reason, False)
+                continue
+            self._undeliver(message, reason)
+            if waiter is not None:
+                waiter.fail(reason, True)
+
+    def _undeliver(self, message: Message, reason: str) -> None:
+        """
+        Put the whole message into the service's ordinary log.
+        """
+        if message.message_id is None:
+            message.message_id = self._identifiers.make(message.accepted_at)
+        self._ledger.undelivered.increment()
+        route = self._route
+        # what the handlers themselves log about it would be undelivered as well, and so on
+        token = forwarding.suspended.set(True)
+        try:
+            line = as_json(
+                message,
+                self._settings,
+                route.service,
+                route.exchange.name,
+                route.routing_key,
+                reason,
+            )
+            _undelivered.error("%s", line, extra={"reason": reason})
+        except Exception:
+            with contextlib.suppress(Exception):
+                _log.exception("a handler failed on an undelivered event log")
+        finally:
+            forwarding.suspended.reset(token)
+
+
+_deliveries: weakref.WeakSet[BrokerDelivery] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for delivery in list(_deliveries):
+        delivery.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,275 @@
+"""
+`EventLogDispatcher`: Nameko's hooks, and little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from nameko.events import EventDispatcher
+from nameko.rpc import Rpc
+from nameko.web.handlers import HttpRequestHandler
+
+from logging_ext import forwarding
+from logging_ext.context import EventSink, current_sink, register_sink, set_sink
+from logging_ext.events import EventLog
+from nameko_eventlog import compat
+from nameko_eventlog.body import BodyEncoder
+from nameko_eventlog.capture import Capture, as_tuple, call_arguments, outcome
+from nameko_eventlog.config import parse_config
+from nameko_eventlog.delivery import BrokerDelivery, Delivery, Route
+from nameko_eventlog.serialization import Serializer
+from nameko_eventlog.sinks import DispatchingSink, report
+
+
+KILL_TIMEOUT = 1.0
+"""Seconds for what is left when the container is killed."""
+
+open_delivery: Callable[..., Delivery] = BrokerDelivery
+"""Makes the delivery of each dispatcher at its setup; `nameko_eventlog.testing` replaces it."""
+
+
+class Dispatch:
+    """
+    The injected callable: dispatch event logs by hand, in a worker's context.
+
+    Args:
+        sink: The worker's sink.
+        delivery: Whose counts `stats` returns.
+    """
+
+    __slots__ = ("_delivery", "_sink")
+
+    def __init__(self, sink: DispatchingSink, delivery: Delivery) -> None:
+        self._sink = sink
+        self._delivery = delivery
+
+    def __call__(
+        self,
+        event_type: str,
+        event_data: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Dispatch an event log, and return when the broker has confirmed it.
+
+        Args:
+            event_type: What happened; not empty.
+            event_data: What there is to tell about it; becomes ``data``. Keys are strings,
+                values what the service's serializer can encode.
+            metadata: Extra top-level attributes of the body.
+
+        Raises:
+            TypeError: If an argument or a value in it is of the wrong type.
+            ValueError: If a value cannot be dispatched: NaN, a cycle, too large.
+            NotConfirmed: If the broker does not confirm in ``confirm_timeout``.
+
+        .. versionadded:: 0.1.0
+        """
+        self._sink.deliver(event_type, event_data, metadata)
+
+    def stats(self) -> dict[str, int]:
+        """
+        Return the counts of this service instance.
+
+        ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``;
+        ``republished`` counts what was sent again, ``not_forwarded`` the process's records
+        that were nobody's.
+
+        .. versionadded:: 0.1.0
+        """
+        return self._delivery.stats()
+
+
+class _Worker:
+    """
+    What the hooks of one worker share.
+    """
+
+    __slots__ = ("sink", "started")
+
+    def __init__(self, sink: DispatchingSink) -> None:
+        self.sink = sink
+        self.started = monotonic()
+
+    def is_current(self) -> bool:
+        """
+        Tell whether the running code is this worker's, or a nested one's that never ended.
+        """
+        sink = current_sink()
+        while sink is not None and sink is not self.sink:
+            sink = getattr(sink, "outer", None)
+        return sink is not None
+
+
+class EventLogDispatcher(EventDispatcher):
+    """
+    Dispatch event logs: those of the standard loggers, of structlog, by hand, and captured.
+
+    A service declares ``eventlog = EventLogDispatcher()``; what its workers log through
+    `logging_ext.EventLogHandler` or `logging_ext.EventLogProcessor` is dispatched with the
+    worker's context, and ``self.eventlog(event_type, event_data, metadata)`` dispatches by
+    hand. ``EVENTLOG_DISPATCHER`` in ``config.yaml`` configures it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    ENTRYPOINT_FIRED = "entrypoint_fired"
+    """Event type of a captured call that begins."""
+
+    ENTRYPOINT_COMPLETED = "entrypoint_completed"
+    """Event type of a captured call that returned."""
+
+    ENTRYPOINT_FAILED = "entrypoint_failed"
+    """Event type of a captured call that raised."""
+
+    EVENT_TYPE = "log_event"
+    """Type of the Nameko event under which all event logs travel."""
+
+    ENTRYPOINT_TYPES_TO_LOG: tuple[type, ...] = (Rpc, HttpRequestHandler)
+    """Entrypoint classes, derived ones among them, that auto capture captures."""
+
+    _is_open = False
+
+    def setup(self) -> None:
+        """
+        Read the configuration and open the outbox; connecting is the relay's business.
+
+        Raises:
+            ConfigurationError: If the configuration is wrong.
+        """
+        config = parse_config(compat.service_config(self.container))
+        self.auto_capture = config.auto_capture
+        self.entrypoints_to_exclude = list(config.entrypoints_to_exclude)
+        self.event_type = config.event_type or self.EVENT_TYPE
+        self._flush_timeout = config.flush_timeout
+        self._capture = Capture(config, as_tuple(self.ENTRYPOINT_TYPES_TO_LOG))
+        settings = compat.settings(self, config.uri)
+        self._encoder = BodyEncoder(
+            Serializer(settings.serializer),
+            config.redact,
+            config.max_event_bytes,
+            config.timespec,
+        )
+        self._service = self.container.service_name
+        self.exchange = compat.event_exchange(self.container)
+        route = Route(
+            self._service,
+            self.exchange,
+            self.event_type,
+            tuple(self.declare),
+            config.fan_in_exchange,
+        )
+        self._workers: WeakKeyDictionary[Any, _Worker] = WeakKeyDictionary()
+        self._delivery = open_delivery(settings, route, config)
+        self._outside = self._make_sink(compat.outside_context(self._service), dict)
+        self._unregister = register_sink(self._service, self._outside)
+        self._is_open = True
+
+    def start(self) -> None:
+        """
+        Start the relay.
+        """
+        self._delivery.start()
+
+    def stop(self) -> None:
+        """
+        Deliver what is left, for ``flush_timeout`` at the most.
+        """
+        self._stop(None)
+
+    def kill(self) -> None:
+        """
+        Deliver what is left in a second, or less.
+        """
+        self._stop(KILL_TIMEOUT)
+
+    def _stop(self, at_most: float | None) -> None:
+        if not self._is_open:  # its setup failed
+            return
+        self._unregister()
+        timeout = self._flush_timeout
+        self._delivery.stop(timeout if at_most is None else min(timeout, at_most))
+
+    def get_dependency(self, worker_ctx: Any) -> Dispatch:
+        """
+        Bind the worker's sink to the running code, and return the callable to inject.
+
+        Nameko calls this for all dependency providers before any ``worker_setup``. A worker
+        whose context cannot be read dispatches in the service's name alone.
+        """
+        try:
+            sink = self._make_sink(
+                compat.worker_context(worker_ctx),
+                compat.ContextHeaders(worker_ctx),
+                current_sink(),
+            )
+        except Exception:
+            report("the context of a worker of %s could not be read", self._service)
+            sink = self._make_sink(self._outside.context, dict, current_sink())
+        try:
+            self._workers[worker_ctx] = _Worker(sink)
+            set_sink(sink)
+        except Exception:
+            report("the context of a worker of %s could not be bound", self._service)
+        return Dispatch(sink, self._delivery)
+
+    def _make_sink(
+        self,
+        context: Mapping[str, Any],
+        headers: Callable[[], Mapping[str, Any]],
+        outer: EventSink | None = None,
+    ) -> DispatchingSink:
+        return DispatchingSink(self._encoder, self._delivery, context, headers, outer)
+
+    def worker_setup(self, worker_ctx: Any) -> None:
+        """
+        Dispatch ``entrypoint_fired``, if that is captured.
+        """
+        self._capture_stage(worker_ctx, "fired", self.ENTRYPOINT_FIRED, None)
+
+    def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
+        """
+        Dispatch ``entrypoint_completed`` or ``entrypoint_failed``, if that is captured.
+        """
+        if exc_info is None:
+            self._capture_stage(worker_ctx, "completed", self.ENTRYPOINT_COMPLETED, None)
+        else:
+            self._capture_stage(worker_ctx, "failed", self.ENTRYPOINT_FAILED, exc_info)
+
+    def worker_teardown(self, worker_ctx: Any) -> None:
+        """
+        Give the running code back the sink that it had before this worker.
+        """
+        try:
+            worker = self._workers.pop(worker_ctx, None)
+            if worker is not None and worker.is_current():
+                set_sink(worker.sink.outer)
+        except Exception:
+            report("a worker of %s could not be torn down", self._service)
+
+    def _capture_stage(self, worker_ctx: Any, stage: str, event_type: str, exc_info: Any) -> None:
+        try:
+            worker = self._workers.get(worker_ctx)
+            if worker is not None and worker.is_current():
+                set_sink(worker.sink)  # a nested worker that never ended has left its own
+            if worker is None or not self._capture.wants(stage, worker_ctx.entrypoint):
+                return
+            token = forwarding.suspended.set(True)
+            try:
+                worker.sink.emit(
+                    EventLog(
+                        event_type,
+                        call_arguments(worker_ctx) if self._capture.arguments else None,
+                        None
+                        if stage == "fired"
+                        else outcome(worker.started, worker_ctx.entrypoint, exc_info),
+                    )
+                )
+            finally:
+                forwarding.suspended.reset(token)
+        except Exception:
+            report("%s of a worker of %s could not be captured", stage, self._service)

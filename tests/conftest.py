@@ -1,0 +1,220 @@
+"""
+Fixtures: a broker of our own, Nameko services on it, and a clean slate around each test.
+"""
+
+# First of all: what is imported before this keeps the unpatched standard library.
+import eventlet
+
+
+eventlet.monkey_patch()
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kombu.pools
+import pytest
+import structlog
+from kombu.mixins import ConsumerMixin
+from kombu.transport import memory
+from nameko.testing.utils import find_free_port
+
+import logging_ext
+from tests.nameko_version import NAMEKO
+from tests.rabbitmq import Broker
+
+
+Config = dict[str, Any]
+
+# Coverage follows the threads of the standard library. The real ones beside green
+# threads (eventlet.tpool) come from another copy of the module.
+eventlet.patcher.original("threading").settrace(threading.gettrace())
+
+
+@contextlib.contextmanager
+def global_config(config: Config) -> Iterator[Config]:
+    """
+    Put a configuration where Nameko 3 looks for it; Nameko 2 is handed it.
+    """
+    if NAMEKO == 2:
+        yield config
+    else:
+        import nameko
+
+        with nameko.config.patch(config):
+            yield config
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """
+    A running RabbitMQ that only this test session uses.
+
+    A test that stops or kills it must start it again.
+    """
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def rabbit_config(broker: Broker) -> Iterator[Config]:
+    """
+    A Nameko configuration whose broker is an empty vhost of the test's own.
+
+    Replaces the fixture of Nameko, which needs a RabbitMQ on a fixed port and which,
+    on Nameko 3, gives None.
+    """
+    broker.start()
+    vhost = broker.add_vhost()
+    with global_config({"AMQP_URI": broker.vhost_uri(vhost)}) as config:
+        yield config
+    kombu.pools.reset()
+    if broker.running:
+        broker.delete_vhost(vhost)
+
+
+@pytest.fixture
+def memory_config() -> Iterator[Config]:
+    """
+    A Nameko configuration with kombu's broker within the process, empty.
+    """
+    _empty_memory_broker()
+    with global_config(
+        {
+            "AMQP_URI": "memory://",
+            "TRANSPORT_OPTIONS": {"polling_interval": 0.01},
+        }
+    ) as config:
+        yield config
+    kombu.pools.reset()
+    _empty_memory_broker()
+
+
+@pytest.fixture(params=["rabbitmq", "memory"])
+def any_config(request: pytest.FixtureRequest) -> Config:
+    """
+    The test runs twice: with `rabbit_config` and with `memory_config`.
+    """
+    fixture = {"rabbitmq": "rabbit_config", "memory": "memory_config"}[request.param]
+    return request.getfixturevalue(fixture)
+
+
+@pytest.fixture
+def web_config() -> Iterator[Config]:
+    """
+    The part of a Nameko configuration that puts its web server on a free port.
+
+    Merge it: ``run_service(Service, memory_config | web_config)``.
+    """
+    with global_config({"WEB_SERVER_ADDRESS": f"127.0.0.1:{find_free_port()}"}) as config:
+        yield config
+
+
+@pytest.fixture
+def run_service(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """
+    Start a service: ``run_service(Service, config)`` returns its running container.
+
+    Containers are stopped, as by SIGTERM, after the test: the last one first, and
+    before their broker goes. ``start=False`` leaves the start to the test.
+    """
+    for fixture in ("rabbit_config", "memory_config", "any_config"):
+        # Made before us and before Nameko's factory, so that they end after both: on Nameko 3
+        # the factory patches the global configuration, too, and undoes that at its end.
+        if fixture in request.fixturenames:
+            request.getfixturevalue(fixture)
+    container_factory = request.getfixturevalue("container_factory")
+
+    containers = []
+
+    def run(service_class: type, config: Config, *, start: bool = True) -> Any:
+        container = container_factory(service_class, config)
+        containers.append(container)
+        if start:
+            container.start()
+        return container
+
+    yield run
+
+    for container in reversed(containers):
+        with eventlet.Timeout(30):
+            container.stop()
+
+
+@pytest.fixture(autouse=True)
+def clean_logging() -> Iterator[None]:
+    """
+    Give every logger back what it had: handlers, filters, level, propagation.
+    """
+    before = {logger: _state(logger) for logger in _loggers()}
+    disabled_below = logging.root.manager.disable
+    record_factory = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(record_factory)
+    logging.disable(disabled_below)
+    fresh = ([], [], logging.NOTSET, True, False)
+    for logger in _loggers():
+        handlers, filters, level, propagate, disabled = before.get(logger, fresh)
+        logger.handlers[:] = handlers
+        logger.filters[:] = filters
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.disabled = disabled
+
+
+@pytest.fixture(autouse=True)
+def clean_structlog() -> Iterator[None]:
+    """
+    Give structlog its defaults back, and unbind its context variables.
+    """
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(autouse=True)
+def quick_consumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Let consumers look around ten times a second, and kombu's memory a hundred times.
+
+    Both do so once a second, which makes each stop of a container take two.
+    Nameko 3 has no setting for the one, kombu none for the other.
+    """
+    monkeypatch.setattr(ConsumerMixin.consume, "__defaults__", (None, None, 0.1))
+    monkeypatch.setattr(memory.Transport, "polling_interval", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def clean_context() -> Iterator[None]:
+    """
+    Check that the test's own green thread is nobody's worker, before and after.
+    """
+    assert logging_ext.current_sink() is None, "an earlier test left its sink bound"
+    yield
+    assert logging_ext.current_sink() is None, "this test left its sink bound"
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.root.manager.loggerDict.values())
+    return [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
+
+
+def _state(logger: logging.Logger) -> tuple[Any, ...]:
+    return (
+        list(logger.handlers),
+        list(logger.filters),
+        logger.level,
+        logger.propagate,
+        logger.disabled,
+    )
+
+
+def _empty_memory_broker() -> None:
+    # All connections to memory:// share these class attributes.
+    memory.Transport.global_state.clear()
+    memory.Channel.queues.clear()
+    memory.Channel.events.clear()

@@ -1,0 +1,101 @@
+"""
+A network between a service and its broker, that can be made a bad one.
+"""
+
+import contextlib
+import socket
+import struct
+from typing import Any
+
+import eventlet
+
+
+class Proxy:
+    """
+    Pass TCP connections on to a port of this machine.
+
+    Set ``frozen`` and nothing passes any more, ``delay`` and everything takes so long,
+    ``dribble`` and it arrives byte by byte, ``refusing`` and new connections are cut, ``half``
+    and the network freezes in the middle of the next answer.
+
+    Args:
+        port: Where to pass them on to.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._pairs: list[tuple[Any, Any]] = []
+        self.connections = 0
+        self.frozen = False
+        self.delay = 0.0
+        self.dribble = False
+        self.refusing = False
+        self.half = False
+        self._thread = eventlet.spawn(self._accept)
+
+    def close(self) -> None:
+        """
+        Cut all connections, and take no more.
+        """
+        self._thread.kill()
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """
+        Reset all connections.
+        """
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for one in pair:
+                self._reset(one)
+
+    @staticmethod
+    def _reset(sock: Any) -> None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+        sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            if self.refusing:
+                self._reset(client)
+                continue
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                self._reset(client)
+                continue
+            self.connections += 1
+            self._pairs.append((client, server))
+            eventlet.spawn(self._pump, client, server, False)
+            eventlet.spawn(self._pump, server, client, True)
+
+    def _pump(self, source: Any, target: Any, to_client: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                while self.frozen:
+                    eventlet.sleep(0.01)
+                if self.delay:
+                    eventlet.sleep(self.delay)
+                if self.half and to_client:
+                    self.half, self.frozen = False, True
+                    target.sendall(data[:9])
+                    data = data[9:]
+                    while self.frozen:
+                        eventlet.sleep(0.01)
+                if not (self.dribble and to_client):
+                    target.sendall(data)
+                    continue
+                for number in range(len(data)):
+                    target.sendall(data[number : number + 1])
+                    eventlet.sleep(0.001)
+        except (OSError, EOFError):  # eventlet's word for a socket closed while read
+            pass
+        self._reset(source)
+        self._reset(target)

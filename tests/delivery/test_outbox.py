@@ -1,0 +1,167 @@
+"""
+The outbox in memory, and the ledger.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from eventlet import patcher
+
+from nameko_eventlog.delivery.outbox import Ledger, MemoryOutbox
+from nameko_eventlog.delivery.waiting import GreenWaiter
+from tests.delivery.conftest import make_message
+
+
+def in_threads(count: int, action: Callable[[], Any]) -> None:
+    """
+    Run *action* in so many OS threads at once.
+    """
+    threading = patcher.original("threading")
+    threads = [threading.Thread(target=action) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+class TestLedger:
+    def test_sum(self) -> None:
+        """
+        What was accepted is confirmed, waiting or undelivered; what was withdrawn is nothing.
+        """
+        ledger = Ledger()
+        for _ in range(6):
+            ledger.enter()
+        ledger.confirmed.increment()
+        ledger.confirmed.increment()
+        ledger.undelivered.increment()
+        ledger.withdraw()
+        ledger.republished.increment()
+
+        assert {
+            "accepted": 5,
+            "confirmed": 2,
+            "waiting": 2,
+            "undelivered": 1,
+            "republished": 1,
+        } == ledger.stats()
+
+    def test_threads(self) -> None:
+        """
+        OS threads that count at once lose nothing, and nobody ever sees a negative count.
+        """
+        ledger = Ledger()
+        seen: list[int] = []
+
+        def count() -> None:
+            for _ in range(5000):
+                ledger.enter()
+                ledger.confirmed.increment()
+                seen.append(ledger.stats()["waiting"])
+
+        in_threads(4, count)
+
+        assert 20_000 == ledger.stats()["accepted"] == ledger.stats()["confirmed"]
+        assert 0 <= min(seen)
+
+
+class TestMemoryOutbox:
+    def test_order(self) -> None:
+        """
+        First in, first out, and what was taken stays kept until it is settled.
+        """
+        outbox = MemoryOutbox(10, 10**6)
+        messages = [make_message(number) for number in range(3)]
+        assert all(outbox.put(message) for message in messages)
+
+        assert messages[:2] == outbox.take(2)
+        assert 3 == outbox.waiting
+        outbox.settle(messages[0])
+        assert 2 == outbox.waiting
+        assert messages[2:] == outbox.take(10)
+
+    def test_bounded_by_number(self) -> None:
+        """
+        It takes no more than ``buffer_size``, those on their way included.
+        """
+        outbox = MemoryOutbox(2, 10**6)
+        assert outbox.put(make_message())
+        assert outbox.put(make_message())
+        (taken,) = outbox.take(1)
+
+        assert not outbox.put(make_message())
+        assert 1.0 == outbox.fill
+        outbox.settle(taken)
+        assert outbox.put(make_message())
+
+    def test_bounded_by_bytes(self) -> None:
+        """
+        It takes no more than ``buffer_bytes``, but for a single message of any size.
+        """
+        outbox = MemoryOutbox(100, 2000)
+        assert outbox.put(make_message(body=b"x" * 5000))
+        assert not outbox.put(make_message())
+        outbox.settle(outbox.take(1)[0])
+
+        assert 0.0 == outbox.fill
+        assert [True, True, True, True, True, False] == [
+            outbox.put(make_message(body=b"")) for _ in range(6)
+        ]
+
+    def test_withdrawn(self) -> None:
+        """
+        What its waiter has claimed back is neither taken nor kept.
+        """
+        outbox = MemoryOutbox(2, 10**6)
+        message, other = make_message(waiter=GreenWaiter()), make_message()
+        outbox.put(message)
+        outbox.put(other)
+        assert message.waiter is not None
+        assert message.waiter.take()
+        outbox.withdraw(message)
+
+        assert 1 == outbox.waiting
+        assert [other] == outbox.take(10)
+        outbox.withdraw(message)
+        assert 1 == outbox.waiting
+
+    def test_claimed_before_it_is_withdrawn(self) -> None:
+        """
+        A message whose waiter has claimed it back is let go of by the relay's taking as well.
+        """
+        outbox = MemoryOutbox(2, 10**6)
+        message = make_message(waiter=GreenWaiter())
+        outbox.put(message)
+        assert message.waiter is not None
+        message.waiter.take()
+
+        assert [] == outbox.take(10)
+        assert 0 == outbox.waiting
+
+    def test_close(self) -> None:
+        """
+        Closing returns what was not taken, and nothing twice.
+        """
+        outbox = MemoryOutbox(10, 10**6)
+        messages = [make_message(number) for number in range(3)]
+        for message in messages:
+            outbox.put(message)
+        outbox.take(1)
+
+        assert messages[1:] == outbox.close()
+        assert [] == outbox.close()
+        assert 1 == outbox.waiting
+
+    def test_threads(self) -> None:
+        """
+        Nothing is lost when OS threads put at once.
+        """
+        outbox = MemoryOutbox(100_000, 10**9)
+
+        def put() -> None:
+            for number in range(5000):
+                outbox.put(make_message(number))
+
+        in_threads(4, put)
+
+        assert 20_000 == len(outbox.take(100_000))

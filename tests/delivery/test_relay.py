@@ -1,0 +1,606 @@
+"""
+The relay, against a real broker and a bad network.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import pytest
+from kombu import Connection, Exchange
+
+from logging_ext import forwarding
+from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.exceptions import NotConfirmed
+from tests.delivery.conftest import (
+    Lines,
+    Received,
+    check_sum,
+    hang_up,
+    make_message,
+    settled,
+    with_port,
+)
+from tests.delivery.proxy import Proxy
+from tests.rabbitmq import Broker, free_ports
+from tests.waiting import wait_until
+
+
+Make = Callable[..., BrokerDelivery]
+
+
+@pytest.fixture
+def ticker() -> Iterator[Callable[[], float]]:
+    """
+    A green thread that ticks each millisecond; call it for the longest it was held up.
+    """
+    gaps: list[float] = [0.0]
+
+    def tick() -> None:
+        last = time.monotonic()
+        while True:
+            eventlet.sleep(0.001)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    thread = eventlet.spawn(tick)
+    yield lambda: max(gaps)
+    thread.kill()
+
+
+class TestOrder:
+    def test_first_in_first_out(self, uri: str, received: Received, make_delivery: Make) -> None:
+        """
+        Event logs arrive in the order in which they were accepted, by whichever way.
+        """
+        delivery = make_delivery(uri, start=False)
+        for number in range(500):
+            delivery.accept(make_message(number))
+        delivery.start()
+        for number in range(500, 520, 2):
+            delivery.accept(make_message(number))
+            delivery.deliver(make_message(number + 1))
+
+        assert list(range(520)) == received.wait_for(520)
+        assert {"accepted": 520, "confirmed": 520, "republished": 0}.items() <= (
+            check_sum(delivery).items()
+        )
+
+    def test_ids(self, uri: str, received: Received, make_delivery: Make) -> None:
+        """
+        The message ids are in that order, too.
+        """
+        delivery = make_delivery(uri)
+        for number in range(100):
+            delivery.accept(make_message(number))
+        received.wait_for(100)
+
+        assert sorted(set(received.ids)) == received.ids
+
+
+class TestGroupCommit:
+    def test_shared_batches(
+        self, uri: str, received: Received, make_delivery: Make, monkeypatch: Any
+    ) -> None:
+        """
+        Workers that wait at once share the batches.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        batches: list[int] = []
+        flight = delivery._relay._flight
+        original = flight.next
+
+        def count(*args: Any) -> Any:
+            batch = original(*args)
+            batches.append(len(batch))
+            return batch
+
+        monkeypatch.setattr(flight, "next", count)
+        pool = eventlet.GreenPool(10)
+        for _ in pool.imap(delivery.deliver, (make_message(n) for n in range(1, 101))):
+            pass
+
+        assert 5 <= max(batches)
+        assert 101 == len(received.wait_for(101))
+
+
+class TestFairness:
+    def test_others_run(
+        self, uri: str, received: Received, make_delivery: Make, ticker: Callable[[], float]
+    ) -> None:
+        """
+        Others get their turn while a backlog drains.
+        """
+        delivery = make_delivery(uri, start=False)
+        for number in range(5000):
+            delivery.accept(make_message(number))
+        delivery.start()
+        wait_until(settled(delivery), timeout=30)
+
+        assert ticker() < 0.25
+
+
+class TestBrokerDown:
+    def test_comes_up_later(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        received: Received,
+        make_delivery: Make,
+        said: Lines,
+    ) -> None:
+        """
+        What is logged while the broker is away arrives in order when it is back; each change
+        is said once, not each attempt.
+        """
+        proxy.refusing = True
+        delivery = make_delivery(proxied)
+        for number in range(2500):
+            delivery.accept(make_message(number))
+        wait_until(lambda: delivery._relay._backoff > 0.3)
+        assert 2500 == check_sum(delivery)["waiting"]
+        proxy.refusing = False
+
+        assert list(range(2500)) == received.wait_for(2500)
+        wait_until(settled(delivery))
+        assert 1 == len(said.saying("is lost"))
+        assert 1 == len(said.saying("is back"))
+
+    def test_manual_call(self, proxied: str, proxy: Proxy, make_delivery: Make) -> None:
+        """
+        A manual call raises after ``confirm_timeout``; withdrawn, it never arrives.
+        """
+        received = Received(with_port(proxied, proxy._target[1]))
+        proxy.refusing = True
+        delivery = make_delivery(proxied, confirm_timeout=0.3)
+        began = time.monotonic()
+        with pytest.raises(NotConfirmed) as raised:
+            delivery.deliver(make_message(1))
+
+        assert 0.3 <= time.monotonic() - began < 2
+        assert not raised.value.sent
+        assert {"accepted": 0, "waiting": 0}.items() <= check_sum(delivery).items()
+        proxy.refusing = False
+        wait_until(lambda: delivery._relay.is_flowing)
+        delivery.deliver(make_message(2))
+        assert [2] == received.wait_for(1)
+        assert raised.value.message_id not in received.ids
+        received.close()
+
+
+class TestConnectionLost:
+    def test_cut_again_and_again(
+        self, proxied: str, proxy: Proxy, received: Received, make_delivery: Make
+    ) -> None:
+        """
+        What is unconfirmed is published again under the same message id: nothing is lost.
+        """
+        delivery = make_delivery(proxied)
+
+        def cut() -> None:
+            for _ in range(5):
+                wait_until(lambda: delivery._relay.is_flowing)
+                eventlet.sleep(0.05)
+                proxy.cut()
+
+        cutting = eventlet.spawn(cut)
+        for number in range(10_000):
+            delivery.accept(make_message(number))
+            if number % 50 == 0:
+                eventlet.sleep(0.002)
+        cutting.wait()
+        wait_until(settled(delivery), timeout=30)
+        received.wait_for(10_000)
+
+        assert set(range(10_000)) == set(received.numbers)
+        assert 10_000 == len(set(received.ids))
+        assert 10_000 == check_sum(delivery)["confirmed"]
+
+    def test_order_is_kept(
+        self, proxied: str, proxy: Proxy, received: Received, make_delivery: Make
+    ) -> None:
+        """
+        A cut does not change the order of first arrivals when nothing arrived before it.
+        """
+        delivery = make_delivery(proxied)
+        delivery.deliver(make_message(0))
+        proxy.frozen = True
+        for number in range(1, 300):
+            delivery.accept(make_message(number))
+        wait_until(lambda: delivery._relay._flight.sent_at is not None)
+        eventlet.sleep(0.05)
+        proxy.cut()
+        proxy.frozen = False
+
+        assert list(range(300)) == received.wait_for(300)
+
+    def test_slow(
+        self, proxied: str, proxy: Proxy, received: Received, make_delivery: Make
+    ) -> None:
+        """
+        A network with latency costs time, and nothing else.
+        """
+        proxy.delay = 0.1
+        delivery = make_delivery(proxied)
+        for number in range(2000):
+            delivery.accept(make_message(number))
+        wait_until(settled(delivery), timeout=30)
+
+        assert list(range(2000)) == received.wait_for(2000)
+        assert 0 == check_sum(delivery)["republished"]
+
+    def test_frozen(
+        self, proxied: str, proxy: Proxy, received: Received, make_delivery: Make, said: Lines
+    ) -> None:
+        """
+        When confirms do not come, the relay connects anew; a manual call says what is known.
+        """
+        delivery = make_delivery(proxied, confirm_timeout=0.5)
+        delivery.deliver(make_message(0))
+        proxy.frozen = True
+        with pytest.raises(NotConfirmed) as raised:
+            delivery.deliver(make_message(1))
+        assert raised.value.sent
+        wait_until(lambda: said.saying("no confirm in 0.5 s"))
+        proxy.cut()
+        proxy.frozen = False
+        wait_until(settled(delivery))
+
+        assert [0, 1] == received.wait_for(2)
+        assert raised.value.message_id in received.ids
+        assert 0 < check_sum(delivery)["republished"]
+
+    def test_frozen_while_writing(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        received: Received,
+        make_delivery: Make,
+        undelivered: Lines,
+        ticker: Callable[[], float],
+    ) -> None:
+        """
+        A write that gets stuck ends the connection, and is no fault of the message.
+        """
+        delivery = make_delivery(proxied, confirm_timeout=0.5, max_event_bytes=10**8)
+        delivery.deliver(make_message(0))
+        proxy.frozen = True
+        body = json.dumps({"number": 1, "padding": "x" * 20_000_000}).encode()
+        delivery.accept(make_message(body=body))
+        delivery.accept(make_message(2))
+        wait_until(lambda: delivery._relay._is_lost)
+        proxy.cut()
+        proxy.frozen = False
+
+        assert [0, 1, 2] == received.wait_for(3)
+        assert [] == undelivered.texts
+        assert ticker() < 2
+
+    def test_silent(self, proxied: str, proxy: Proxy, make_delivery: Make, said: Lines) -> None:
+        """
+        Without anything to send, it is the heartbeats that tell.
+        """
+        delivery = make_delivery(proxied, settings={"heartbeat": 1})
+        delivery.deliver(make_message(0))
+        proxy.frozen = True
+
+        wait_until(lambda: said.saying("is lost"), timeout=15)
+
+
+class TestRefusals:
+    def test_full_queue(self, uri: str, make_delivery: Make) -> None:
+        """
+        What a full queue refuses arrives when there is room again, on the same connection.
+        """
+        received = Received(uri, {"x-max-length": 5, "x-overflow": "reject-publish"})
+        delivery = make_delivery(uri)
+        for number in range(30):
+            delivery.accept(make_message(number))
+        wait_until(lambda: delivery._relay._flight._refused)
+        assert 0 < check_sum(delivery)["waiting"]
+
+        assert 30 == len(received.wait_for(30, timeout=40))
+        wait_until(settled(delivery), timeout=20)
+        assert sorted(set(received.ids)) == sorted(received.ids)
+        assert 30 == check_sum(delivery)["confirmed"]
+        received.close()
+
+    def test_exchange_deleted(
+        self, uri: str, received: Received, make_delivery: Make, said: Lines
+    ) -> None:
+        """
+        An exchange that somebody deletes is declared again, and nothing is given up.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        with Connection(uri) as connection:
+            Exchange("foo.events")(connection.default_channel).delete()
+        for number in range(1, 200):
+            delivery.accept(make_message(number))
+        wait_until(settled(delivery))
+
+        stats = check_sum(delivery)
+        assert 200 == stats["confirmed"]
+        assert 1 == len(said.saying("is lost"))
+
+    def test_access_revoked(
+        self, uri: str, broker: Broker, received: Received, make_delivery: Make, said: Lines
+    ) -> None:
+        """
+        Event logs wait while the user may not write; that is said once.
+        """
+        vhost = uri.rpartition("/")[2]
+        permissions = {"configure": ".*", "write": ".*", "read": ".*"}
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        broker.api("PUT", f"permissions/{vhost}/guest", {**permissions, "write": "^$"})
+        hang_up(delivery)
+        for number in range(1, 50):
+            delivery.accept(make_message(number))
+        wait_until(lambda: delivery._relay._backoff > 0.5)
+        assert 49 == check_sum(delivery)["waiting"]
+        broker.api("PUT", f"permissions/{vhost}/guest", permissions)
+
+        assert list(range(50)) == received.wait_for(50)
+        assert 1 == len(said.saying("is lost"))
+        assert 1 == len(said.saying("is back"))
+
+
+class TestPoison:
+    def test_not_encodable(
+        self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        A message that cannot be encoded goes to undelivered, and the queue moves on.
+        """
+        delivery = make_delivery(uri)
+        delivery.accept(make_message(1, headers={"a": object()}))
+        delivery.accept(make_message(2))
+
+        assert [2] == received.wait_for(1)
+        assert ['{"number": 1}'] == [one["body"] for one in undelivered.objects]
+        assert {"confirmed": 1, "undelivered": 1}.items() <= check_sum(delivery).items()
+
+    def test_not_encodable_by_hand(self, uri: str, make_delivery: Make) -> None:
+        """
+        The manual call is told at once.
+        """
+        delivery = make_delivery(uri)
+        with pytest.raises(NotConfirmed, match="cannot be encoded") as raised:
+            delivery.deliver(make_message(1, headers={"a": object()}))
+
+        assert not raised.value.sent
+
+    @pytest.mark.parametrize("size", [200_000, 8_000_000])
+    def test_headers_above_a_frame(
+        self, size: int, uri: str, received: Received, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        Properties that no frame holds close the connection; the message is found out, and
+        those before and behind it arrive.
+        """
+        delivery = make_delivery(uri)
+        for number in range(300):
+            delivery.accept(make_message(number))
+        delivery.accept(make_message(1000, headers={"a": "x" * size}))
+        for number in range(300, 600):
+            delivery.accept(make_message(number))
+        wait_until(settled(delivery), timeout=30)
+
+        assert list(range(600)) == received.wait_for(600)
+        assert ['{"number": 1000}'] == [one["body"] for one in undelivered.objects]
+        assert 1 == check_sum(delivery)["undelivered"]
+
+    def test_closes_the_channel(
+        self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        A message that closes the channel twice when sent alone is given up.
+        """
+        delivery = make_delivery(uri, settings={"expiration": 60})
+        original = delivery._relay._broker.publish
+
+        def publish(message: Any, mandatory: bool) -> None:
+            if message.event_type == "bad":  # RabbitMQ: invalid expiration, 406
+                link = delivery._relay._broker
+                before = link._settings
+                object.__setattr__(before, "expiration", -1)
+                try:
+                    original(message, mandatory)
+                finally:
+                    object.__setattr__(before, "expiration", 60)
+            else:
+                original(message, mandatory)
+
+        delivery._relay._broker.publish = publish  # type: ignore[method-assign]
+        for number in range(20):
+            delivery.accept(make_message(number, event_type="bad" if number == 10 else "good"))
+        wait_until(settled(delivery), timeout=30)
+
+        assert sorted({*range(20)} - {10}) == received.wait_for(19)
+        assert ['{"number": 10}'] == [one["body"] for one in undelivered.objects]
+        assert "expiration" in undelivered.objects[0]["reason"]
+
+
+class TestAlarm:
+    def test_blocked(
+        self, uri: str, broker: Broker, received: Received, make_delivery: Make, said: Lines
+    ) -> None:
+        """
+        While an alarm blocks, nothing is published again, the connection stays, and the
+        confirm clock stands.
+        """
+        delivery = make_delivery(uri, settings={"heartbeat": 1}, confirm_timeout=3)
+        delivery.deliver(make_message(0))
+        broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            for number in range(1, 1500):
+                delivery.accept(make_message(number))
+            wait_until(lambda: said.saying("has an alarm"))
+            with pytest.raises(NotConfirmed):
+                delivery.deliver(make_message(9999))
+            began = time.monotonic()
+            wait_until(lambda: time.monotonic() - began > 4)
+            assert not delivery._relay.is_flowing
+        finally:
+            broker.ctl("set_vm_memory_high_watermark", "0.4")
+
+        wait_until(settled(delivery), timeout=20)
+        assert list(range(1500)) == received.wait_for(1500)
+        assert 1500 == len(received.ids)
+        assert 0 == check_sum(delivery)["republished"]
+        assert 1 == len(said.saying("has an alarm"))
+        assert 1 == len(said.saying("takes again"))
+        assert [] == said.saying("is lost")
+
+
+class TestUnroutable:
+    def test_said_once(self, uri: str, make_delivery: Make, said: Lines) -> None:
+        """
+        That no queue takes the event logs is said once, and once when one does again.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        assert 1 == len(said.saying("no queue takes"))
+        delivery._relay._probed_at = 0.0
+        delivery.deliver(make_message(1))
+        received = Received(uri)
+        delivery._relay._probed_at = 0.0
+        delivery.deliver(make_message(2))
+
+        assert 1 == len(said.saying("no queue takes"))
+        assert 1 == len(said.saying("takes the event logs of foo again"))
+        received.close()
+
+    def test_ignored(self, uri: str, make_delivery: Make, said: Lines) -> None:
+        """
+        With ``unroutable: ignore`` nothing is said.
+        """
+        make_delivery(uri, unroutable="ignore").deliver(make_message(0))
+
+        assert [] == said.saying("no queue takes")
+
+
+class TestFailure:
+    def test_starts_again(
+        self, uri: str, received: Received, make_delivery: Make, said: Lines, monkeypatch: Any
+    ) -> None:
+        """
+        A failure of the relay's own is said once, and it starts again.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        failures = [ZeroDivisionError("ours"), ZeroDivisionError("ours")]
+        link = delivery._relay._broker
+        original = link.read
+
+        def read(limit: int) -> bool:
+            if failures:
+                raise failures.pop()
+            return original(limit)
+
+        monkeypatch.setattr(link, "read", read)
+        delivery.deliver(make_message(1))
+
+        assert [0, 1] == received.wait_for(2)
+        assert 1 == len(said.saying("failed and starts again"))
+        assert [] == said.saying("is lost")
+
+    def test_handler_fails(
+        self, uri: str, received: Received, make_delivery: Make, proxy: Proxy, proxied: str
+    ) -> None:
+        """
+        A log handler that raises does not end the relay either.
+        """
+
+        class Failing(logging.Handler):
+            """Raises, as a handler that forgot about `handleError` does."""
+
+            def emit(self, record: logging.LogRecord) -> None:
+                raise RuntimeError("handler")
+
+        logging.getLogger("nameko_eventlog").addHandler(Failing())
+        proxy.refusing = True
+        delivery = make_delivery(proxied)
+        delivery.accept(make_message(1, headers={"a": object()}))
+        delivery.accept(make_message(2))
+        wait_until(lambda: delivery._relay._backoff > 0.1)
+        proxy.refusing = False
+
+        assert [2] == received.wait_for(1)
+        assert {"confirmed": 1, "undelivered": 1}.items() <= check_sum(delivery).items()
+
+    def test_interrupted(self, uri: str, received: Received, make_delivery: Make) -> None:
+        """
+        Ctrl-C that hits the relay's green thread ends the process, not the delivery.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        first = delivery._relay._thread
+        assert first is not None
+
+        def interrupt(limit: int) -> bool:
+            del delivery._relay._broker.read  # type: ignore[misc]
+            raise KeyboardInterrupt
+
+        delivery._relay._broker.read = interrupt  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            delivery.deliver(make_message(1))
+        delivery.deliver(make_message(2))
+
+        assert delivery._relay._thread is not first
+        assert [0, 1, 2] == received.wait_for(3)
+
+
+class TestForwarding:
+    def test_suspended(self, uri: str, make_delivery: Make, monkeypatch: Any) -> None:
+        """
+        Nothing that is logged while event logs are delivered is forwarded.
+        """
+        delivery = make_delivery(uri)
+        found: list[bool] = []
+        original = delivery._relay._broker.read
+
+        def read(limit: int) -> bool:
+            found.append(forwarding.suspended.get())
+            return original(limit)
+
+        monkeypatch.setattr(delivery._relay._broker, "read", read)
+        delivery.deliver(make_message())
+
+        assert {True} == set(found)
+        assert not forwarding.suspended.get()
+
+
+class TestMemory:
+    def test_published_is_confirmed(
+        self, memory_config: Any, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        Where there are no confirms, published counts as confirmed.
+        """
+        delivery = make_delivery("memory://")
+        for number in range(300):
+            delivery.accept(make_message(number))
+        delivery.deliver(make_message(300))
+
+        assert 301 == check_sum(delivery)["confirmed"]
+        assert 0 == check_sum(delivery)["republished"]
+        assert [] == undelivered.texts
+
+
+class TestNobodyThere:
+    def test_no_hot_loop(self, uri: str, make_delivery: Make) -> None:
+        """
+        Attempts become rarer, up to some seconds.
+        """
+        (nobody,) = free_ports(1)
+        delivery = make_delivery(with_port(uri, nobody))
+        wait_until(lambda: delivery._relay._backoff >= 1.6)
+
+        assert delivery._relay._backoff <= 5

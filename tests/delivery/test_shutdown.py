@@ -1,0 +1,343 @@
+"""
+How a service ends, and what becomes of its outbox.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import pytest
+from nameko.extensions import Entrypoint
+from nameko.testing.services import dummy, entrypoint_hook
+
+from logging_ext import EventLogHandler
+from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.delivery import BrokerDelivery
+from tests.delivery.conftest import (
+    EXCHANGE,
+    Lines,
+    Received,
+    check_sum,
+    make_message,
+    settled,
+    with_port,
+)
+from tests.nameko_version import NAMEKO
+from tests.rabbitmq import free_ports
+from tests.waiting import wait_until
+
+
+Make = Callable[..., BrokerDelivery]
+
+MODULE = """
+import logging
+import os
+import pathlib
+
+from nameko.timer import timer
+
+from nameko_eventlog import EventLogDispatcher
+
+logger = logging.getLogger("foo")
+
+
+class Foo:
+    name = "foo"
+    eventlog = EventLogDispatcher()
+
+    @timer(interval=600, eager=True)
+    def log(self):
+        for number in range({count}):
+            logger.info("counted", extra={{"number": number}})
+        pathlib.Path("logged").write_text(str(os.getpid()))
+"""
+
+CONFIG = """
+AMQP_URI: {uri}
+EVENTLOG_DISPATCHER: {dispatcher}
+LOGGING:
+  version: 1
+  disable_existing_loggers: false
+  handlers:
+    file: {{class: logging.FileHandler, filename: undelivered}}
+    eventlog: {{class: logging_ext.EventLogHandler}}
+  loggers:
+    foo: {{level: INFO, handlers: [eventlog]}}
+    nameko_eventlog.undelivered: {{handlers: [file]}}
+"""
+
+
+class Service:
+    """
+    A service that logs.
+    """
+
+    name = "foo"
+    eventlog = EventLogDispatcher()
+
+    @dummy
+    def log(self, count: int) -> None:
+        """
+        Log so many event logs.
+        """
+        for number in range(count):
+            logging.getLogger("foo").info("counted", extra={"number": number})
+
+
+@pytest.fixture
+def bound(uri: str) -> Iterator[Received]:
+    """
+    A durable queue, on the exchange as Nameko declares it.
+    """
+    from nameko.standalone.events import get_event_exchange
+
+    exchange = get_event_exchange("foo") if NAMEKO == 3 else get_event_exchange("foo", {})
+    assert EXCHANGE.name == exchange.name
+    received = Received(uri, exchange=exchange)
+    yield received
+    received.close()
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    """
+    The service's logger, with our handler.
+    """
+    logger = logging.getLogger("foo")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(EventLogHandler())
+    return logger
+
+
+def numbers(received: Received) -> list[int]:
+    """
+    What arrived, in its order.
+    """
+    return [json.loads(one.body)["data"]["number"] for one in received.messages]
+
+
+def wait_for(received: Received, count: int) -> list[int]:
+    """
+    Wait until so many have arrived.
+    """
+    wait_until(lambda: received.read() or len(received.messages) >= count, timeout=20)
+    return numbers(received)
+
+
+def delivery_of(container: Any) -> Any:
+    """
+    Return the delivery of the service that the container hosts.
+    """
+    (provider,) = container.dependencies
+    return provider._delivery
+
+
+@pytest.mark.usefixtures("logger")
+class TestContainer:
+    def test_stop(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
+        """
+        ``container.stop()`` delivers 10,000 event logs that are in the outbox.
+        """
+        container = run_service(Service, rabbit_config)
+        with entrypoint_hook(container, "log") as log:
+            log(10_000)
+        container.stop()
+
+        assert list(range(10_000)) == wait_for(bound, 10_000)
+        assert 10_000 == check_sum(delivery_of(container))["confirmed"]
+
+    def test_stop_with_the_broker_down(
+        self, uri: str, rabbit_config: Any, run_service: Any, undelivered: Lines
+    ) -> None:
+        """
+        It ends in ``flush_timeout`` and a second, and leaves undelivered lines.
+        """
+        config = {
+            **rabbit_config,
+            "AMQP_URI": with_port(uri, free_ports(1)[0]),
+            "EVENTLOG_DISPATCHER": {"flush_timeout": 0.5},
+        }
+        with _configured(config):
+            container = run_service(Service, config)
+            with entrypoint_hook(container, "log") as log:
+                log(500)
+            began = time.monotonic()
+            container.stop()
+
+        assert time.monotonic() - began < 1.5
+        bodies = [json.loads(one["body"]) for one in undelivered.objects]
+        assert list(range(500)) == [body["data"]["number"] for body in bodies]
+
+    def test_kill(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
+        """
+        ``container.kill()`` delivers what a second suffices for, or leaves lines.
+        """
+        container = run_service(Service, rabbit_config)
+        with entrypoint_hook(container, "log") as log:
+            log(100)
+        container.kill()
+
+        assert list(range(100)) == wait_for(bound, 100)
+
+    def test_killed_by_another_extension(
+        self, rabbit_config: Any, bound: Received, run_service: Any
+    ) -> None:
+        """
+        So does a container that another extension's failure kills.
+        """
+
+        class Failing(Entrypoint):  # type: ignore[misc]
+            """An entrypoint whose managed thread fails when told."""
+
+            fail = eventlet.event.Event()
+
+            def start(self) -> None:
+                self.container.spawn_managed_thread(self.fail.wait)
+
+        class FailingService(Service):
+            """A service with it."""
+
+            @Failing.decorator
+            def never(self) -> None:
+                """Is never called."""
+
+        container = run_service(FailingService, rabbit_config)
+        with entrypoint_hook(container, "log") as log:
+            log(100)
+        Failing.fail.send_exception(RuntimeError("another extension"))
+        with pytest.raises(RuntimeError, match="another extension"):
+            container.wait()
+
+        assert list(range(100)) == wait_for(bound, 100)
+        assert 100 == check_sum(delivery_of(container))["confirmed"]
+
+
+class TestNamekoRun:
+    @pytest.fixture
+    def run(self, tmp_path: pathlib.Path) -> Iterator[Callable[..., Any]]:
+        """
+        Start ``nameko run`` with a service that logs so many event logs at once.
+        """
+        processes = []
+
+        def start(uri: str, count: int, dispatcher: str = "{}") -> Any:
+            (tmp_path / "foo.py").write_text(MODULE.format(count=count))
+            (tmp_path / "config.yaml").write_text(CONFIG.format(uri=uri, dispatcher=dispatcher))
+            nameko = pathlib.Path(sys.executable).with_name("nameko")
+            process = subprocess.Popen(
+                [str(nameko), "run", "--config", "config.yaml", "foo"],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            processes.append(process)
+            wait_until((tmp_path / "logged").exists, timeout=30)
+            return process
+
+        yield start
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def test_signal(self, uri: str, bound: Received, run: Any) -> None:
+        """
+        SIGTERM while 10,000 event logs are in the outbox: all of them arrive.
+        """
+        process = run(uri, 10_000)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, timeout=30)
+
+        assert list(range(10_000)) == wait_for(bound, 10_000)
+
+    def test_broker_down(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
+        """
+        Without a broker the process starts, logs, ends in time, and leaves the lines.
+        """
+        process = run(with_port(uri, free_ports(1)[0]), 200, "{flush_timeout: 0.5}")
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, timeout=30)
+
+        assert time.monotonic() - began < 5
+        lines = (tmp_path / "undelivered").read_text().splitlines()
+        bodies = [json.loads(json.loads(line)["body"]) for line in lines]
+        assert list(range(200)) == [body["data"]["number"] for body in bodies]
+
+
+@pytest.mark.filterwarnings("ignore:Using fork")
+class TestFork:
+    def test_child(
+        self,
+        uri: str,
+        received: Received,
+        make_delivery: Make,
+        undelivered: Lines,
+        tmp_path: pathlib.Path,
+    ) -> None:
+        """
+        A child neither publishes nor disturbs the parent, even while it runs the hub; its own
+        event logs are undelivered by name.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        for number in range(1, 2000):
+            delivery.accept(make_message(number))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                delivery.accept(make_message(-1))
+                began = time.monotonic()
+                while time.monotonic() - began < 0.5:
+                    eventlet.sleep(0.01)
+                found = {
+                    "lines": undelivered.texts,
+                    "stats": delivery.stats(),
+                }
+                (tmp_path / "child").write_text(json.dumps(found))
+                status = 0
+            finally:
+                os._exit(status)
+        wait_until(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+        delivery.deliver(make_message(2000))
+        wait_until(settled(delivery))
+
+        assert list(range(2001)) == received.wait_for(2001)
+        assert 2001 == len(received.ids)
+        assert 0 == check_sum(delivery)["republished"]
+        found = json.loads((tmp_path / "child").read_text())
+        (line,) = map(json.loads, found["lines"])
+        assert '{"number": -1}' == line["body"]
+        assert "a forked child has no relay" == line["reason"]
+        assert line["properties"]["message_id"] not in received.ids
+        assert (1, 1) == (found["stats"]["accepted"], found["stats"]["undelivered"])
+
+    def test_child_of_a_stopped_service(self, uri: str, make_delivery: Make) -> None:
+        """
+        After the stop there is nothing left to leave to the parent.
+        """
+        delivery = make_delivery(uri)
+        delivery.deliver(make_message(0))
+        delivery.stop(1)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if delivery._closed == "the service has stopped" else 1)
+
+        wait_until(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
+
+
+def _configured(config: Any) -> Any:
+    from tests.conftest import global_config
+
+    return global_config(config)
