@@ -43,7 +43,7 @@ test: rabbitmq ## the suite on this Python with both Namekos, coverage, the buil
 	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1
 	$(call say,coverage of both runs together)
 	@$(VENV)/bin/python -m coverage combine --quiet
-	@$(VENV)/bin/python -m coverage report --fail-under=75 # the aim is 95: see CHANGELOG
+	@$(VENV)/bin/python -m coverage report --fail-under=95
 	@$(MAKE) wheel VENV=$(VENV)
 
 .PHONY: test-all
