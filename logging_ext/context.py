@@ -44,7 +44,9 @@ class EventSink(Protocol):
         """
 
 
-_current: ContextVar[EventSink | None] = ContextVar("logging_ext_sink", default=None)
+bound: ContextVar[EventSink | None] = ContextVar("logging_ext_sink", default=None)
+"""The sink of the code that runs now."""
+
 _registered: dict[str, EventSink] = {}
 
 
@@ -52,7 +54,7 @@ def current_sink() -> EventSink | None:
     """
     Return the sink of the code that runs now, or None outside any worker.
     """
-    return _current.get()
+    return bound.get()
 
 
 def set_sink(sink: EventSink | None) -> Token[EventSink | None]:
@@ -62,7 +64,7 @@ def set_sink(sink: EventSink | None) -> Token[EventSink | None]:
     Returns:
         The token with which `reset_sink` undoes it.
     """
-    return _current.set(sink)
+    return bound.set(sink)
 
 
 def reset_sink(token: Token[EventSink | None]) -> None:
@@ -72,7 +74,7 @@ def reset_sink(token: Token[EventSink | None]) -> None:
     Raises:
         ValueError: If *token* was made in another context.
     """
-    _current.reset(token)
+    bound.reset(token)
 
 
 @contextmanager
@@ -85,11 +87,11 @@ def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
 
     .. versionadded:: 0.1.0
     """
-    token = _current.set(sink)
+    token = bound.set(sink)
     try:
         yield sink
     finally:
-        _current.reset(token)
+        bound.reset(token)
 
 
 def register_sink(service: str, sink: EventSink) -> Callable[[], None]:
@@ -127,7 +129,7 @@ def worker_context() -> dict[str, Any]:
     """
     Return the five context attributes: None, or [] for the call stack, outside a worker.
     """
-    sink = _current.get()
+    sink = bound.get()
     if sink is None:
         return dict.fromkeys(CONTEXT_FIELDS[:-1]) | {"call_stack": []}
     return {name: sink.context.get(name) for name in CONTEXT_FIELDS}

@@ -31,6 +31,8 @@ class EventLog:
             them what it can send.
         metadata: Extra top-level attributes of the body, or None.
         timestamp: When it happened, in seconds since the epoch; None means now.
+        is_flat: Whether *event_data* is known to be a dict of strings, integers, finite
+            floats, booleans and None under strings: there is nothing to look for in it.
 
     .. versionadded:: 0.1.0
     """
@@ -39,6 +41,15 @@ class EventLog:
     event_data: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     timestamp: float | None = None
+    is_flat: bool = False
+
+
+class SharedMetadata(dict[str, Any]):
+    """
+    Metadata that many event logs have in common.
+
+    It is never changed, so that a sink may keep what it has made of it.
+    """
 
 
 DEFAULT_FIELDS = ("level", "logger", "message", "exception", "stack")
@@ -51,16 +62,17 @@ RECORD_ATTRIBUTES = frozenset(_BLANK.__dict__) | {"message", "asctime"}
 """What every record has, and what formatters put onto it: never event data."""
 
 _STANDARD_COUNT = len(_BLANK.__dict__)
-_LAST_STANDARD = list(_BLANK.__dict__)[-1]
+LAST_STANDARD_ATTRIBUTE = list(_BLANK.__dict__)[-1]
+"""What stands before the extras in a record's ``__dict__``."""
+
 _CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
 _STRUCTLOGS = frozenset(
     {"exc_info", "exception", "stack", "stack_info", "stacklevel", "timestamp"}
 )
-_SPECIAL = _CONTEXT_NAMES | _STRUCTLOGS | {"event_data", "metadata", "level", "logger"}
+SPECIAL_NAMES = _CONTEXT_NAMES | _STRUCTLOGS | {"event_data", "metadata", "level", "logger"}
+"""Extras that may be something else than event data."""
 
 _render_stack = StackInfoRenderer(additional_ignores=["logging", "logging_ext"])
-
-_level_names: dict[str, str] = {}
 
 _NOW = 60.0
 """How many seconds off a time may be to count as now."""
@@ -93,6 +105,13 @@ def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> froze
     return frozenset(names)
 
 
+def level_text(level_name: Any) -> str:
+    """
+    Return a level's name as event logs show it.
+    """
+    return str(level_name).lower()
+
+
 def is_event_dict(record: logging.LogRecord) -> bool:
     """
     Tell whether structlog's ``ProcessorFormatter.wrap_for_formatter`` made *record*.
@@ -115,7 +134,7 @@ def event_from_record(
     attributes = record.__dict__
     items: Iterator[tuple[str, Any]]
     items = islice(attributes.items(), _STANDARD_COUNT - 1, None)
-    if next(items, ("",))[0] != _LAST_STANDARD:  # a record of somebody's own making
+    if next(items, ("",))[0] != LAST_STANDARD_ATTRIBUTE:  # a record of somebody's own making
         items = iter(attributes.items())
     extras = {name: value for name, value in items if name not in RECORD_ATTRIBUTES}
 
@@ -134,12 +153,7 @@ def event_from_record(
         event_type = safe_text(message) or "(empty)"
 
     metadata: dict[str, Any] = {}
-    level_name = record.levelname
-    level = _level_names.get(level_name)
-    if level is None:
-        if len(_level_names) > 1_000:  # levels made up at run time
-            _level_names.clear()
-        level = _level_names[level_name] = str(level_name).lower()
+    level = level_text(record.levelname)
     if "level" in fields:
         metadata["level"] = level
     if "logger" in fields:
@@ -160,7 +174,7 @@ def event_from_record(
             value = attributes.get(name)
             metadata[name] = str(value) if name == "module" else value  # it may be a Mark
 
-    if not _SPECIAL.isdisjoint(extras):
+    if not SPECIAL_NAMES.isdisjoint(extras):
         if not _STRUCTLOGS.isdisjoint(extras) and (from_structlog or called_by_structlog()):
             created = _take_structlogs(extras, metadata, fields, created)
         extras, metadata = _sort_out(
@@ -214,7 +228,7 @@ def event_from_event_dict(
     if rendered is not None and "message" in fields:
         metadata["message"] = rendered
 
-    if not _SPECIAL.isdisjoint(data):
+    if not SPECIAL_NAMES.isdisjoint(data):
         timestamp = _take_structlogs(data, metadata, fields, timestamp)
         data, metadata = _sort_out(data, metadata, level, logger_name, context, attached)
     return EventLog(event_type, data, metadata, timestamp)

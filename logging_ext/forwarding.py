@@ -13,10 +13,12 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple
+
+from logging_ext.context import CONTEXT_FIELDS
 
 
 _log = logging.getLogger("logging_ext")
@@ -64,6 +66,13 @@ def _mark(module: str, attached: frozenset[str], counted: bool, forwarded: bool)
         mark.forwarded = forwarded
         _marks[key] = mark
     return mark
+
+
+def mark_of_usual(module: str) -> Mark:
+    """
+    Return the mark of records of *module* with all of the context, claimed for forwarding.
+    """
+    return _mark(module, frozenset(CONTEXT_FIELDS), False, True)
 
 
 def attached_names(record: logging.LogRecord) -> frozenset[str]:
@@ -140,6 +149,9 @@ class _Seen(NamedTuple):
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("logging_ext_seen", default=None)
+
+expects_record = _seen.get
+"""Tell whether the next record may be of an event dict or of a record that was claimed before."""
 
 
 def remember_record(record: logging.LogRecord, *, forwarded: bool) -> None:
@@ -220,16 +232,14 @@ class Counter:
     eventlet has patched may hang when an OS thread contends for it (eventlet#742).
     """
 
-    __slots__ = ("_ticks",)
+    __slots__ = ("_ticks", "increment")
+
+    increment: Callable[[], object]
+    """Add one."""
 
     def __init__(self) -> None:
         self._ticks = itertools.count()
-
-    def increment(self) -> None:
-        """
-        Add one.
-        """
-        next(self._ticks)
+        self.increment = self._ticks.__next__
 
     @property
     def value(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from logging_ext import forwarding
-from logging_ext.context import EventSink, current_sink, registered_sink
+from logging_ext.context import EventSink, bound, registered_sink
 from logging_ext.events import (
     DEFAULT_FIELDS,
     RECORD_ATTRIBUTES,
@@ -17,7 +17,14 @@ from logging_ext.events import (
     event_from_record,
 )
 from logging_ext.filters import attach_context
+from logging_ext.usual import UsualRecords
 
+
+# looked up once: what follows runs within every log call
+_current_sink = bound.get
+_is_suspended = forwarding.suspended.get
+_suspend = forwarding.suspended.set
+_resume = forwarding.suspended.reset
 
 _ALLOWED_FIELDS = frozenset(DEFAULT_FIELDS) | RECORD_ATTRIBUTES - {
     "args",
@@ -61,6 +68,7 @@ class EventLogHandler(logging.Handler):
             raise TypeError(f"service must be the name of a service, not {service!r}")
         self._fields = check_fields(fields, _ALLOWED_FIELDS)
         self._service = service
+        self._take_usual = UsualRecords(self._fields).take
 
     def createLock(self) -> None:  # noqa: N802
         """
@@ -77,16 +85,16 @@ class EventLogHandler(logging.Handler):
         """
         passed: bool | logging.LogRecord = True
         if self.filters:
-            if forwarding.suspended.get():  # a filter of ours logs
+            if _is_suspended():  # a filter of ours logs
                 return False
-            token = forwarding.suspended.set(True)
+            token = _suspend(True)
             try:
                 passed = self.filter(record)
             except Exception:
                 passed = False
                 self.handleError(record)
             finally:
-                forwarding.suspended.reset(token)
+                _resume(token)
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a filter may replace it
                 record = passed
         if passed:
@@ -100,23 +108,37 @@ class EventLogHandler(logging.Handler):
         Never raises an ``Exception``, and never waits.
         """
         try:
-            if forwarding.is_own(record.name) or forwarding.suspended.get():
+            if _is_suspended():
                 return
-            sink = current_sink()
-            if sink is None:
-                sink = self._sink_outside_workers(record)
-            if sink is None or not forwarding.claim(record):
-                attach_context(record)
-                return
-            token = forwarding.suspended.set(True)
-            try:
-                event = event_from_record(record, sink.context, self._fields)
-                attach_context(record)
-                sink.emit(event)
-            finally:
-                forwarding.suspended.reset(token)
+            sink = _current_sink()
+            if sink is not None:
+                event = self._take_usual(record, sink.context)
+                if event is not None:
+                    token = _suspend(True)
+                    try:
+                        sink.emit(event)
+                    finally:
+                        _resume(token)
+                    return
+            self._emit_any(record, sink)
         except Exception:
             self.handleError(record)
+
+    def _emit_any(self, record: logging.LogRecord, sink: EventSink | None) -> None:
+        if forwarding.is_own(record.name):
+            return
+        if sink is None:
+            sink = self._sink_outside_workers(record)
+        if sink is None or not forwarding.claim(record):
+            attach_context(record)
+            return
+        token = _suspend(True)
+        try:
+            event = event_from_record(record, sink.context, self._fields)
+            attach_context(record)
+            sink.emit(event)
+        finally:
+            _resume(token)
 
     def _sink_outside_workers(self, record: logging.LogRecord) -> EventSink | None:
         """
@@ -134,9 +156,9 @@ class EventLogHandler(logging.Handler):
         Count an error, and report it as `logging.Handler` does; never raise.
         """
         forwarding.not_forwarded.increment()
-        token = forwarding.suspended.set(True)  # standard error may be a logger's
+        token = _suspend(True)  # standard error may be a logger's
         try:
             with suppress(Exception):
                 super().handleError(record)
         finally:
-            forwarding.suspended.reset(token)
+            _resume(token)

@@ -8,10 +8,12 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from time import time
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from logging_ext.context import CONTEXT_FIELDS
-from logging_ext.events import EventLog
+from logging_ext.events import EventLog, SharedMetadata
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.serialization import (
     Cleaner,
@@ -26,7 +28,12 @@ _TOP = frozenset({"timestamp", "event_type", "data"})
 _NOT_METADATA_ONLY = _TOP | frozenset(CONTEXT_FIELDS)
 
 
-class Body(NamedTuple):
+PLAIN_TYPE = "application/json"
+PLAIN_ENCODING = "utf-8"
+"""Content type and content encoding of what `BodyEncoder.encode_plain` makes."""
+
+
+class Body(msgspec.Struct, frozen=True, gc=False):
     """
     An encoded body.
     """
@@ -37,22 +44,27 @@ class Body(NamedTuple):
     timestamp: float
 
 
-class ContextPrefix:
+class Head:
     """
-    A worker's context, and its JSON up to where the rest of a body follows.
+    What a worker's bodies begin with, as JSON: the context, the metadata, and the time.
+
+    Much the same for one event log after another, it is kept while nothing in it changes.
 
     Args:
         context: The five context attributes.
     """
 
-    __slots__ = ("context", "json")
+    __slots__ = ("begin", "context", "end", "json", "metadata", "plain_context")
 
     def __init__(self, context: Mapping[str, Any]) -> None:
         self.context = context
         try:
-            self.json: bytes | None = encode_plain(context)[:-1] + b","
+            self.plain_context: bytes | None = encode_plain(context)[:-1]
         except Exception:  # lone surrogates: the slow way for all
-            self.json = None
+            self.plain_context = None
+        self.json = b""
+        self.metadata: SharedMetadata | None = None
+        self.begin = self.end = 0.0  # the seconds in which `json` holds
 
 
 class BodyEncoder:
@@ -84,46 +96,90 @@ class BodyEncoder:
         self._timespec = timespec
         self._formatted: tuple[int, str] = (-1, "")
 
-    def encode(self, prefix: ContextPrefix, event: EventLog) -> Body:
+    def encode(self, head: Head, event: EventLog) -> Body:
         """
         Encode a log line's event log: with a repr for what cannot be sent.
+
+        Args:
+            head: That of the worker; it is brought up to date.
+            event: The event log.
         """
-        timestamp = event.timestamp
-        if timestamp is None:
-            timestamp = time()
+        timestamp = time() if event.timestamp is None else event.timestamp
+        payload = self.encode_plain(head, event, timestamp)
+        if payload is not None:
+            return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp)
+        return self._encode_any(head.context, event)
+
+    def encode_plain(self, head: Head, event: EventLog, timestamp: float) -> bytes | None:
+        """
+        Encode a log line's event log if it is of plain JSON types.
+
+        Args:
+            head: That of the worker; it is brought up to date.
+            event: The event log.
+            timestamp: Its time.
+
+        Returns:
+            The payload, of `PLAIN_TYPE` and `PLAIN_ENCODING`, or None.
+        """
+        metadata = event.metadata
+        data = event.event_data
+        try:
+            is_same = metadata is head.metadata and head.begin <= timestamp < head.end
+            if not is_same and not self._renew(head, metadata, timestamp):
+                return None
+            if not event.is_flat or self._redact:
+                if data is None:
+                    data = {}
+                if type(data) is not dict or not is_plain(data, self._redact):
+                    return None
+            payload = b"".join(
+                (head.json, encode_plain(event.event_type), b',"data":', encode_plain(data), b"}")
+            )
+        except Exception:  # lone surrogates, integers beyond 64 bits
+            return None
+        return payload if len(payload) <= self._max_event_bytes else None
+
+    def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bool:
+        """
+        Write the head for *metadata* and *timestamp*.
+
+        Returns:
+            False if it takes the slow way.
+        """
+        if head.plain_context is None or not self._serializer.has_fast_path:
+            return False
+        written = self._format(timestamp)
+        middle = b""
+        if metadata:
+            if not isinstance(metadata, dict) or not _NOT_METADATA_ONLY.isdisjoint(metadata):
+                return False
+            if not is_plain(metadata, self._redact):
+                return False
+            middle = b"," + encode_plain(metadata)[1:-1]
+        head.json = b'%b%b,"timestamp":"%b","event_type":' % (
+            head.plain_context,
+            middle,
+            written.encode(),
+        )
+        if type(metadata) is SharedMetadata and self._timespec == "seconds":
+            head.metadata = metadata
+            head.begin = math.floor(timestamp)
+            head.end = head.begin + 1
+        else:
+            head.metadata, head.begin, head.end = None, 0.0, 0.0
+        return True
+
+    def _encode_any(self, context: Mapping[str, Any], event: EventLog) -> Body:
+        timestamp = time() if event.timestamp is None else event.timestamp
         try:
             written = self._format(timestamp)
         except Exception:  # a record of somebody's own making
             timestamp = time()
             written = self._format(timestamp)
-        data = event.event_data
-        metadata = event.metadata
-        try:
-            if (
-                self._serializer.has_fast_path
-                and prefix.json is not None
-                and (data is None or (type(data) is dict and is_plain(data, self._redact)))
-                and (
-                    metadata is None
-                    or (
-                        type(metadata) is dict
-                        and is_plain(metadata, self._redact)
-                        and _NOT_METADATA_ONLY.isdisjoint(metadata)
-                    )
-                )
-            ):
-                rest: dict[str, Any] = {} if metadata is None else metadata.copy()
-                rest["timestamp"] = written
-                rest["event_type"] = event.event_type
-                rest["data"] = {} if data is None else data
-                payload = prefix.json + encode_plain(rest)[1:]
-                if len(payload) <= self._max_event_bytes:
-                    return Body(payload, "application/json", "utf-8", timestamp)
-        except Exception:  # noqa: S110 - lone surrogates, integers beyond 64 bits: the slow way
-            pass
-        return Body(*self._encode_any(prefix.context, event, written), timestamp)
+        return Body(*self._packed(context, event, written), timestamp)
 
-    def _encode_any(
+    def _packed(
         self, context: Mapping[str, Any], event: EventLog, written: str
     ) -> tuple[bytes, str, str]:
         metadata: dict[str, Any] = {}

@@ -28,6 +28,8 @@ from nameko.exceptions import ConfigurationError
 from nameko.standalone.events import get_event_exchange
 from nameko.utils import sanitize_url
 
+from nameko_eventlog.reporting import report
+
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
 
@@ -118,18 +120,21 @@ class ContextHeaders:
         self._made: Mapping[str, Any] = {}
         self._made_of: Mapping[str, Any] | None = None
 
-    def __call__(self) -> Mapping[str, Any]:
+    def make(self) -> Mapping[str, Any]:
         """
-        Return the headers.
+        Return the headers: the last ones, if the context data cannot be read any more.
         """
-        if self._made_of != self._data:
-            self._made_of = dict(self._data)
-            context = {**self._made_of, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
-            self._made = {
-                f"{HEADER_PREFIX}.{key}": value
-                for key, value in context.items()
-                if value is not None
-            }
+        try:
+            if self._made_of != self._data:
+                self._made_of = dict(self._data)
+                context = {**self._made_of, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
+                self._made = {
+                    f"{HEADER_PREFIX}.{key}": value
+                    for key, value in context.items()
+                    if value is not None
+                }
+        except Exception:
+            report("the message headers of a worker could not be made")
         return self._made
 
 

@@ -21,8 +21,9 @@ from nameko_eventlog.body import BodyEncoder
 from nameko_eventlog.capture import Capture, as_tuple, call_arguments, outcome
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.delivery import BrokerDelivery, Delivery, Route
+from nameko_eventlog.reporting import report
 from nameko_eventlog.serialization import Serializer
-from nameko_eventlog.sinks import DispatchingSink, report
+from nameko_eventlog.sinks import DispatchingSink
 
 
 KILL_TIMEOUT = 1.0
@@ -204,7 +205,7 @@ class EventLogDispatcher(EventDispatcher):
         try:
             sink = self._make_sink(
                 compat.worker_context(worker_ctx),
-                compat.ContextHeaders(worker_ctx),
+                compat.ContextHeaders(worker_ctx).make,
                 current_sink(),
             )
         except Exception:

@@ -7,11 +7,11 @@ it gives what kombu's own encoder would have given, in a tenth of the time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from itertools import islice
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -85,7 +85,7 @@ def _plain_nodes(value: Any, redact: frozenset[str], depth: int) -> int:
     for element in values:
         kind = type(element)
         if kind is float:
-            if not math.isfinite(element):
+            if not isfinite(element):
                 return _FAST_NODES
         elif kind in _CONTAINERS:
             nodes += _plain_nodes(element, redact, depth + 1)
@@ -160,7 +160,7 @@ class Serializer:
 
 def _has_unreal_number(value: Any) -> bool:
     if isinstance(value, float):
-        return not math.isfinite(value)
+        return not isfinite(value)
     if isinstance(value, dict):
         return any(map(_has_unreal_number, value.values()))
     if isinstance(value, list):
@@ -251,7 +251,7 @@ class Cleaner:
         self._spend(walk, 1, path)
         if type(value) in _SCALARS and not self._thorough:
             return value
-        if type(value) is float and math.isfinite(value):
+        if type(value) is float and isfinite(value):
             return value
         try:  # a proxy's class may be anything, an exception among them
             is_number = isinstance(value, float)
@@ -259,7 +259,7 @@ class Cleaner:
             is_sequence = isinstance(value, (list, tuple))
         except Exception:
             return walk.on_problem("type", path, value)
-        if is_number and not math.isfinite(value):
+        if is_number and not isfinite(value):
             return walk.on_problem("number", path, value)
         if not is_mapping and not is_sequence:
             return self._leaf(value, path, inside, walk)

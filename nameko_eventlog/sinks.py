@@ -4,9 +4,6 @@ Where a worker's event logs go, and those of a service from outside any worker.
 
 from __future__ import annotations
 
-import logging
-import sys
-import traceback
 from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
@@ -14,23 +11,10 @@ from typing import Any
 from logging_ext import forwarding
 from logging_ext.context import EventSink
 from logging_ext.events import EventLog
-from nameko_eventlog.body import Body, BodyEncoder, ContextPrefix
+from nameko_eventlog.body import PLAIN_ENCODING, PLAIN_TYPE, Body, BodyEncoder, Head
 from nameko_eventlog.delivery import Delivery, Message
+from nameko_eventlog.reporting import report
 from nameko_eventlog.serialization import shortened
-
-
-_log = logging.getLogger("nameko_eventlog")
-
-
-def report(message: str, *args: object) -> None:
-    """
-    Log the exception that is being handled in one of our hooks, whatever the handlers do.
-    """
-    try:
-        _log.exception(message, *args)
-    except Exception:
-        if logging.raiseExceptions and sys.stderr is not None:
-            traceback.print_exc()
 
 
 class DispatchingSink:
@@ -41,15 +25,17 @@ class DispatchingSink:
         encoder: Builds the bodies.
         delivery: Takes the messages.
         context: The five attributes of the worker context.
-        headers: Returns the headers of the next message.
+        headers: Returns the headers of the next message; it does not raise.
         outer: The sink that was bound before this one.
     """
 
     __slots__ = (
+        "_accept",
         "_delivery",
+        "_encode_plain",
         "_encoder",
+        "_head",
         "_headers",
-        "_prefix",
         "context",
         "outer",
     )
@@ -63,8 +49,10 @@ class DispatchingSink:
         outer: EventSink | None = None,
     ) -> None:
         self._encoder = encoder
+        self._encode_plain = encoder.encode_plain
         self._delivery = delivery
-        self._prefix: ContextPrefix | None = None
+        self._accept = delivery.accept
+        self._head: Head | None = None
         self._headers = headers
         self.context = context
         self.outer = outer
@@ -74,11 +62,25 @@ class DispatchingSink:
         Take an event log for delivery; never raise an ``Exception``, and never wait.
         """
         try:
-            prefix = self._prefix
-            if prefix is None:
-                prefix = self._prefix = ContextPrefix(self.context)
-            body = self._encoder.encode(prefix, event)
-            self._delivery.accept(self._message(event.event_type, body))
+            head = self._head
+            if head is None:  # most workers log nothing
+                head = self._head = Head(self.context)
+            timestamp = event.timestamp
+            if timestamp is None:
+                timestamp = time()
+            payload = self._encode_plain(head, event, timestamp)
+            if payload is None:
+                message = self._message(event.event_type, self._encoder.encode(head, event))
+            else:
+                message = Message(
+                    payload,
+                    PLAIN_TYPE,
+                    PLAIN_ENCODING,
+                    self._headers(),
+                    event.event_type,
+                    timestamp,
+                )
+            self._accept(message)
         except Exception:
             report("an event log could not be taken for delivery: %s", shortened(event))
 
@@ -99,9 +101,11 @@ class DispatchingSink:
             forwarding.suspended.reset(token)
 
     def _message(self, event_type: str, body: Body) -> Message:
-        try:
-            headers = self._headers()
-        except Exception:
-            report("the message headers of %s could not be made", shortened(self.context))
-            headers = {}
-        return Message(*body[:3], headers, event_type, body.timestamp, time())
+        return Message(
+            body.payload,
+            body.content_type,
+            body.content_encoding,
+            self._headers(),
+            event_type,
+            body.timestamp,
+        )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+from time import time
 
 
 _TAIL_BITS = 74
@@ -38,9 +39,9 @@ class UUID7Generator:
 
         Args:
             seconds: The time that it bears, in seconds since the epoch, unless that lies
-                before the last one's.
+                before the last one's, or in the future.
         """
-        milliseconds = max(0, min(int(seconds * 1000), 2**48 - 1))
+        milliseconds = max(0, int(min(seconds, time()) * 1000))
         if milliseconds > self._milliseconds:
             # the top bit stays free for counting on
             tail = self._getrandbits(_TAIL_BITS - 1)

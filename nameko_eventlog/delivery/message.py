@@ -9,11 +9,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery.waiting import Waiter
 
 
-class Message:
+class Message(msgspec.Struct, gc=False, eq=False):
     """
     A serialised event log.
 
@@ -24,46 +26,22 @@ class Message:
         headers: The message's headers: Nameko's context.
         event_type: The event type, for AMQP's ``type``.
         timestamp: When it happened, in seconds since the epoch.
-        accepted_at: When it was accepted; the message id bears this time.
         waiter: Who waits for the confirm, if anybody does.
+        message_id: Its identity, from the first publication on.
+        failures: How often it ended a connection, alone.
+        refusals: How often the broker refused it.
     """
 
-    __slots__ = (
-        "body",
-        "content_type",
-        "content_encoding",
-        "headers",
-        "event_type",
-        "timestamp",
-        "accepted_at",
-        "waiter",
-        "message_id",
-        "failures",
-        "refusals",
-    )
-
-    def __init__(
-        self,
-        body: bytes,
-        content_type: str,
-        content_encoding: str,
-        headers: Mapping[str, Any],
-        event_type: str,
-        timestamp: float,
-        accepted_at: float,
-        waiter: Waiter | None = None,
-    ) -> None:
-        self.body = body
-        self.content_type = content_type
-        self.content_encoding = content_encoding
-        self.headers = headers
-        self.event_type = event_type
-        self.timestamp = timestamp
-        self.accepted_at = accepted_at
-        self.waiter = waiter
-        self.message_id: str | None = None
-        self.failures = 0  # how often it ended a connection, alone
-        self.refusals = 0  # how often the broker refused it
+    body: bytes
+    content_type: str
+    content_encoding: str
+    headers: Mapping[str, Any]
+    event_type: str
+    timestamp: float
+    waiter: Waiter | None = None
+    message_id: str | None = None
+    failures: int = 0
+    refusals: int = 0
 
 
 def shortstr(text: str) -> str:

@@ -5,6 +5,8 @@ The event logs accepted and not yet confirmed, and the count of what became of e
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
 from typing import Protocol
 
 from logging_ext.forwarding import Counter
@@ -16,18 +18,16 @@ class Ledger:
     Count every accepted event log once, under what became of it.
     """
 
+    enter: Callable[[], object]
+    """Count an event log that was accepted."""
+
     def __init__(self) -> None:
         self._entered = Counter()
+        self.enter = self._entered.increment
         self._withdrawn = Counter()
         self.confirmed = Counter()
         self.undelivered = Counter()
         self.republished = Counter()
-
-    def enter(self) -> None:
-        """
-        Count an event log that was accepted.
-        """
-        self._entered.increment()
 
     def withdraw(self) -> None:
         """
@@ -53,6 +53,33 @@ class Ledger:
         }
 
 
+class Level(IntEnum):
+    """
+    How full an outbox is.
+    """
+
+    LOW = 0
+    HIGH = 1
+    """A log call gives the relay a turn."""
+    NEARLY_FULL = 2
+    """
+    That turn lasts until there is room again, while the broker is well.
+
+    The rest is for those who must not wait: OS threads, signal handlers, the hub.
+    """
+    FULL = 3
+
+
+_LOW = Level.LOW
+
+OVERHEAD = 400
+"""About what a message takes in memory beside its body, in bytes."""
+
+HIGH_WATER = 0.5
+NEARLY_FULL_WATER = 0.9
+"""From which part of an outbox on it is so full."""
+
+
 class Outbox(Protocol):
     """
     Where accepted event logs are until the broker has them.
@@ -60,9 +87,12 @@ class Outbox(Protocol):
     ``put`` and ``withdraw`` are called from any thread; everything else from the relay's.
     """
 
-    def put(self, message: Message) -> bool:
+    def put(self, message: Message) -> Level:
         """
-        Keep *message*; False if there is no room.
+        Keep *message*, unless there is no room.
+
+        Returns:
+            How full the outbox was; ``FULL`` if *message* is not kept.
         """
 
     def take(self, limit: int) -> list[Message]:
@@ -92,9 +122,9 @@ class Outbox(Protocol):
         """
 
     @property
-    def fill(self) -> float:
+    def level(self) -> Level:
         """
-        How full it is: 0 is empty, 1 full.
+        How full it is.
         """
 
 
@@ -107,28 +137,35 @@ class MemoryOutbox:
         size_bytes: The most bytes, bodies and what a message costs beside.
     """
 
-    OVERHEAD = 400
-    """About what a message takes in memory beside its body, in bytes."""
-
     def __init__(self, size: int, size_bytes: int) -> None:
         self._size = size
         self._size_bytes = size_bytes
+        self._high = size * HIGH_WATER
+        self._high_bytes = size_bytes * HIGH_WATER
         self._queue: deque[Message] = deque()
         self._taken = 0
         self._bytes = 0
 
-    def put(self, message: Message) -> bool:
+    def put(self, message: Message) -> Level:
         """
-        Keep *message*; False if there is no room.
+        Keep *message*, unless there is no room.
+
+        Whatever its size, one message is let into an empty outbox.
+
+        Returns:
+            How full the outbox was; ``FULL`` if *message* is not kept.
         """
-        size = len(message.body) + self.OVERHEAD
-        waiting = self.waiting
-        # whatever its size, one message is let into an empty outbox
-        if waiting and (waiting >= self._size or self._bytes + size > self._size_bytes):
-            return False
-        self._queue.append(message)
-        self._bytes += size
-        return True
+        queue = self._queue
+        waiting = len(queue) + self._taken
+        kept = self._bytes + len(message.body) + OVERHEAD
+        level = _LOW
+        if waiting >= self._high or kept > self._high_bytes:
+            level = self._level(waiting, kept) if waiting else _LOW
+            if level is Level.FULL:
+                return level
+        queue.append(message)
+        self._bytes = kept
+        return level
 
     def take(self, limit: int) -> list[Message]:
         """
@@ -176,7 +213,7 @@ class MemoryOutbox:
     def _forget(self, message: Message) -> None:
         # a bound, not a ledger: an OS thread may come between the reading and the writing,
         # and the count begins anew whenever the outbox is empty
-        self._bytes -= len(message.body) + self.OVERHEAD
+        self._bytes -= len(message.body) + OVERHEAD
         if not self.waiting:
             self._bytes = 0
 
@@ -188,8 +225,16 @@ class MemoryOutbox:
         return len(self._queue) + self._taken
 
     @property
-    def fill(self) -> float:
+    def level(self) -> Level:
         """
         How full it is, by number or by bytes, whichever is more.
         """
-        return max(self.waiting / self._size, self._bytes / self._size_bytes)
+        return self._level(self.waiting, self._bytes)
+
+    def _level(self, waiting: int, kept: int) -> Level:
+        if waiting >= self._size or kept > self._size_bytes:
+            return Level.FULL
+        fill = max(waiting / self._size, kept / self._size_bytes)
+        if fill > NEARLY_FULL_WATER:
+            return Level.NEARLY_FULL
+        return Level.HIGH if fill > HIGH_WATER else _LOW

@@ -55,6 +55,9 @@ class Relay:
         home: The OS thread that it runs in.
     """
 
+    notice: Callable[[], None]
+    """Learn that the outbox has something; from another OS thread this takes a look's time."""
+
     def __init__(
         self,
         outbox: Outbox,
@@ -76,6 +79,7 @@ class Relay:
         self._warn_unroutable = warn_unroutable
         self._service = service
         self._bell = Bell(home)
+        self.notice = self._bell.ring
         self._flight = Flight()
         self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
@@ -103,12 +107,6 @@ class Relay:
         if self._thread is None:
             self._well_at = monotonic()  # connecting takes a moment
             self._thread = eventlet.spawn(self._run)
-
-    def notice(self) -> None:
-        """
-        Learn that the outbox has something; from another OS thread this takes a look's time.
-        """
-        self._bell.ring()
 
     @property
     def is_running(self) -> bool:
@@ -240,7 +238,7 @@ class Relay:
         Send *message*; from the first switch to others on, it is in flight or settled.
         """
         if message.message_id is None:
-            message.message_id = self._identifiers.make(message.accepted_at)
+            message.message_id = self._identifiers.make(message.timestamp)
         elif self._broker.confirms:
             self._ledger.republished.increment()
         now = monotonic()

@@ -17,7 +17,7 @@ from nameko_eventlog.config import Config
 from nameko_eventlog.delivery.broker import Broker
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.message import Message, as_json
-from nameko_eventlog.delivery.outbox import Ledger, MemoryOutbox
+from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
 from nameko_eventlog.delivery.relay import Relay
 from nameko_eventlog.delivery.route import Route
 from nameko_eventlog.delivery.waiting import HomeThread, may_yield
@@ -26,16 +26,6 @@ from nameko_eventlog.exceptions import NotConfirmed
 
 _log = logging.getLogger("nameko_eventlog")
 _undelivered = logging.getLogger("nameko_eventlog.undelivered")
-
-HIGH_WATER = 0.5
-"""How full the outbox is when a log call begins to give the relay a turn."""
-
-FULL_SOON = 0.9
-"""
-How full it is when that turn lasts until there is room again, while the broker is well.
-
-The rest is for those who must not wait: OS threads, signal handlers, the hub.
-"""
 
 
 class Delivery(Protocol):
@@ -104,6 +94,10 @@ class BrokerDelivery:
             service=route.service,
             home=self._home,
         )
+        # looked up once: `accept` runs within every log call
+        self._enter = self._ledger.enter
+        self._put = self._outbox.put
+        self._notice = self._relay.notice
         _deliveries.add(self)
 
     def start(self) -> None:
@@ -116,19 +110,24 @@ class BrokerDelivery:
         """
         Take *message*, without waiting; what cannot be kept is undelivered by name.
         """
-        outbox = self._outbox
-        self._ledger.enter()
-        if self._closed is not None or not outbox.put(message):
+        self._enter()
+        level = self._put(message)
+        if level or self._closed is not None:
+            self._accept_in_need(message, level)
+        else:
+            self._notice()
+
+    def _accept_in_need(self, message: Message, level: Level) -> None:
+        if level is Level.FULL and self._closed is None:
             self._make_room()
-            if self._closed is not None or not outbox.put(message):
-                self._undeliver(message, self._closed or "the outbox is full")
-                return
-        if self._closed is not None:  # stopped meanwhile, by another OS thread
-            self._abort(outbox.close(), self._closed)
-            return
-        self._relay.notice()
-        if outbox.fill > HIGH_WATER:
+            level = self._put(message)
+        if level is Level.FULL:
+            self._undeliver(message, self._closed or "the outbox is full")
+        elif self._closed is None:
+            self._notice()
             self._make_room()
+        if self._closed is not None:  # maybe meanwhile, by another OS thread
+            self._abort(self._outbox.close(), self._closed)
 
     def _make_room(self) -> None:
         """
@@ -138,7 +137,7 @@ class BrokerDelivery:
         if not (relay.is_running and self._home.can_wait() and may_yield()):
             return
         self._home.sleep(0)
-        while relay.is_flowing and self._outbox.fill > FULL_SOON:
+        while relay.is_flowing and self._outbox.level >= Level.NEARLY_FULL:
             self._home.sleep(0.001)
 
     def deliver(self, message: Message) -> None:
@@ -150,13 +149,13 @@ class BrokerDelivery:
         """
         end = monotonic() + self._confirm_timeout
         waiter = message.waiter = self._home.waiter()
-        self._ledger.enter()
-        while self._closed is not None or not self._outbox.put(message):
+        self._enter()
+        while self._closed is not None or self._put(message) is Level.FULL:
             if self._closed is not None or monotonic() >= end:
                 self._ledger.withdraw()
                 raise self._not_confirmed(message, False, self._closed or "the outbox is full")
             self._home.sleep(0.01)
-        self._relay.notice()
+        self._notice()
         if waiter.wait(max(0.0, end - monotonic())):
             return
         if waiter.reason is not None:
@@ -170,7 +169,7 @@ class BrokerDelivery:
 
     def _not_confirmed(self, message: Message, sent: bool, reason: str) -> NotConfirmed:
         if message.message_id is None:
-            message.message_id = self._identifiers.make(message.accepted_at)
+            message.message_id = self._identifiers.make(message.timestamp)
         return NotConfirmed(message.message_id, sent, reason)
 
     def stop(self, seconds: float) -> None:
@@ -198,6 +197,7 @@ class BrokerDelivery:
         if self._closed is None:
             self._closed = "a forked child has no relay"
         self._ledger = Ledger()
+        self._enter = self._ledger.enter
         self._identifiers.reseed()
         self._relay.abandon()
 
@@ -226,7 +226,7 @@ class BrokerDelivery:
         Put the whole message into the service's ordinary log.
         """
         if message.message_id is None:
-            message.message_id = self._identifiers.make(message.accepted_at)
+            message.message_id = self._identifiers.make(message.timestamp)
         self._ledger.undelivered.increment()
         route = self._route
         # what the handlers themselves log about it would be undelivered as well, and so on

@@ -227,9 +227,13 @@ class Bell:
         """
         Wake who waits; from another OS thread, which has no way to, do nothing.
         """
-        self._rung = True
+        if self._rung:
+            return
         waiting = self._waiting
-        if waiting is not None and self._home.is_here:
+        if waiting is None:
+            self._rung = True
+        elif self._home.is_here:
+            self._rung = True
             self._waiting = None  # one ring is enough
             hubs.get_hub().schedule_call_global(0, self._wake, waiting)
 

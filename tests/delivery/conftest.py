@@ -48,7 +48,6 @@ def make_message(number: int = 0, **changes: Any) -> Message:
         "headers": {"nameko.call_id_stack": ["foo.bar.1"]},
         "event_type": "paid",
         "timestamp": 1_700_000_000.5,
-        "accepted_at": 1_700_000_000.5,
     }
     return Message(**{**given, **changes})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from eventlet import patcher
 
-from nameko_eventlog.delivery.outbox import Ledger, MemoryOutbox
+from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
 from nameko_eventlog.delivery.waiting import GreenWaiter
 from tests.delivery.conftest import make_message
 
@@ -72,7 +72,7 @@ class TestMemoryOutbox:
         """
         outbox = MemoryOutbox(10, 10**6)
         messages = [make_message(number) for number in range(3)]
-        assert all(outbox.put(message) for message in messages)
+        assert [Level.LOW] * 3 == [outbox.put(message) for message in messages]
 
         assert messages[:2] == outbox.take(2)
         assert 3 == outbox.waiting
@@ -85,28 +85,40 @@ class TestMemoryOutbox:
         It takes no more than ``buffer_size``, those on their way included.
         """
         outbox = MemoryOutbox(2, 10**6)
-        assert outbox.put(make_message())
-        assert outbox.put(make_message())
+        outbox.put(make_message())
+        outbox.put(make_message())
         (taken,) = outbox.take(1)
 
-        assert not outbox.put(make_message())
-        assert 1.0 == outbox.fill
+        assert Level.FULL is outbox.put(make_message())
+        assert 2 == outbox.waiting
         outbox.settle(taken)
-        assert outbox.put(make_message())
+        assert Level.FULL is not outbox.put(make_message())
+        assert Level.FULL is outbox.level
 
     def test_bounded_by_bytes(self) -> None:
         """
         It takes no more than ``buffer_bytes``, but for a single message of any size.
         """
         outbox = MemoryOutbox(100, 2000)
-        assert outbox.put(make_message(body=b"x" * 5000))
-        assert not outbox.put(make_message())
+        assert Level.FULL is not outbox.put(make_message(body=b"x" * 5000))
+        assert Level.FULL is outbox.put(make_message())
         outbox.settle(outbox.take(1)[0])
 
-        assert 0.0 == outbox.fill
-        assert [True, True, True, True, True, False] == [
-            outbox.put(make_message(body=b"")) for _ in range(6)
-        ]
+        assert Level.LOW is outbox.level
+        put = [outbox.put(make_message(body=b"")) for _ in range(6)]
+        assert Level.FULL not in put[:5]
+        assert Level.FULL is put[5]
+
+    def test_levels(self) -> None:
+        """
+        It is high from half full on, and nearly full from nine tenths on.
+        """
+        outbox = MemoryOutbox(20, 10**6)
+        levels = [outbox.put(make_message()) for _ in range(21)]
+
+        assert [Level.LOW] * 11 == levels[:11]
+        assert [Level.HIGH] * 8 == levels[11:19]
+        assert [Level.NEARLY_FULL, Level.FULL] == levels[19:]
 
     def test_withdrawn(self) -> None:
         """

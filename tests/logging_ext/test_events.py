@@ -20,7 +20,6 @@ from logging_ext.events import (
     _as_seconds,
     check_fields,
     event_from_event_dict,
-    event_from_record,
     rendered_message,
 )
 from tests.logging_ext.recording import (
@@ -582,19 +581,6 @@ class TestRecordsOfOthers:
         stream.stream.close()
 
         assert {} == worker.data
-
-    def test_levels_made_up(self, worker):
-        """
-        Names of levels made up at run time do not pile up.
-        """
-        from logging_ext import events
-
-        for number in range(1_100):
-            record = logging.makeLogRecord({"levelname": f"L{number}"})
-            event = event_from_record(record, {}, frozenset({"level"}))
-            assert {"level": f"l{number}"} == event.metadata
-
-        assert 1_002 > len(events._level_names)
 
 
 class TestRenderedMessage:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from logging_ext import EventLog
 from nameko_eventlog import EventLogTypeError, EventLogValueError, OversizedEvent
-from nameko_eventlog.body import ContextPrefix
+from nameko_eventlog.body import Head
 from tests.nameko_eventlog.test_serialization import CONTEXT, decoded, encoder, logged
 
 
@@ -78,7 +78,7 @@ class TestContents:
         A context with lone surrogates takes the slow way.
         """
         context = {**CONTEXT, "call_stack": ["\ud800"]}
-        body = encoder().encode(ContextPrefix(context), EventLog("paid", None, None, 0.0))
+        body = encoder().encode(Head(context), EventLog("paid", None, None, 0.0))
 
         assert {**BODY, **context} == decoded(body)
 
@@ -104,7 +104,7 @@ class TestTimestamp:
         encode = encoder(timespec=timespec)
 
         bodies = [
-            encode.encode(ContextPrefix(CONTEXT), EventLog("paid", data, None, when))
+            encode.encode(Head(CONTEXT), EventLog("paid", data, None, when))
             for data in ({}, {"slow": b"way"}, {})
         ]
 
@@ -119,7 +119,7 @@ class TestTimestamp:
         times = [0.0, 0.9, 1.0, -0.5, 0.0]
 
         written = [
-            decoded(encode.encode(ContextPrefix(CONTEXT), EventLog("paid", None, None, when)))
+            decoded(encode.encode(Head(CONTEXT), EventLog("paid", None, None, when)))
             for when in times
         ]
 
@@ -138,9 +138,7 @@ class TestTimestamp:
         A time that is none, on a record of somebody's own making, is now.
         """
         before = datetime.now(timezone.utc).replace(microsecond=0)
-        body = encoder(timespec=timespec).encode(
-            ContextPrefix(CONTEXT), EventLog("paid", None, None, when)
-        )
+        body = encoder(timespec=timespec).encode(Head(CONTEXT), EventLog("paid", None, None, when))
 
         written = datetime.fromisoformat(decoded(body)["timestamp"])
         assert before <= written <= datetime.now(timezone.utc)
@@ -212,7 +210,7 @@ class TestSize:
         The limit is on the encoded body; one that just fits goes as it is.
         """
         event = EventLog("paid", data, None, 0.0)
-        size = len(encoder().encode(ContextPrefix(CONTEXT), event).payload)
+        size = len(encoder().encode(Head(CONTEXT), event).payload)
 
         assert data == logged(data, encoder(max_event_bytes=size))["data"]
         assert {"oversized"} == set(logged(data, encoder(max_event_bytes=size - 1))["data"])
@@ -235,7 +233,7 @@ class TestSize:
         An event type that is too large is cut.
         """
         event = EventLog("x" * 5000, {"a": 1}, None, 0.0)
-        body = decoded(encoder(max_event_bytes=2000).encode(ContextPrefix(CONTEXT), event))
+        body = decoded(encoder(max_event_bytes=2000).encode(Head(CONTEXT), event))
 
         assert "x" * 1000 == body["event_type"]
 

@@ -23,7 +23,7 @@ from nameko.exceptions import ConfigurationError
 
 from logging_ext import EventLog
 from nameko_eventlog import EventLogTypeError, EventLogValueError
-from nameko_eventlog.body import Body, BodyEncoder, ContextPrefix
+from nameko_eventlog.body import Body, BodyEncoder, Head
 from nameko_eventlog.serialization import Serializer, is_plain, is_poison
 
 
@@ -100,7 +100,7 @@ def logged(data: Any, encode: BodyEncoder | None = None, metadata: Any = None) -
     Return the decoded body of a log line's event log.
     """
     event = EventLog("paid", data, metadata, 0.0)
-    return decoded((encode or encoder()).encode(ContextPrefix(CONTEXT), event))
+    return decoded((encode or encoder()).encode(Head(CONTEXT), event))
 
 
 def dispatched(data: Any, encode: BodyEncoder | None = None, metadata: Any = None) -> Any:
@@ -211,8 +211,8 @@ class TestFastPath:
         slow = encoder()
         slow._serializer.has_fast_path = False
 
-        expected = decoded(slow.encode(ContextPrefix(CONTEXT), event))
-        assert expected == decoded(encoder().encode(ContextPrefix(CONTEXT), event))
+        expected = decoded(slow.encode(Head(CONTEXT), event))
+        assert expected == decoded(encoder().encode(Head(CONTEXT), event))
         assert expected["event_type"] == event_type
 
     @given(mappings)
@@ -253,7 +253,7 @@ class TestFastPath:
         """
         event = EventLog("paid", {"a": [1, 2.5, None, {"b": "c"}]}, {"level": "info"}, 0.0)
 
-        payload = encoder().encode(ContextPrefix(CONTEXT), event).payload
+        payload = encoder().encode(Head(CONTEXT), event).payload
 
         assert payload.endswith(
             b'"level":"info","timestamp":"1970-01-01T00:00:00+00:00","event_type":"paid",'
@@ -607,7 +607,7 @@ class TestSerializers:
         context = {**CONTEXT, "call_stack": ["a\ud800"]}
         event = EventLog("paid\ud800", {"a\ud800": "b\ud800", "n": 2**70, "f": 1.5}, {"m": "c"}, 0)
 
-        body = decoded(encoder(strict).encode(ContextPrefix(context), event))
+        body = decoded(encoder(strict).encode(Head(context), event))
 
         assert {
             **CONTEXT,

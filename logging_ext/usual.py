@@ -1,0 +1,130 @@
+"""
+The usual record, ``logger.info(event_type, extra={...})`` inside a worker, in one go.
+
+Everything here is a shorter way to what `logging_ext.events` and `logging_ext.filters` do with
+any record, and leaves to them whatever is not that simple.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.events import (
+    DEFAULT_FIELDS,
+    LAST_STANDARD_ATTRIBUTE,
+    RECORD_ATTRIBUTES,
+    SPECIAL_NAMES,
+    EventLog,
+    SharedMetadata,
+    level_text,
+)
+from logging_ext.forwarding import Mark, expects_record, is_own, mark_of_usual
+
+
+_CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
+_NOT_USUAL = SPECIAL_NAMES | RECORD_ATTRIBUTES
+_BEFORE_LAST = list(logging.LogRecord("", 0, "", 0, "", (), None).__dict__).index(
+    LAST_STANDARD_ATTRIBUTE
+)
+_FLAT = frozenset({str, int, bool, type(None)})
+_MOST_KNOWN = 1_000
+
+
+class UsualRecords:
+    """
+    Take usual records: claim them, read them, and attach the worker context.
+
+    Args:
+        fields: Which metadata to add.
+    """
+
+    __slots__ = ("_context", "_fields", "_is_default", "_known", "_learned", "_marks")
+
+    def __init__(self, fields: frozenset[str]) -> None:
+        self._fields = fields
+        self._is_default = fields <= frozenset(DEFAULT_FIELDS)
+        self._context: Mapping[str, Any] | None = None  # the last one that was right
+        self._known: dict[str, dict[str, SharedMetadata]] = {}
+        self._marks: dict[str, Mark] = {}
+        self._learned = 0
+
+    def take(self, record: logging.LogRecord, context: Mapping[str, Any]) -> EventLog | None:
+        """
+        Take *record* if it is a usual one.
+
+        Args:
+            record: A record that no handler of ours has seen.
+            context: The worker context.
+
+        Returns:
+            Its event log; None if it is not usual: then nothing has happened to it.
+        """
+        event_type = record.msg
+        module = record.module
+        if (
+            type(event_type) is not str
+            or not event_type
+            or type(module) is not str  # it has a mark
+            or record.args
+            or record.exc_info
+            or record.exc_text
+            or record.stack_info
+            or expects_record()
+        ):
+            return None
+        attributes = record.__dict__
+        behind = islice(attributes.items(), _BEFORE_LAST, None)
+        try:
+            metadata = self._known[record.name][record.levelname]
+            mark = self._marks[module]
+            if next(behind)[0] != LAST_STANDARD_ATTRIBUTE:  # a record of somebody's own making
+                return None
+        except (KeyError, StopIteration, TypeError):
+            return self.take(record, context) if self._learn(record) else None
+        extras = {}
+        is_flat = True
+        for name, value in behind:
+            extras[name] = value
+            kind = type(value)
+            if (kind not in _FLAT and not (kind is float and isfinite(value))) or (
+                type(name) is not str
+            ):
+                is_flat = False
+        if not _NOT_USUAL.isdisjoint(extras):
+            return None
+        if context is not self._context:
+            if context.keys() != _CONTEXT_NAMES:
+                return None
+            self._context = context
+        record.module = mark
+        attributes.update(context)
+        return EventLog(event_type, extras, metadata, record.created, is_flat)
+
+    def _learn(self, record: logging.LogRecord) -> bool:
+        """
+        Make what usual records of one logger and level share.
+
+        Returns:
+            False if there are none such.
+        """
+        level, name = record.levelname, record.name
+        if not self._is_default or type(level) is not str or type(name) is not str:
+            return False
+        if is_own(name) or len(record.__dict__) <= _BEFORE_LAST:
+            return False
+        if self._learned >= _MOST_KNOWN:  # names made up at run time
+            self._learned = 0
+            self._known.clear()
+            self._marks.clear()
+        self._learned += 1
+        metadata = {"level": level_text(level), "logger": name}
+        self._known.setdefault(name, {})[level] = SharedMetadata(
+            {field: value for field, value in metadata.items() if field in self._fields}
+        )
+        self._marks[record.module] = mark_of_usual(record.module)
+        return True
