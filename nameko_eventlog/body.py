@@ -206,15 +206,15 @@ class BodyEncoder:
         except OversizedEvent:
             return self._pack(self._body(context, event_type, data, {}, written))
 
-    def encode_manual(
-        self,
-        context: Mapping[str, Any],
-        event_type: Any,
-        event_data: Any,
-        metadata: Any,
-    ) -> Body:
+    def encode_manual(self, head: Head, event_type: Any, event_data: Any, metadata: Any) -> Body:
         """
         Encode a manual dispatch.
+
+        Args:
+            head: That of the worker; it is brought up to date.
+            event_type: The event type.
+            event_data: The event data.
+            metadata: The metadata.
 
         Raises:
             EventLogTypeError: If an argument is of the wrong type.
@@ -232,17 +232,23 @@ class BodyEncoder:
                     f"{name} must be a mapping or None, not {shortened(value)}"
                 )
             given[name] = {} if value is None else value
-        data, attributes = (self._cleaner.check(name, value) for name, value in given.items())
         timestamp = time()
+        if type(event_type) is str:
+            payload = self.encode_plain(
+                head, EventLog(event_type, event_data, metadata), timestamp
+            )
+            if payload is not None:
+                return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp)
+        data, attributes = (self._cleaner.check(name, value) for name, value in given.items())
         body = self._body(
-            context, str.__str__(event_type), data, attributes, self._format(timestamp)
+            head.context, str.__str__(event_type), data, attributes, self._format(timestamp)
         )
         try:
             packed = self._serializer.encode(body)
         except Exception as exc:
             for name, value in given.items():
                 self._checker.check(name, value)
-            self._checker.check("event_log", {**context, "event_type": event_type})
+            self._checker.check("event_log", {**head.context, "event_type": event_type})
             raise EventLogTypeError(f"the event log cannot be encoded: {exc!r}") from exc
         return Body(*self._checked(packed), timestamp)
 

@@ -62,9 +62,7 @@ class DispatchingSink:
         Take an event log for delivery; never raise an ``Exception``, and never wait.
         """
         try:
-            head = self._head
-            if head is None:  # most workers log nothing
-                head = self._head = Head(self.context)
+            head = self._head or self._begin()
             timestamp = event.timestamp
             if timestamp is None:
                 timestamp = time()
@@ -95,10 +93,17 @@ class DispatchingSink:
         """
         token = forwarding.suspended.set(True)
         try:
-            body = self._encoder.encode_manual(self.context, event_type, event_data, metadata)
+            body = self._encoder.encode_manual(
+                self._head or self._begin(), event_type, event_data, metadata
+            )
             self._delivery.deliver(self._message(str.__str__(event_type), body))
         finally:
             forwarding.suspended.reset(token)
+
+    def _begin(self) -> Head:
+        # when it is needed: most workers log nothing
+        self._head = Head(self.context)
+        return self._head
 
     def _message(self, event_type: str, body: Body) -> Message:
         return Message(

@@ -6,21 +6,26 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from time import monotonic
 from typing import Any
 
 import eventlet
-from amqp.serialization import dumps
 from eventlet import patcher
 from kombu import Connection
 from kombu.compression import compress
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
-from nameko_eventlog.delivery.message import Message, headers, properties
+from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
+from nameko_eventlog.delivery.wire import (
+    BufferedReader,
+    FrameGatherer,
+    PropertiesEncoder,
+    Publisher,
+)
 
 
 _os_socket = patcher.original("socket")
@@ -40,8 +45,6 @@ CLOSE_TIMEOUT = 0.5
 # with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
 # other, eventlet lets others run until the rest is there
 _AT_ONCE = 1e-6
-
-_TCP_CORK = getattr(socket, "TCP_CORK", None)
 
 _NO_USER_TIMEOUT = {socket.TCP_USER_TIMEOUT: 0} if hasattr(socket, "TCP_USER_TIMEOUT") else {}
 
@@ -83,6 +86,10 @@ class Broker:
         self._on_return = on_return
         self.blocked_since: float | None = None
         self.unblocked_at = 0.0
+        self._frames = FrameGatherer()
+        self._properties = PropertiesEncoder(settings, route.service)
+        self._publisher: Publisher | None = None
+        self._reader: BufferedReader | None = None
         options = {
             **settings.transport_options,
             # py-amqp's default of one second would cut the connection to a broker that has
@@ -95,6 +102,7 @@ class Broker:
             "confirm_publish": False,
             "on_blocked": self._blocked,
             "on_unblocked": self._unblocked,
+            "frame_writer": self._frames.make,
         }
         self._client = Connection(
             settings.uri,
@@ -154,13 +162,8 @@ class Broker:
         if self._abandoned:
             self.abandon()
             raise BrokerTimeout("the process has forked meanwhile")
-        client_properties = getattr(connection, "client_properties", None)
-        if client_properties is not None:
-            # py-amqp polls the socket before every publish while it finds this capability
-            # here; the broker knows of it by now and tells of an alarm all the same
-            capabilities = {**client_properties.get("capabilities", {})}
-            capabilities["connection.blocked"] = False
-            connection.client_properties = {**client_properties, "capabilities": capabilities}
+        if hasattr(connection, "frame_writer"):
+            self._reader = BufferedReader(connection)
         self.frame_max = getattr(connection, "frame_max", None) or self.frame_max
         self._open_channel()
 
@@ -173,6 +176,9 @@ class Broker:
             self._channel.events["basic_ack"].add(self._acked)
             self._channel.events["basic_nack"].add(self._nacked)
             self._channel.events["basic_return"].add(self._returned)
+            self._publisher = Publisher(
+                self._channel, self._route.exchange.name, self._route.routing_key
+            )
         return self._channel
 
     @property
@@ -197,16 +203,11 @@ class Broker:
 
         RabbitMQ closes the connection then, and its reason may be lost with it.
         """
-        settings = self._settings
         try:
-            table = dumps("F", [headers(message, settings)])
+            # class, weight and body size before them, in a frame of its own
+            return 12 + 8 + len(self._properties.encode(message)) > self.frame_max
         except Exception:
             return True
-        texts = properties(message, settings, self._route.service).values()
-        strings = [text.encode("utf-8", "replace") for text in texts if isinstance(text, str)]
-        # class, weight, body size and flags; delivery mode, timestamp; a length before each
-        size = 14 + 9 + len(table) + sum(len(string) + 1 for string in strings)
-        return size > self.frame_max
 
     def publish(self, message: Message, mandatory: bool) -> None:
         """
@@ -218,17 +219,20 @@ class Broker:
         """
         settings = self._settings
         body: Any = message.body
-        application_headers = headers(message, settings)
-        amqp_properties = properties(message, settings, self._route.service)
         if settings.compression is not None:
-            body, application_headers["compression"] = compress(body, settings.compression)
+            body, _ = compress(body, settings.compression)
+        if self._publisher is not None:
+            self._publisher.publish(body, self._properties.encode(message), mandatory)
+            self.next_tag += 1
+            return
+        amqp_properties = properties(message, settings, self._route.service)
         self._channel.basic_publish(
             self._channel.prepare_message(
                 body,
                 priority=amqp_properties.pop("priority", None),
                 content_type=amqp_properties.pop("content_type"),
                 content_encoding=amqp_properties.pop("content_encoding"),
-                headers=application_headers,
+                headers=sent_headers(message, settings),
                 properties=amqp_properties,
             ),
             exchange=self._route.exchange.name,
@@ -237,21 +241,11 @@ class Broker:
         )
         self.next_tag += 1
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """
-        Let the operating system gather what is sent in the block into full packets.
+        Gather what is sent in the block, and send it at its end.
         """
-        sock = self.socket
-        if sock is None or _TCP_CORK is None:
-            yield
-            return
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, 1)
-        try:
-            yield
-        finally:
-            if self._connection is not None and self._connection.connected:
-                sock.setsockopt(socket.IPPROTO_TCP, _TCP_CORK, 0)
+        return self._frames.batch()
 
     def read(self, limit: int) -> bool:
         """
@@ -266,14 +260,17 @@ class Broker:
         Raises:
             Exception: One of `errors`.
         """
-        if not self.confirms:
+        reader = self._reader
+        if reader is None or not reader.has_some:
             return False
         with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
-            for number in range(limit):
+            for _ in range(limit):
                 try:
                     self._transport.drain_events(self._connection, timeout=_AT_ONCE)
                 except TimeoutError:
-                    return number > 0
+                    return True
+                if not reader.has_some:
+                    return True
         return True
 
     def check_heartbeat(self) -> None:
@@ -296,6 +293,7 @@ class Broker:
             orderly: Whether to say goodbye and wait for the answer.
         """
         connection, self._connection, self._channel = self._connection, None, None
+        self._publisher = self._reader = None
         if connection is None:
             return
         is_remote = hasattr(connection, "collect")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from kombu.compression import get_encoder
 
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery.waiting import Waiter
@@ -55,26 +56,44 @@ def shortstr(text: str) -> str:
 
 def headers(message: Message, settings: Settings) -> dict[str, Any]:
     """
-    Return the headers with which *message* is published.
+    Return the headers of *message*.
     """
     return {**settings.headers, **message.headers}
+
+
+def sent_headers(message: Message, settings: Settings) -> dict[str, Any]:
+    """
+    Return the headers with which *message* is published, its body compressed maybe.
+    """
+    sent = headers(message, settings)
+    if settings.compression is not None:
+        sent["compression"] = get_encoder(settings.compression)[1]
+    return sent
+
+
+def own_properties(message: Message) -> tuple[str | None, int, str]:
+    """
+    Return the properties that no two messages share: ``message_id``, ``timestamp``, ``type``.
+    """
+    try:
+        seconds = max(0, int(message.timestamp))
+    except (OverflowError, ValueError):  # an infinity or NaN in ``record.created``
+        seconds = 0
+    return message.message_id, min(seconds, 2**63 - 1), shortstr(message.event_type)
 
 
 def properties(message: Message, settings: Settings, service: str) -> dict[str, Any]:
     """
     Return the AMQP properties of *message* but for the headers.
     """
-    try:
-        seconds = max(0, int(message.timestamp))
-    except (OverflowError, ValueError):  # an infinity or NaN in ``record.created``
-        seconds = 0
+    message_id, timestamp, event_type = own_properties(message)
     found: dict[str, Any] = {
         "content_type": message.content_type,
         "content_encoding": message.content_encoding,
         "delivery_mode": 2,
-        "message_id": message.message_id,
-        "timestamp": min(seconds, 2**63 - 1),
-        "type": shortstr(message.event_type),
+        "message_id": message_id,
+        "timestamp": timestamp,
+        "type": event_type,
         "app_id": shortstr(service),
     }
     if settings.priority is not None:

@@ -56,7 +56,7 @@ class TestContents:
         Metadata wins over the context, and loses to timestamp, event type and data.
         """
         top = {name: BODY[name] for name in ("timestamp", "event_type", "data")}
-        manual = encoder().encode_manual(CONTEXT, "paid", {}, metadata)
+        manual = encoder().encode_manual(Head(CONTEXT), "paid", {}, metadata)
 
         assert {**BODY, **metadata, **top} == logged({}, metadata=metadata)
         body = decoded(manual)
@@ -68,7 +68,7 @@ class TestContents:
         What the caller changes later changes nothing.
         """
         data = {"list": [1]}
-        body = encoder().encode_manual(CONTEXT, "paid", data, None)
+        body = encoder().encode_manual(Head(CONTEXT), "paid", data, None)
         data["list"].append(2)
 
         assert {"list": [1]} == decoded(body)["data"]
@@ -156,7 +156,7 @@ class TestArguments:
         An event type is a string.
         """
         with pytest.raises(EventLogTypeError) as raised:
-            encoder().encode_manual(CONTEXT, event_type, None, None)
+            encoder().encode_manual(Head(CONTEXT), event_type, None, None)
 
         assert f"event_type must be a string, not {event_type!r}" == str(raised.value)
 
@@ -165,7 +165,7 @@ class TestArguments:
         An event type is not empty.
         """
         with pytest.raises(EventLogValueError, match="event_type must not be empty; say what"):
-            encoder().encode_manual(CONTEXT, "", None, None)
+            encoder().encode_manual(Head(CONTEXT), "", None, None)
 
     @pytest.mark.parametrize("value", ["text", [("a", 1)], 5, {1}, True])
     @pytest.mark.parametrize("argument", ["event_data", "metadata"])
@@ -175,7 +175,7 @@ class TestArguments:
         """
         arguments = {"event_data": None, "metadata": None, argument: value}
         with pytest.raises(EventLogTypeError) as raised:
-            encoder().encode_manual(CONTEXT, "paid", **arguments)
+            encoder().encode_manual(Head(CONTEXT), "paid", **arguments)
 
         assert f"{argument} must be a mapping or None, not {value!r}" == str(raised.value)
 
@@ -242,7 +242,9 @@ class TestSize:
         A manual dispatch that is too large is refused, with the size and the limit.
         """
         with pytest.raises(OversizedEvent, match=r"of 30\d\d bytes.*\(2000\); pass less"):
-            encoder(max_event_bytes=2000).encode_manual(CONTEXT, "paid", {"a": "x" * 2800}, None)
+            encoder(max_event_bytes=2000).encode_manual(
+                Head(CONTEXT), "paid", {"a": "x" * 2800}, None
+            )
 
     @pytest.mark.parametrize("leaf", [1, b"slow"])
     def test_exponential(self, leaf: Any) -> None:
@@ -257,5 +259,5 @@ class TestSize:
         assert "event_data has more than" in logged({"a": graph})["data"]["oversized"]
         assert "has more than" in logged({}, metadata={"a": graph})["data"]["oversized"]
         with pytest.raises(OversizedEvent, match="event_data has more than"):
-            encoder().encode_manual(CONTEXT, "paid", {"a": graph}, None)
+            encoder().encode_manual(Head(CONTEXT), "paid", {"a": graph}, None)
         assert monotonic() - began < 1

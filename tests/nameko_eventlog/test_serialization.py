@@ -107,7 +107,7 @@ def dispatched(data: Any, encode: BodyEncoder | None = None, metadata: Any = Non
     """
     Return the decoded body of a manual dispatch.
     """
-    return decoded((encode or encoder()).encode_manual(CONTEXT, "paid", data, metadata))
+    return decoded((encode or encoder()).encode_manual(Head(CONTEXT), "paid", data, metadata))
 
 
 def refusal(data: Any, metadata: Any = None, serializer: str = "json") -> str:
@@ -634,7 +634,7 @@ class TestSerializers:
         A manual dispatch names the string or the integer that the serializer refuses.
         """
         with pytest.raises(EventLogTypeError, match=message):
-            encoder(strict).encode_manual(CONTEXT, event_type, data, None)
+            encoder(strict).encode_manual(Head(CONTEXT), event_type, data, None)
 
     def test_serializer_that_fails_on_the_whole(self, strict: str) -> None:
         """

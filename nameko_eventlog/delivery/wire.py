@@ -1,0 +1,218 @@
+"""
+Fewer system calls, and less encoding, around py-amqp's own frames.
+
+The only room that leans on more of py-amqp than it documents; the tests of this module pin what
+that is. py-amqp encodes every frame and every property; here they are gathered and kept.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from amqp import Message as AMQPMessage
+from amqp import spec
+from amqp.exceptions import RecoverableConnectionError
+from amqp.method_framing import frame_writer
+from amqp.serialization import dumps
+from eventlet import patcher
+
+from nameko_eventlog.compat import Settings
+from nameko_eventlog.delivery.message import (
+    Message,
+    own_properties,
+    properties,
+    sent_headers,
+    shortstr,
+)
+
+
+_poll = patcher.original("select").poll
+
+_MOST_READ = 1 << 14
+"""Bytes taken from the operating system at once."""
+
+_MOST_KEPT = 1_000
+"""Workers whose encoded headers are kept."""
+
+
+class FrameGatherer:
+    """
+    Write the frames of a batch with one system call.
+
+    `make` is for the argument ``frame_writer`` of `amqp.Connection`.
+    """
+
+    def __init__(self) -> None:
+        self._write: Callable[[Any], object] | None = None
+        self._frames: list[bytes] | None = None
+
+    def make(self, connection: Any, transport: Any) -> Any:
+        """
+        Return py-amqp's own writer of frames, which writes here.
+        """
+        self._write = transport.write
+        return frame_writer(connection, self)
+
+    def write(self, frames: Any) -> None:
+        """
+        Write *frames*, or, in a batch, keep them.
+
+        Args:
+            frames: Bytes, or a view of a buffer that is used again.
+        """
+        if self._frames is not None:
+            self._frames.append(bytes(frames))
+        elif self._write is not None:
+            self._write(frames)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """
+        Gather what is written in the block, and write it at its end.
+        """
+        self._frames = []
+        try:
+            yield
+        finally:
+            gathered, self._frames = b"".join(self._frames), None
+            if gathered and self._write is not None:
+                self._write(gathered)
+
+
+class BufferedReader:
+    """
+    Read from a connection's socket in large pieces, and tell whether there is something to read.
+
+    py-amqp reads each frame in three pieces. It waits for the first in a way that costs a turn
+    of the hub, though there is nothing to wait for.
+
+    Args:
+        connection: An open connection.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._socket = connection.sock
+        self._read = b""
+        self._at = 0
+        self._poll = _poll()
+        self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are told of as well
+        transport = connection.transport
+        if hasattr(transport, "_quick_recv"):
+            self._receive = transport._quick_recv
+            transport._quick_recv = self.receive
+
+    def receive(self, size: int) -> bytes:
+        """
+        Return at most *size* bytes, and at least one unless the connection has ended.
+        """
+        at = self._at
+        if at >= len(self._read):
+            self._read = self._receive(max(size, _MOST_READ))
+            at = 0
+        self._at = at + size
+        return self._read[at : at + size]
+
+    @property
+    def has_some(self) -> bool:
+        """
+        Whether something can be read at once, the end of the connection among it.
+        """
+        if self._at < len(self._read) or self._poll.poll(0):
+            return True
+        # what TLS has decrypted already
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
+
+class PropertiesEncoder:
+    """
+    Encode the properties of messages, what a worker's have in common once.
+
+    Args:
+        settings: How to publish.
+        service: The service's name.
+    """
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._settings = settings
+        self._service = service
+        # by the identity of the headers, which are kept with it
+        self._common: dict[tuple[int, str, str], tuple[Mapping[str, Any], bytes]] = {}
+
+    def encode(self, message: Message) -> bytes:
+        """
+        Encode the properties of *message*, headers among them.
+
+        Raises:
+            Exception: If AMQP does not know a header's value.
+        """
+        own: bytes = dumps("sLss", (*own_properties(message), shortstr(self._service)))
+        key = (id(message.headers), message.content_type, message.content_encoding)
+        known = self._common.get(key)
+        if known is None:
+            if len(self._common) >= _MOST_KEPT:
+                self._common.clear()
+            whole = AMQPMessage(
+                application_headers=sent_headers(message, self._settings),
+                **properties(message, self._settings, self._service),
+            )._serialize_properties()
+            known = self._common[key] = message.headers, whole[: -len(own)]
+        return known[1] + own
+
+
+class Publisher:
+    """
+    Publish on a channel, with the arguments of the method encoded once.
+
+    Args:
+        channel: A channel of py-amqp's.
+        exchange: The exchange's name.
+        routing_key: The routing key.
+    """
+
+    def __init__(self, channel: Any, exchange: str, routing_key: str) -> None:
+        self._channel = channel
+        self._arguments = [
+            dumps("Bssbb", (0, exchange, routing_key, mandatory, False))
+            for mandatory in (False, True)
+        ]
+
+    def publish(self, body: bytes, encoded_properties: bytes, mandatory: bool) -> None:
+        """
+        Send a message.
+
+        Args:
+            body: Its body.
+            encoded_properties: As of `PropertiesEncoder`.
+            mandatory: Whether the broker returns it if no queue takes it.
+
+        Raises:
+            Exception: One of the connection's errors.
+        """
+        connection = self._channel.connection
+        if connection is None:
+            raise RecoverableConnectionError("the channel is closed")
+        connection.frame_writer(
+            1,  # a method's frame, the content's behind it
+            self._channel.channel_id,
+            spec.Basic.Publish,
+            self._arguments[mandatory],
+            _Content(body, encoded_properties),
+        )
+
+
+class _Content:
+    """
+    What py-amqp's writer of frames needs of a message.
+    """
+
+    __slots__ = ("_encoded_properties", "body")
+
+    def __init__(self, body: bytes, encoded_properties: bytes) -> None:
+        self.body = body
+        self._encoded_properties = encoded_properties
+
+    def _serialize_properties(self) -> bytes:
+        return self._encoded_properties
