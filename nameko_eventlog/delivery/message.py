@@ -71,7 +71,7 @@ def sent_headers(message: Message, settings: Settings) -> dict[str, Any]:
     return sent
 
 
-def own_properties(message: Message) -> tuple[str | None, int, str]:
+def own_properties(message: Message) -> tuple[str, int, str]:
     """
     Return the properties that no two messages share: ``message_id``, ``timestamp``, ``type``.
     """
@@ -79,7 +79,7 @@ def own_properties(message: Message) -> tuple[str | None, int, str]:
         seconds = max(0, int(message.timestamp))
     except (OverflowError, ValueError):  # an infinity or NaN in ``record.created``
         seconds = 0
-    return message.message_id, min(seconds, 2**63 - 1), shortstr(message.event_type)
+    return message.message_id or "", min(seconds, 2**63 - 1), shortstr(message.event_type)
 
 
 def properties(message: Message, settings: Settings, service: str) -> dict[str, Any]:

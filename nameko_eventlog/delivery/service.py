@@ -75,7 +75,7 @@ class BrokerDelivery:
     def __init__(self, settings: Settings, route: Route, config: Config) -> None:
         self._settings = settings
         self._route = route
-        self._confirm_timeout = config.confirm_timeout
+        self._config = config
         self._home = HomeThread()
         self._ledger = Ledger()
         self._identifiers = UUID7Generator()
@@ -147,7 +147,7 @@ class BrokerDelivery:
         Raises:
             NotConfirmed: If that is not so in ``confirm_timeout``.
         """
-        end = monotonic() + self._confirm_timeout
+        end = monotonic() + self._config.confirm_timeout
         waiter = message.waiter = self._home.waiter()
         self._enter()
         while self._closed is not None or self._put(message) is Level.FULL:
@@ -160,7 +160,7 @@ class BrokerDelivery:
             return
         if waiter.reason is not None:
             raise self._not_confirmed(message, waiter.sent, waiter.reason)
-        reason = f"the broker did not confirm in {self._confirm_timeout} s"
+        reason = f"the broker did not confirm in {self._config.confirm_timeout} s"
         if waiter.take():
             self._ledger.withdraw()
             self._outbox.withdraw(message)
@@ -198,6 +198,8 @@ class BrokerDelivery:
             self._closed = "a forked child has no relay"
         self._ledger = Ledger()
         self._enter = self._ledger.enter
+        self._outbox = MemoryOutbox(self._config.buffer_size, self._config.buffer_bytes)
+        self._put = self._outbox.put
         self._identifiers.reseed()
         self._relay.abandon()
 

@@ -501,14 +501,14 @@ class TestStop:
         What an OS thread puts in just as the delivery stops is not lost.
         """
         delivery = make_delivery(uri, start=False)
-        original = delivery._outbox.put
+        original = delivery._put
 
-        def put(message: Any) -> bool:
+        def put(message: Any) -> Any:
             kept = original(message)
             delivery._closed = "the service has stopped"
             return kept
 
-        monkeypatch.setattr(delivery._outbox, "put", put)
+        monkeypatch.setattr(delivery, "_put", put)
         delivery.accept(make_message())
 
         assert 1 == len(undelivered)

@@ -1,0 +1,261 @@
+"""
+What leans on more of py-amqp than it documents.
+"""
+
+import dataclasses
+import os
+import socket
+from typing import Any
+
+import amqp
+import pytest
+from amqp.serialization import loads
+from kombu import Connection
+
+from nameko_eventlog.delivery.message import properties, sent_headers
+from nameko_eventlog.delivery.wire import (
+    BufferedReader,
+    FrameGatherer,
+    PropertiesEncoder,
+    Publisher,
+)
+from tests.delivery.conftest import SETTINGS, make_message
+from tests.waiting import wait_until
+
+
+class Transport:
+    """
+    A transport that remembers what is written, each write by itself.
+    """
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, frames: Any) -> None:
+        """
+        Remember *frames*.
+        """
+        self.written.append(bytes(frames))
+
+
+class TestFrameGatherer:
+    def test_batch(self) -> None:
+        """
+        The frames of a batch are written at once, at its end; others at once.
+        """
+        gatherer, transport = FrameGatherer(), Transport()
+        connection = amqp.Connection()
+        connection.frame_max = 4096
+        write = gatherer.make(connection, transport)
+        heartbeat = (8, 0, None, None, None)
+
+        with gatherer.batch():
+            write(*heartbeat)
+            write(*heartbeat)
+            assert [] == transport.written
+        write(*heartbeat)
+
+        frame = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+        assert [frame * 2, frame] == transport.written
+
+    def test_error(self) -> None:
+        """
+        What was gathered before an error is written; nothing is kept for the next batch.
+        """
+        gatherer, transport = FrameGatherer(), Transport()
+        gatherer.make(amqp.Connection(), transport)
+
+        def fail() -> None:
+            with gatherer.batch():
+                gatherer.write(b"a")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        with gatherer.batch():
+            pass
+
+        assert [b"a"] == transport.written
+
+    def test_views(self) -> None:
+        """
+        A view of a buffer that is used again is copied.
+        """
+        gatherer, transport = FrameGatherer(), Transport()
+        gatherer.make(amqp.Connection(), transport)
+        buffer = bytearray(b"a")
+        with gatherer.batch():
+            gatherer.write(memoryview(buffer))
+            buffer[0] = ord("b")
+
+        assert [b"a"] == transport.written
+
+    def test_before_there_is_a_connection(self) -> None:
+        """
+        A batch on no connection is nothing.
+        """
+        gatherer = FrameGatherer()
+        with gatherer.batch():
+            pass
+        gatherer.write(b"a")
+
+
+class TestPropertiesEncoder:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"priority": 0, "expiration": 1.5},
+            {"headers": {"team": "a"}, "compression": "gzip"},
+        ],
+    )
+    def test_same(self, settings: dict[str, Any]) -> None:
+        """
+        It encodes what py-amqp encodes, the first time and every other.
+        """
+        of = dataclasses.replace(SETTINGS, **settings)
+        encoder = PropertiesEncoder(of, "foo")
+        headers = {"a": 1, "stack": ["x", "y"]}
+        for number, event_type in enumerate(("paid", "x" * 300, "\N{GRINNING FACE}", "a\ud800")):
+            message = make_message(event_type=event_type, headers=headers, timestamp=number + 0.5)
+            message.message_id = f"id {number}"
+            expected = amqp.Message(
+                application_headers=sent_headers(message, of), **properties(message, of, "foo")
+            )
+
+            assert expected._serialize_properties() == encoder.encode(message)
+
+    def test_content_types(self) -> None:
+        """
+        The content types of messages with the same headers are told apart.
+        """
+        encoder = PropertiesEncoder(SETTINGS, "foo")
+        headers: dict[str, Any] = {}
+        encoded = [
+            encoder.encode(make_message(headers=headers, content_type=content_type))
+            for content_type in ("application/json", "application/x-yaml")
+        ]
+
+        assert b"application/json" in encoded[0]
+        assert b"application/x-yaml" in encoded[1]
+
+    def test_bounded(self) -> None:
+        """
+        Workers that are gone do not pile up, and what is kept is never another's.
+        """
+        encoder = PropertiesEncoder(SETTINGS, "foo")
+        for number in range(2_500):
+            assert b"number %d." % number in encoder.encode(
+                make_message(headers={"a": f"number {number}."})
+            )
+
+        assert 1_000 >= len(encoder._common)
+
+    def test_impossible(self) -> None:
+        """
+        Headers that AMQP does not know raise, every time.
+        """
+        encoder = PropertiesEncoder(SETTINGS, "foo")
+        message = make_message(headers={"a": object()})
+        for _ in range(2):
+            with pytest.raises(amqp.exceptions.FrameSyntaxError):
+                encoder.encode(message)
+
+
+class TestPublisher:
+    @pytest.mark.parametrize("size", [1, 131_072, 400_000])
+    def test_arrives(self, uri: str, size: int) -> None:
+        """
+        A message arrives whole, in as many frames as it needs.
+        """
+        gatherer = FrameGatherer()
+        options = {"frame_writer": gatherer.make, "confirm_publish": False}
+        message = make_message(1, headers={"team": "a"})
+        message.message_id = "id"
+        body = os.urandom(size)
+        with Connection(uri, transport_options=options) as connection:
+            channel = connection.default_channel
+            queue, _, _ = channel.queue_declare(exclusive=True)
+            publisher = Publisher(channel, "", queue)
+            with gatherer.batch():
+                publisher.publish(body, PropertiesEncoder(SETTINGS, "foo").encode(message), False)
+            found = wait_until(lambda: channel.basic_get(queue, no_ack=True))
+
+        assert body == found.body
+        assert properties(message, SETTINGS, "foo").items() <= found.properties.items()
+        assert {"team": "a"} == found.properties["application_headers"]
+
+    def test_arguments(self) -> None:
+        """
+        The method's arguments are those of ``basic.publish``.
+        """
+        publisher = Publisher(None, "foo.events", "log_event")
+
+        assert [
+            [0, "foo.events", "log_event", mandatory, False] for mandatory in (False, True)
+        ] == [loads("Bssbb", arguments, 0)[0] for arguments in publisher._arguments]
+
+    def test_closed(self, uri: str) -> None:
+        """
+        On a channel that is closed it raises what ``basic_publish`` raises.
+        """
+        with Connection(uri) as connection:
+            channel = connection.default_channel
+            channel.close()
+            with pytest.raises(connection.recoverable_connection_errors):
+                Publisher(channel, "", "queue").publish(b"", b"", False)
+
+
+class TestBufferedReader:
+    @pytest.fixture
+    def pair(self) -> Any:
+        """
+        A reader on one end of a connection, and the other end.
+        """
+        here, there = socket.socketpair()
+
+        class Ours:
+            _quick_recv = here.recv
+
+        class Ends:
+            sock = here
+            transport = Ours()
+
+        with here, there:
+            yield BufferedReader(Ends), there
+
+    def test_pieces(self, pair: Any) -> None:
+        """
+        What has arrived at once is handed out piece by piece.
+        """
+        reader, there = pair
+        assert not reader.has_some
+        there.sendall(b"abcdef")
+
+        assert reader.has_some
+        assert [b"a", b"bcd", b"ef"] == [reader.receive(size) for size in (1, 3, 10)]
+        assert not reader.has_some
+        there.sendall(b"g")
+        assert b"g" == reader.receive(3)
+
+    def test_end(self, pair: Any) -> None:
+        """
+        The end of the connection is something to read.
+        """
+        reader, there = pair
+        there.close()
+
+        assert reader.has_some
+        assert b"" == reader.receive(1)
+
+    def test_in_use(self, uri: str) -> None:
+        """
+        py-amqp reads through it.
+        """
+        with Connection(uri) as connection:
+            channel = connection.default_channel
+            reader = BufferedReader(connection.connection)
+            channel.queue_declare(exclusive=True)
+
+            assert reader._read
+            assert reader._at == len(reader._read)
