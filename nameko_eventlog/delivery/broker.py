@@ -247,31 +247,33 @@ class Broker:
         """
         return self._frames.batch()
 
-    def read(self, limit: int) -> bool:
+    def read(self, limit: int) -> int:
         """
-        Read what the broker has sent, letting others run when there is no more.
+        Read what the broker has sent, without waiting for more.
 
         Args:
             limit: How many of its methods at most.
 
         Returns:
-            Whether there was something.
+            How many there were; if *limit*, maybe more are here already.
 
         Raises:
             Exception: One of `errors`.
         """
         reader = self._reader
         if reader is None or not reader.has_some:
-            return False
+            return 0
         with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
-            for _ in range(limit):
+            for number in range(limit):
+                if reader.take_frame():
+                    continue
+                if not reader.has_some:
+                    return number
                 try:
                     self._transport.drain_events(self._connection, timeout=_AT_ONCE)
                 except TimeoutError:
-                    return True
-                if not reader.has_some:
-                    return True
-        return True
+                    return number
+        return limit
 
     def check_heartbeat(self) -> None:
         """

@@ -54,6 +54,13 @@ class Flight:
         return next(iter(self._sent.values()))[1] if self._sent else None
 
     @property
+    def sent(self) -> int:
+        """
+        How many were sent and are unconfirmed.
+        """
+        return len(self._sent)
+
+    @property
     def is_full(self) -> bool:
         """
         Whether nothing more may be sent before something is confirmed.

@@ -201,7 +201,10 @@ class Relay:
         while not self._is_done():
             self._watch_alarm()
             sent = not self._is_blocked and self._publish()
-            read = self._broker.read(ACKS)
+            # half of what is on its way: who waited for it goes on while the broker is busy
+            # with the other half
+            limit = min(ACKS, self._flight.sent // 2 + 1)
+            read = self._broker.read(limit)
             now = monotonic()
             if now - heartbeat_at >= 1:
                 self._broker.check_heartbeat()
@@ -209,11 +212,18 @@ class Relay:
             self._check_confirms(now)
             if self._is_lost and not self._outbox.waiting:
                 self._say_found()
-            if sent or read:
+            if read == limit or ((sent or read) and self._has_more_to_send()):
                 eventlet.sleep(0)
             else:
                 self._bell.wait(LOOK, self._broker.socket)
         self._broker.close(orderly=True)
+
+    def _has_more_to_send(self) -> bool:
+        return (
+            not self._is_blocked
+            and not self._flight.is_full
+            and self._outbox.waiting > self._flight.sent
+        )
 
     def _publish(self) -> bool:
         """

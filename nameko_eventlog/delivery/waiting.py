@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import eventlet
 from eventlet import hubs, patcher
-from eventlet.event import Event
 from greenlet import getcurrent
 
 
@@ -77,14 +76,15 @@ class GreenWaiter(_Ticket):
 
     def __init__(self) -> None:
         super().__init__()
-        self._done = Event()
+        self._waiting: Any = None
 
     def confirm(self) -> None:
         """
         Say that the broker has it.
         """
         self.confirmed = True
-        self._wake()
+        if self._waiting is not None:
+            hubs.get_hub().schedule_call_global(0, self._wake)
 
     def fail(self, reason: str, sent: bool) -> None:
         """
@@ -92,18 +92,29 @@ class GreenWaiter(_Ticket):
         """
         self.sent = sent
         self.reason = reason
-        self._wake()
+        if self._waiting is not None:
+            hubs.get_hub().schedule_call_global(0, self._wake)
 
     def _wake(self) -> None:
-        if not self._done.ready():
-            self._done.send(None)
+        if self._waiting is not None:
+            self._waiting.switch()
 
     def wait(self, seconds: float) -> bool:
         """
         Wait, letting other green threads run.
+
+        An eventlet Event does the same in twice the time.
         """
-        if not self._done.ready():
-            self._done.wait(timeout=seconds)
+        if self.confirmed or self.reason is not None:
+            return self.confirmed
+        hub = hubs.get_hub()
+        self._waiting = getcurrent()
+        timer = hub.schedule_call_global(seconds, self._wake)
+        try:
+            hub.switch()
+        finally:
+            self._waiting = None  # a wake-up that is under way comes too late
+            timer.cancel()
         return self.confirmed
 
 

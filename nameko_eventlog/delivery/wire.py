@@ -8,6 +8,7 @@ that is. py-amqp encodes every frame and every property; here they are gathered 
 from __future__ import annotations
 
 import ssl
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,11 +32,14 @@ from nameko_eventlog.delivery.message import (
 
 _poll = patcher.original("select").poll
 
+_FRAME_OVERHEAD = 8
+_frame_size = struct.Struct(">I")  # behind a frame's type and channel (AMQP 0-9-1, 4.2.3)
+
 _MOST_READ = 1 << 14
 """Bytes taken from the operating system at once."""
 
 _MOST_KEPT = 1_000
-"""Workers whose encoded headers are kept."""
+"""Of each thing that is encoded once and kept."""
 
 
 class FrameGatherer:
@@ -86,20 +90,21 @@ class BufferedReader:
     """
     Read from a connection's socket in large pieces, and tell whether there is something to read.
 
-    py-amqp reads each frame in three pieces. It waits for the first in a way that costs a turn
-    of the hub, though there is nothing to wait for.
+    py-amqp reads each frame in three pieces, and waits for the first in a way that costs a turn
+    of the hub when there is nothing to wait for.
 
     Args:
         connection: An open connection.
     """
 
     def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._transport = transport = connection.transport
         self._socket = connection.sock
         self._read = b""
         self._at = 0
         self._poll = _poll()
         self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are told of as well
-        transport = connection.transport
         if hasattr(transport, "_quick_recv"):
             self._receive = transport._quick_recv
             transport._quick_recv = self.receive
@@ -114,6 +119,25 @@ class BufferedReader:
             at = 0
         self._at = at + size
         return self._read[at : at + size]
+
+    def take_frame(self) -> bool:
+        """
+        Let py-amqp read a frame that is here as a whole, so that it need not wait for it.
+
+        Returns:
+            False if there is none.
+
+        Raises:
+            Exception: What py-amqp raises for what the frame says.
+        """
+        left = len(self._read) - self._at
+        if left < _FRAME_OVERHEAD or self._transport._read_buffer:
+            return False
+        (size,) = _frame_size.unpack_from(self._read, self._at + 3)
+        if left < size + _FRAME_OVERHEAD:
+            return False
+        self._connection.on_inbound_frame(self._transport.read_frame())
+        return True
 
     @property
     def has_some(self) -> bool:
@@ -140,6 +164,7 @@ class PropertiesEncoder:
         self._service = service
         # by the identity of the headers, which are kept with it
         self._common: dict[tuple[int, str, str], tuple[Mapping[str, Any], bytes]] = {}
+        self._tails: dict[tuple[int, str], bytes] = {}
 
     def encode(self, message: Message) -> bytes:
         """
@@ -148,7 +173,14 @@ class PropertiesEncoder:
         Raises:
             Exception: If AMQP does not know a header's value.
         """
-        own: bytes = dumps("sLss", (*own_properties(message), shortstr(self._service)))
+        message_id, timestamp, event_type = own_properties(message)
+        tail = self._tails.get((timestamp, event_type))
+        if tail is None:
+            if len(self._tails) >= _MOST_KEPT:
+                self._tails.clear()
+            tail = dumps("Lss", (timestamp, event_type, shortstr(self._service)))
+            self._tails[timestamp, event_type] = tail
+        own: bytes = dumps("s", (message_id,)) + tail
         key = (id(message.headers), message.content_type, message.content_encoding)
         known = self._common.get(key)
         if known is None:

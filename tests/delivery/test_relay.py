@@ -166,7 +166,7 @@ class TestBrokerDown:
         assert not raised.value.sent
         assert {"accepted": 0, "waiting": 0}.items() <= check_sum(delivery).items()
         proxy.refusing = False
-        wait_until(lambda: delivery._relay.is_flowing)
+        wait_until(lambda: delivery._relay._broker.is_open)
         delivery.deliver(make_message(2))
         assert [2] == received.wait_for(1)
         assert raised.value.message_id not in received.ids

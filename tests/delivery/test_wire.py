@@ -163,7 +163,7 @@ class TestPropertiesEncoder:
 
 
 class TestPublisher:
-    @pytest.mark.parametrize("size", [1, 131_072, 400_000])
+    @pytest.mark.parametrize("size", [1_000, 131_072, 400_000])
     def test_arrives(self, uri: str, size: int) -> None:
         """
         A message arrives whole, in as many frames as it needs.
