@@ -58,7 +58,15 @@ def is_plain(value: dict[str, Any], redact: frozenset[str] = frozenset()) -> boo
     """
     Tell whether msgspec and kombu's JSON encode *value* alike, and nothing in it is redacted.
     """
-    return _plain_nodes(value, redact, 1) < _FAST_NODES
+    if redact or len(value) == 2:  # it may be poison
+        return _plain_nodes(value, redact, 1) < _FAST_NODES
+    for key, element in value.items():  # most event data is flat
+        kind = type(element)
+        if type(key) is not str or (
+            kind not in _SCALARS and not (kind is float and isfinite(element))
+        ):
+            return _plain_nodes(value, redact, 1) < _FAST_NODES
+    return len(value) < _FAST_NODES
 
 
 def _plain_nodes(value: Any, redact: frozenset[str], depth: int) -> int:

@@ -42,10 +42,6 @@ ANSWER_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 0.5
 """Seconds for saying goodbye."""
 
-# with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
-# other, eventlet lets others run until the rest is there
-_AT_ONCE = 1e-6
-
 _NO_USER_TIMEOUT = {socket.TCP_USER_TIMEOUT: 0} if hasattr(socket, "TCP_USER_TIMEOUT") else {}
 
 # replies that say nothing against the message: connection forced, access refused, no such
@@ -260,20 +256,10 @@ class Broker:
         Raises:
             Exception: One of `errors`.
         """
-        reader = self._reader
-        if reader is None or not reader.has_some:
+        if self._reader is None:
             return 0
         with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
-            for number in range(limit):
-                if reader.take_frame():
-                    continue
-                if not reader.has_some:
-                    return number
-                try:
-                    self._transport.drain_events(self._connection, timeout=_AT_ONCE)
-                except TimeoutError:
-                    return number
-        return limit
+            return self._reader.read(limit)
 
     def check_heartbeat(self) -> None:
         """

@@ -88,66 +88,79 @@ class FrameGatherer:
 
 class BufferedReader:
     """
-    Read from a connection's socket in large pieces, and tell whether there is something to read.
+    Read from a connection's socket in large pieces, and only when there is something to read.
 
     py-amqp reads each frame in three pieces, and waits for the first in a way that costs a turn
     of the hub when there is nothing to wait for.
 
     Args:
-        connection: An open connection.
+        connection: An open connection, on which py-amqp has read all that there was.
     """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._transport = transport = connection.transport
+        self._transport = connection.transport
         self._socket = connection.sock
-        self._read = b""
+        self._buffer = b""
         self._at = 0
         self._poll = _poll()
         self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are told of as well
-        if hasattr(transport, "_quick_recv"):
-            self._receive = transport._quick_recv
-            transport._quick_recv = self.receive
+        self._receive = self._transport._quick_recv
+        self._transport._quick_recv = self.receive
 
     def receive(self, size: int) -> bytes:
         """
         Return at most *size* bytes, and at least one unless the connection has ended.
+
+        In the place of the socket's ``recv``.
         """
         at = self._at
-        if at >= len(self._read):
-            self._read = self._receive(max(size, _MOST_READ))
+        if at >= len(self._buffer):
+            self._buffer = self._receive(max(size, _MOST_READ))
             at = 0
         self._at = at + size
-        return self._read[at : at + size]
+        return self._buffer[at : at + size]
 
-    def take_frame(self) -> bool:
+    def read(self, limit: int) -> int:
         """
-        Let py-amqp read a frame that is here as a whole, so that it need not wait for it.
+        Let py-amqp handle the frames that are here, without waiting for more.
+
+        Args:
+            limit: How many at most.
 
         Returns:
-            False if there is none.
+            How many there were; if *limit*, maybe more are here already.
 
         Raises:
-            Exception: What py-amqp raises for what the frame says.
+            Exception: What py-amqp raises for what a frame says.
+            ConnectionError: If the connection has ended.
         """
-        left = len(self._read) - self._at
-        if left < _FRAME_OVERHEAD or self._transport._read_buffer:
-            return False
-        (size,) = _frame_size.unpack_from(self._read, self._at + 3)
-        if left < size + _FRAME_OVERHEAD:
-            return False
-        self._connection.on_inbound_frame(self._transport.read_frame())
-        return True
+        for number in range(limit):
+            while not self._has_frame():
+                if not self._fill():
+                    return number
+            self._connection.on_inbound_frame(self._transport.read_frame())
+        return limit
 
-    @property
-    def has_some(self) -> bool:
-        """
-        Whether something can be read at once, the end of the connection among it.
-        """
-        if self._at < len(self._read) or self._poll.poll(0):
-            return True
-        # what TLS has decrypted already
-        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+    def _has_frame(self) -> bool:
+        left = len(self._buffer) - self._at
+        if left < _FRAME_OVERHEAD:
+            return False
+        (size,) = _frame_size.unpack_from(self._buffer, self._at + 3)
+        return bool(left >= size + _FRAME_OVERHEAD)
+
+    def _fill(self) -> bool:
+        # what TLS has decrypted already, no poll tells of
+        if not self._poll.poll(0) and not (
+            isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+        ):
+            return False
+        received = self._receive(_MOST_READ)
+        if not received:
+            raise ConnectionResetError("the broker has closed the connection")
+        self._buffer = self._buffer[self._at :] + received
+        self._at = 0
+        return True
 
 
 class PropertiesEncoder:

@@ -210,52 +210,69 @@ class TestBufferedReader:
     @pytest.fixture
     def pair(self) -> Any:
         """
-        A reader on one end of a connection, and the other end.
+        A connection whose reader is on one end of a pair of sockets, and the other end.
         """
         here, there = socket.socketpair()
-
-        class Ours:
-            _quick_recv = here.recv
-
-        class Ends:
-            sock = here
-            transport = Ours()
-
+        connection = amqp.Connection()
+        transport = amqp.transport.TCPTransport("localhost:1", None)
+        transport.sock, transport.connected = here, True
+        transport._setup_transport()
+        connection._transport = transport
+        connection.handled = []
+        connection._on_inbound_frame = connection.handled.append
+        connection.reader = BufferedReader(connection)
         with here, there:
-            yield BufferedReader(Ends), there
+            yield connection, there
 
-    def test_pieces(self, pair: Any) -> None:
-        """
-        What has arrived at once is handed out piece by piece.
-        """
-        reader, there = pair
-        assert not reader.has_some
-        there.sendall(b"abcdef")
+    FRAME = b"\x01\x00\x01\x00\x00\x00\x02ab\xce"
 
-        assert reader.has_some
-        assert [b"a", b"bcd", b"ef"] == [reader.receive(size) for size in (1, 3, 10)]
-        assert not reader.has_some
-        there.sendall(b"g")
-        assert b"g" == reader.receive(3)
+    def test_frames(self, pair: Any) -> None:
+        """
+        Whole frames are handled, so many at a time; half a frame waits for its other half.
+        """
+        connection, there = pair
+        assert 0 == connection.reader.read(10)
+        there.sendall(self.FRAME * 3 + self.FRAME[:4])
+
+        assert [2, 1, 0] == [connection.reader.read(2) for _ in range(3)]
+        there.sendall(self.FRAME[4:9])
+        assert 0 == connection.reader.read(2)
+        there.sendall(self.FRAME[9:])
+        assert 1 == connection.reader.read(2)
+        assert [(1, 1, b"ab")] * 4 == connection.handled
+
+    def test_large(self, pair: Any) -> None:
+        """
+        A frame may be larger than what is read at once.
+        """
+        connection, there = pair
+        body = os.urandom(100_000)
+        there.sendall(b"\x03\x00\x01\x00\x01\x86\xa0" + body + b"\xce")
+
+        assert 1 == connection.reader.read(2)
+        assert [(3, 1, body)] == connection.handled
+
+    def test_shared(self, pair: Any) -> None:
+        """
+        What py-amqp reads by itself comes out of the same buffer.
+        """
+        connection, there = pair
+        there.sendall(self.FRAME * 2)
+        assert 1 == connection.reader.read(1)
+
+        assert (1, 1, b"ab") == connection.transport.read_frame()
+        there.sendall(self.FRAME)
+        assert (1, 1, b"ab") == connection.transport.read_frame()
+        assert 0 == connection.reader.read(1)
 
     def test_end(self, pair: Any) -> None:
         """
-        The end of the connection is something to read.
+        The end of the connection is an error, after the frames before it.
         """
-        reader, there = pair
+        connection, there = pair
+        there.sendall(self.FRAME)
         there.close()
 
-        assert reader.has_some
-        assert b"" == reader.receive(1)
-
-    def test_in_use(self, uri: str) -> None:
-        """
-        py-amqp reads through it.
-        """
-        with Connection(uri) as connection:
-            channel = connection.default_channel
-            reader = BufferedReader(connection.connection)
-            channel.queue_declare(exclusive=True)
-
-            assert reader._read
-            assert reader._at == len(reader._read)
+        assert 1 == connection.reader.read(1)
+        with pytest.raises(ConnectionResetError):
+            connection.reader.read(1)
