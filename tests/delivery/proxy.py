@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 import eventlet
+from eventlet import hubs
 
 
 class Proxy:
@@ -56,8 +57,10 @@ class Proxy:
     def _reset(sock: Any) -> None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+        if sock.fileno() >= 0:
+            # the poller forgets what is closed: who waits for it is told, or else waits for
+            # ever in the hub, in the way of whoever gets the number next
+            hubs.notify_opened(sock.fileno())
         sock.close()
 
     def _accept(self) -> None:

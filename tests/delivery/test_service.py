@@ -3,6 +3,8 @@ Delivery as the dispatcher sees it: accepting, waiting, overflowing.
 """
 
 import base64
+import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -16,7 +18,7 @@ from eventlet import hubs, patcher, tpool
 from kombu import Connection
 
 from logging_ext import forwarding
-from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery import BrokerDelivery, Message
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import (
     Lines,
@@ -27,7 +29,7 @@ from tests.delivery.conftest import (
     with_port,
 )
 from tests.delivery.proxy import Proxy
-from tests.rabbitmq import free_ports
+from tests.rabbitmq import Broker, free_ports
 from tests.waiting import wait_until
 
 
@@ -274,6 +276,64 @@ class TestOverflow:
 
         assert [True] == found
         assert not forwarding.suspended.get()
+
+
+class TestBrokerRestarted:
+    def test_under_load(
+        self,
+        broker: Broker,
+        uri: str,
+        received: Received,
+        make_delivery: Make,
+        undelivered: Lines,
+        said: Lines,
+    ) -> None:
+        """
+        A broker that is killed under load and comes back gets every accepted event log.
+        """
+        delivery = make_delivery(uri, confirm_timeout=1)
+        accepted: dict[int, Message] = {}
+        withdrawn: set[int] = set()
+        numbers = itertools.count()
+        over = False
+
+        def log() -> None:
+            while not over:
+                number = next(numbers)
+                accepted[number] = message = make_message(number)
+                delivery.accept(message)
+                eventlet.sleep(0.002)
+
+        def call() -> None:
+            while not over:
+                number = next(numbers)
+                accepted[number] = message = make_message(number)
+                try:
+                    delivery.deliver(message)
+                except NotConfirmed as exc:
+                    if not exc.sent:
+                        withdrawn.add(number)
+                        del accepted[number]
+
+        threads = [eventlet.spawn(log), eventlet.spawn(call)]
+        wait_until(lambda: check_sum(delivery)["confirmed"] >= 200)
+        broker.kill()
+        wait_until(lambda: withdrawn)  # a call was told that it was not sent
+        broker.start()
+        wait_until(lambda: said.saying("is back"), timeout=30)
+        confirmed = delivery.stats()["confirmed"]
+        wait_until(lambda: check_sum(delivery)["confirmed"] >= confirmed + 200)
+        over = True
+        for thread in threads:
+            thread.wait()
+        wait_until(settled(delivery), timeout=30)
+
+        stats = check_sum(delivery)
+        assert (len(accepted), len(accepted)) == (stats["accepted"], stats["confirmed"])
+        assert [] == undelivered.texts
+        with contextlib.closing(Received(uri)) as survived:  # the other's connection did not
+            assert set(accepted) == set(survived.wait_for(len(accepted)))
+            assert {one.message_id for one in accepted.values()} == set(survived.ids)
 
 
 class TestOsThreads:

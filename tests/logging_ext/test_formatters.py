@@ -1,0 +1,325 @@
+"""
+JSON lines that read like event logs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import logging.config
+import math
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logging_ext import EventLogHandler, JsonFormatter, WorkerContextFilter
+from tests.logging_ext.recording import CONTEXT, OUTSIDE, RecordingSink, Unprintable
+
+
+def refuse(constant: str) -> None:
+    """
+    Refuse NaN and infinities, which are not JSON.
+    """
+    raise AssertionError(constant)
+
+
+@pytest.fixture
+def lines() -> Callable[[], list[dict[str, Any]]]:
+    """
+    Configure the logger ``svc`` by ``dictConfig``, and return what reads its lines.
+    """
+    stream = io.StringIO()
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"json": {"()": "logging_ext.JsonFormatter"}},
+            "handlers": {
+                "console": {
+                    "class": "logging.StreamHandler",
+                    "stream": stream,
+                    "formatter": "json",
+                }
+            },
+            "loggers": {"svc": {"level": "DEBUG", "handlers": ["console"], "propagate": False}},
+        }
+    )
+
+    def read() -> list[dict[str, Any]]:
+        return [json.loads(line, parse_constant=refuse) for line in stream.getvalue().splitlines()]
+
+    return read
+
+
+@pytest.fixture
+def svc() -> logging.Logger:
+    """
+    The logger.
+    """
+    return logging.getLogger("svc")
+
+
+Read = Callable[[], list[dict[str, Any]]]
+
+
+class TestLine:
+    def test_inside(self, lines: Read, svc: logging.Logger, worker: RecordingSink) -> None:
+        """
+        A line has the names of a body, with the worker context.
+        """
+        svc.info("paid", extra={"amount": 5})
+        (line,) = lines()
+        timestamp = line.pop("timestamp")
+
+        assert {
+            "message": "paid",
+            "event_type": "paid",
+            "level": "info",
+            "logger": "svc",
+            "data": {"amount": 5},
+            **CONTEXT,
+        } == line
+        assert 0 == datetime.fromisoformat(timestamp).utcoffset().total_seconds()
+
+    def test_outside(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Outside any worker the context attributes are there all the same.
+        """
+        svc.info("started")
+
+        assert OUTSIDE.items() <= lines()[0].items()
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (("bob", 5), "user bob paid 5"),
+            (("bob",), "user %s paid %d ('bob',)"),
+            ((Unprintable(), 5), "user <Unprintable"),
+        ],
+    )
+    def test_arguments(self, arguments: Any, expected: str) -> None:
+        """
+        The message is rendered, as far as it goes; the event type is the template.
+        """
+        record = logging.makeLogRecord({"msg": "user %s paid %d", "args": arguments})
+        line = json.loads(JsonFormatter().format(record))
+
+        assert "user %s paid %d" == line["event_type"]
+        assert line["message"].startswith(expected)
+
+    def test_metadata(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        The caller's metadata is at the top, as in a body.
+        """
+        svc.info("paid", extra={"metadata": {"team": "a"}, "event_data": {"name": "bob"}})
+
+        assert "a" == lines()[0]["team"]
+        assert {"name": "bob"} == lines()[0]["data"]
+
+    def test_metadata_named_like_a_record(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Metadata under a record's own name does not take its place.
+        """
+        svc.info("paid", extra={"metadata": {"message": "x", "args": [1], "msg": "y"}})
+
+        assert ("paid", "paid") == (lines()[0]["message"], lines()[0]["event_type"])
+
+    def test_exception(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        An exception is structured, without local variables.
+        """
+        secret = "hunter2"
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            svc.exception("failed", stack_info=True)
+        (line,) = lines()
+
+        assert "boom" == line["exception"][0]["exc_value"]
+        assert "test_exception" in line["stack"]
+        assert secret not in json.dumps(line)
+        assert "exc_info" not in line
+
+    def test_filter_before(self, lines: Read, svc: logging.Logger, worker: RecordingSink) -> None:
+        """
+        What the filter has attached is context, not data, and shown once.
+        """
+        svc.handlers[0].addFilter(WorkerContextFilter())
+        svc.info("paid", extra={"amount": 5})
+
+        assert {"amount": 5} == lines()[0]["data"]
+        assert CONTEXT.items() <= lines()[0].items()
+
+    def test_attached_elsewhere(
+        self, lines: Read, svc: logging.Logger, worker: RecordingSink
+    ) -> None:
+        """
+        A record formatted outside its worker, behind a queue, keeps that worker's context.
+        """
+        record = svc.makeRecord("svc", 20, "x.py", 1, "paid", (), None)
+        WorkerContextFilter().filter(record)
+        worker.context = {**CONTEXT, "call_id": "another"}
+        svc.handle(record)
+
+        assert CONTEXT["call_id"] == lines()[0]["call_id"]
+
+    def test_callers_own_context(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        What the caller passed under the name of a context attribute is data.
+        """
+        svc.info("paid", extra={"call_id": "mine"})
+
+        assert {"call_id": "mine"} == lines()[0]["data"]
+        assert lines()[0]["call_id"] is None
+
+    def test_structlog(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        structlog's event dicts read alike, with their own time.
+        """
+        log = structlog.wrap_logger(
+            svc,
+            processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        log.info("user %s", "bob", amount=5, timestamp="2017-06-12T13:48:16+00:00")
+        (line,) = lines()
+
+        assert ("user %s", "user bob") == (line["event_type"], line["message"])
+        assert {"amount": 5} == line["data"]
+        assert "2017-06-12T13:48:16+00:00" == line["timestamp"]
+
+    def test_record_is_not_changed(self) -> None:
+        """
+        The record stays as it is for the next handler.
+        """
+        record = logging.makeLogRecord({"msg": "user %s", "args": ("bob",), "amount": [5]})
+        before = dict(record.__dict__)
+        JsonFormatter().format(record)
+
+        assert before == record.__dict__
+
+    def test_like_the_event_log(
+        self, lines: Read, svc: logging.Logger, worker: RecordingSink
+    ) -> None:
+        """
+        Line and event log say the same, whichever handler is first.
+        """
+        svc.handlers.append(EventLogHandler())
+        svc.info("first", extra={"amount": 5})
+        svc.handlers.reverse()
+        svc.info("second", extra={"amount": 5})
+
+        for line, event in zip(lines(), worker.events, strict=True):
+            assert (event.event_type, event.event_data) == (line["event_type"], line["data"])
+            assert event.metadata.items() <= line.items()
+
+
+class TestRubbish:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (math.nan, "nan"),
+            (-math.inf, "-inf"),
+            ([1, math.nan], [1, "nan"]),
+            ({"a": {"b": math.inf}}, {"a": {"b": "inf"}}),
+            ("NaN and Infinity", "NaN and Infinity"),
+            ({5: 1}, {"5": 1}),
+            (("a", 1), ["a", 1]),
+        ],
+    )
+    def test_values(self, lines: Read, svc: logging.Logger, value: Any, expected: Any) -> None:
+        """
+        What JSON cannot express is there as text, the rest as it is.
+        """
+        svc.info("paid", extra={"value": value})
+
+        assert {"value": expected} == lines()[0]["data"]
+
+    @pytest.mark.parametrize(
+        "value", [Unprintable(), [Unprintable()], {"a": Unprintable()}, {1, 2}, b"\xff", object()]
+    )
+    def test_no_json(self, lines: Read, svc: logging.Logger, value: Any) -> None:
+        """
+        A value that cannot be encoded does not cost the line.
+        """
+        svc.info("paid", extra={"value": value, "amount": 5})
+
+        assert 5 == lines()[0]["data"]["amount"]
+        assert "value" in lines()[0]["data"]
+
+    def test_keys(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Nor does a key.
+        """
+        svc.info("paid", extra={"value": {(1, 2): 3, Unprintable(): 4}})
+
+        assert [3, 4] == list(lines()[0]["data"]["value"].values())
+
+    def test_cycle(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        A cycle is cut.
+        """
+        value: dict[str, Any] = {"amount": 5}
+        value["self"] = value
+        svc.info("paid", extra={"value": value})
+
+        assert {"amount": 5, "self": "..."} == lines()[0]["data"]["value"]
+
+    def test_deep(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Nesting beyond what an encoder stands is cut.
+        """
+        value: list[Any] = []
+        for _ in range(10_000):
+            value = [value]
+        svc.info("paid", extra={"value": value, "amount": 5})
+
+        assert 5 == lines()[0]["data"]["amount"]
+
+    @given(
+        st.dictionaries(
+            st.text(),
+            st.recursive(
+                st.none() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(),
+                lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+            ),
+        )
+    )
+    def test_anything(self, data: dict[str, Any]) -> None:
+        """
+        Whatever is logged, one line of JSON comes of it.
+        """
+        record = logging.makeLogRecord({"msg": "paid", "event_data": data})
+        line = JsonFormatter().format(record)
+
+        assert 1 == len(line.splitlines()) or "\n" not in line
+        assert data.keys() == json.loads(line, parse_constant=refuse)["data"].keys()
+
+
+class TestOptions:
+    def test_of_python_json_logger(self) -> None:
+        """
+        python-json-logger's own options work.
+        """
+        formatter = JsonFormatter(
+            rename_fields={"level": "severity"}, static_fields={"team": "a"}, json_indent=2
+        )
+        line = formatter.format(logging.makeLogRecord({"msg": "paid", "levelname": "INFO"}))
+
+        assert ("info", "a") == (json.loads(line)["severity"], json.loads(line)["team"])
+        assert "\n" in line
+
+    def test_format_string(self) -> None:
+        """
+        A format string chooses among a record's own attributes.
+        """
+        formatter = JsonFormatter("%(message)s %(lineno)d %(call_id)s")
+        line = json.loads(formatter.format(logging.makeLogRecord({"msg": "paid", "lineno": 7})))
+
+        assert ("paid", 7, None) == (line["message"], line["lineno"], line["call_id"])

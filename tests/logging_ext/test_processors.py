@@ -1,0 +1,801 @@
+"""
+structlog's event dicts, in its three set-ups.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.stdlib import ProcessorFormatter
+
+from logging_ext import (
+    EventLogHandler,
+    EventLogProcessor,
+    add_worker_context,
+    bind_sink,
+    forwarding,
+)
+from tests.logging_ext.recording import (
+    CONTEXT,
+    OUTSIDE,
+    Incomparable,
+    RecordingSink,
+    StrictHandler,
+    Unprintable,
+)
+
+
+LEVELS = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warning",
+    "warning": "warning",
+    "error": "error",
+    "err": "error",
+    "failure": "error",
+    "exception": "error",
+    "critical": "critical",
+    "fatal": "critical",
+    "msg": "info",
+    "log": "info",
+}
+
+Dicts = list[dict[str, Any]]
+
+
+def plain(*processors: Any, logger: Any = None, **values: Any) -> tuple[Any, Dicts]:
+    """
+    Return a logger of structlog's own, and what arrives behind *processors*.
+    """
+    arrived: Dicts = []
+
+    def last(logger: Any, method_name: str, event_dict: Any) -> Any:
+        arrived.append(event_dict)
+        raise structlog.DropEvent
+
+    log = structlog.wrap_logger(
+        logger, processors=[*processors, last], wrapper_class=structlog.BoundLogger, **values
+    )
+    return log, arrived
+
+
+class TestAddWorkerContext:
+    def test_inside(self, worker: RecordingSink) -> None:
+        """
+        Inside a worker its five attributes are added, to a copy.
+        """
+        event_dict = {"event": "paid", "amount": 5}
+
+        assert {**event_dict, **CONTEXT} == add_worker_context(None, "info", event_dict)
+        assert {"event": "paid", "amount": 5} == event_dict
+
+    def test_outside(self) -> None:
+        """
+        Outside any worker they are there all the same.
+        """
+        assert {"event": "paid", **OUTSIDE} == add_worker_context(None, "info", {"event": "paid"})
+
+    def test_callers_own(self, worker: RecordingSink) -> None:
+        """
+        What the caller bound under such a name stays.
+        """
+        event_dict = add_worker_context(None, "info", {"event": "paid", "call_id": 7})
+
+        assert {"event": "paid", **CONTEXT, "call_id": 7} == event_dict
+
+    @pytest.mark.parametrize("rendered", ["a line", b"a line", (("a line",), {})])
+    def test_behind_a_renderer(self, worker: RecordingSink, rendered: Any) -> None:
+        """
+        What a renderer has made is left alone.
+        """
+        assert rendered is add_worker_context(None, "info", rendered)
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"service": 5}, TypeError, "service must be the name of a service, not 5"),
+            ({"fields": "level"}, TypeError, "fields must be a list of names, not 'level'"),
+            ({"fields": [5]}, TypeError, "fields must be a list of names, 5 is none"),
+            ({"fields": ["lineno"]}, ValueError, "fields: 'lineno' is not a field"),
+        ],
+    )
+    def test_wrong(self, options: dict[str, Any], error: type, message: str) -> None:
+        """
+        A wrong option is named, with its value.
+        """
+        with pytest.raises(error) as raised:
+            EventLogProcessor(**options)
+
+        assert message in str(raised.value)
+
+    def test_fields(self, worker: RecordingSink) -> None:
+        """
+        The fields say which metadata is added.
+        """
+        log, _ = plain(EventLogProcessor(fields=["level"]))
+        log.info("paid", exc_info=ValueError("boom"), stack_info=True)
+
+        assert {"level": "info"} == worker.metadata
+
+    def test_no_fields(self, worker: RecordingSink) -> None:
+        """
+        Without fields there is no metadata but the caller's.
+        """
+        log, _ = plain(EventLogProcessor(fields=[]))
+        log.info("paid", metadata={"team": "a"})
+
+        assert {"team": "a"} == worker.metadata
+
+    def test_service(self, service: RecordingSink) -> None:
+        """
+        With the option ``service``, what comes from outside any worker is that service's.
+        """
+        log, _ = plain(EventLogProcessor(service="foo"))
+        log.info("started", amount=5)
+
+        assert ["started"] == service.types
+        assert {"amount": 5} == service.data
+
+
+class TestTable:
+    def test_paid(self, worker: RecordingSink) -> None:
+        """
+        The event is the event type, the keyword arguments and bound values are the data.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.bind(order=7).info("paid", amount=5)
+
+        assert "paid" == worker.only.event_type
+        assert {"order": 7, "amount": 5} == worker.data
+        assert {"level": "info"} == worker.metadata
+
+    def test_passes_on(self, worker: RecordingSink) -> None:
+        """
+        The event dict passes on with the worker context and nothing else.
+        """
+        log, arrived = plain(EventLogProcessor())
+        log.info("paid", amount=5, event_data={"a": 1}, metadata={"b": 2})
+
+        assert [
+            {
+                "event": "paid",
+                "amount": 5,
+                "event_data": {"a": 1},
+                "metadata": {"b": 2},
+                **CONTEXT,
+            }
+        ] == arrived
+
+    def test_is_not_changed(self, worker: RecordingSink) -> None:
+        """
+        The event dict that the processor gets stays as it is.
+        """
+        event_dict = {"event": "paid", "items": [1, {"a": 2}], "metadata": {"b": 2}}
+        before = copy.deepcopy(event_dict)
+
+        EventLogProcessor()(None, "info", event_dict)
+
+        assert before == event_dict
+
+    def test_event_data_and_metadata(self, worker: RecordingSink) -> None:
+        """
+        ``event_data`` and ``metadata`` are those of the manual call; others join the data.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info("paid", event_data={"a": 1, "b": 2}, metadata={"level": "mine"}, b=3)
+
+        assert {"a": 1, "b": 3} == worker.data
+        assert {"level": "mine"} == worker.metadata
+
+    @pytest.mark.parametrize("name", ["event_data", "metadata"])
+    @pytest.mark.parametrize("wrong", [5, "text", [1], Unprintable()])
+    def test_of_the_wrong_kind(self, worker: RecordingSink, name: str, wrong: Any) -> None:
+        """
+        Of the wrong kind they become data, as a repr.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info("paid", **{name: wrong})
+
+        assert [name] == list(worker.data)
+        assert isinstance(worker.data[name], str)
+
+    def test_positional_arguments(self, worker: RecordingSink) -> None:
+        """
+        With positional arguments the template is the event type, and there is a message.
+        """
+        log = structlog.wrap_logger(
+            None,
+            processors=[EventLogProcessor(), lambda *args: _drop()],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        log.info("user %s paid %d", "bob", 5)
+        log.info("user %(name)s", {"name": "bob"})
+        log.info("user %s %s", "bob")
+
+        assert ["user %s paid %d", "user %(name)s", "user %s %s"] == worker.types
+        messages = [event.metadata["message"] for event in worker.events]
+        assert ["user bob paid 5", "user bob"] == messages[:2]
+        assert "bob" in messages[2]
+        assert [{}, {}, {}] == [event.event_data for event in worker.events]
+
+    @pytest.mark.parametrize(
+        ("event", "expected"),
+        [("", "(empty)"), (None, "(empty)"), (5, "5"), (["a"], "['a']"), ("x", "x")],
+    )
+    def test_events(self, worker: RecordingSink, event: Any, expected: str) -> None:
+        """
+        An event that is no string counts by its text.
+        """
+        EventLogProcessor()(None, "info", {"event": event})
+
+        assert expected == worker.only.event_type
+
+    def test_no_event(self, worker: RecordingSink) -> None:
+        """
+        So does one that is missing.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info(amount=5)
+
+        assert ["(empty)"] == worker.types
+        assert {"amount": 5} == worker.data
+
+    @pytest.mark.parametrize(("method", "level"), LEVELS.items())
+    def test_levels(self, worker: RecordingSink, method: str, level: str) -> None:
+        """
+        The level is that of the method.
+        """
+        EventLogProcessor()(None, method, {"event": "paid"})
+
+        assert {"level": level} == worker.metadata
+
+    def test_level_by_number(self, worker: RecordingSink) -> None:
+        """
+        ``log(level, ...)`` has the level that it is given.
+        """
+        log = structlog.wrap_logger(
+            logging.Logger("svc"),
+            processors=[
+                structlog.stdlib.add_log_level,
+                EventLogProcessor(),
+                lambda *args: _drop(),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        log.log(logging.WARNING, "paid")
+
+        assert {"level": "warning", "logger": "svc"} == worker.metadata
+        assert {} == worker.data
+
+    def test_logger(self, worker: RecordingSink) -> None:
+        """
+        The logger is the wrapped one's name, or what the event dict says.
+        """
+        plain(EventLogProcessor(), logger=logging.Logger("svc"))[0].info("paid")
+        plain(EventLogProcessor())[0].info("paid", logger="named")
+        plain(EventLogProcessor())[0].info("paid", logger=5)
+
+        assert ["svc", "named", None] == [event.metadata.get("logger") for event in worker.events]
+        assert [{}, {}, {"logger": 5}] == [event.event_data for event in worker.events]
+
+    def test_own_level_and_logger_are_dropped(self, worker: RecordingSink) -> None:
+        """
+        ``level`` and ``logger`` as structlog's processors put them are no data; others are.
+        """
+        log, arrived = plain(
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            EventLogProcessor(),
+            logger=logging.Logger("svc"),
+        )
+        log.info("paid")
+        EventLogProcessor()(None, "info", {"event": "paid", "level": 9})
+
+        assert [{}, {"level": 9}] == [event.event_data for event in worker.events]
+        assert ("info", "svc") == (arrived[0]["level"], arrived[0]["logger"])
+
+    def test_context_variables(self, worker: RecordingSink) -> None:
+        """
+        What structlog's context variables hold is data.
+        """
+        log, _ = plain(structlog.contextvars.merge_contextvars, EventLogProcessor())
+        with structlog.contextvars.bound_contextvars(request="r1"):
+            log.info("paid", amount=5)
+
+        assert {"request": "r1", "amount": 5} == worker.data
+
+    def test_context_is_no_data(self, worker: RecordingSink) -> None:
+        """
+        The worker context, whoever has added it, is no data; a value of the caller's is.
+        """
+        log, _ = plain(add_worker_context, EventLogProcessor())
+        log.info("paid")
+        log.info("paid", call_id="mine", call_stack=Incomparable())
+
+        assert {} == worker.events[0].event_data
+        assert ["call_id", "call_stack"] == sorted(worker.events[1].event_data)
+
+
+class TestTimestamps:
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("2017-06-12T13:48:16+00:00", 1497275296.0),
+            ("2017-06-12T13:48:16.5Z", 1497275296.5),
+            (1497275296.25, 1497275296.25),
+            (datetime(2017, 6, 12, 13, 48, 16, tzinfo=timezone.utc), 1497275296.0),
+        ],
+    )
+    def test_read(self, worker: RecordingSink, value: Any, expected: float) -> None:
+        """
+        A key ``timestamp`` is the event log's time if it can be read as one.
+        """
+        log, arrived = plain(EventLogProcessor())
+        log.info("paid", timestamp=value)
+
+        assert expected == worker.only.timestamp
+        assert {} == worker.data
+        assert value == arrived[0]["timestamp"]
+
+    @pytest.mark.parametrize("value", ["yesterday", "2017-06-12", None, [], True, 1e300, "1:2"])
+    def test_not_read(self, worker: RecordingSink, value: Any) -> None:
+        """
+        Otherwise it is data.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info("paid", timestamp=value)
+
+        assert worker.only.timestamp is None
+        assert {"timestamp": value} == worker.data
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"fmt": "iso"},
+            {"fmt": "iso", "utc": False},
+            {"fmt": None},
+            {"fmt": "%Y-%m-%d %H:%M:%S"},
+            {"fmt": "%Y-%m-%d %H:%M:%S", "utc": False},
+        ],
+    )
+    def test_time_stamper(self, worker: RecordingSink, options: dict[str, Any]) -> None:
+        """
+        What structlog's TimeStamper puts is now.
+        """
+        log, _ = plain(structlog.processors.TimeStamper(**options), EventLogProcessor())
+        log.info("paid")
+
+        now = datetime.now(timezone.utc).timestamp()
+        assert now - 5 < worker.only.timestamp <= now + 1
+        assert {} == worker.data
+
+
+class TestExceptions:
+    SECRET = "hunter2"
+
+    def fail(self, log: Callable[..., Any]) -> None:
+        """
+        Log an exception out of a frame with a secret in it.
+        """
+        secret = self.SECRET
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            log("failed", exc_info=True)
+        assert secret
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            [],
+            [structlog.processors.dict_tracebacks],
+            [
+                structlog.processors.ExceptionRenderer(
+                    structlog.tracebacks.ExceptionDictTransformer(show_locals=True)
+                )
+            ],
+        ],
+        ids=["exc_info", "dict_tracebacks", "with locals"],
+    )
+    def test_structured(self, worker: RecordingSink, before: list[Any]) -> None:
+        """
+        An exception is metadata, as structured data without local variables.
+        """
+        log, _ = plain(*before, EventLogProcessor())
+        self.fail(log.error)
+
+        (exception,) = worker.metadata["exception"]
+        assert ("ValueError", "boom") == (exception["exc_type"], exception["exc_value"])
+        assert ["fail"] == [frame["name"] for frame in exception["frames"]]
+        assert self.SECRET not in json.dumps(worker.metadata, default=repr)
+        assert {} == worker.data
+
+    def test_rendered(self, worker: RecordingSink) -> None:
+        """
+        One that ``format_exc_info`` has rendered stays text.
+        """
+        log, _ = plain(structlog.processors.format_exc_info, EventLogProcessor())
+        self.fail(log.error)
+
+        assert worker.metadata["exception"].endswith("ValueError: boom")
+        assert {} == worker.data
+
+    def test_passes_on(self, worker: RecordingSink) -> None:
+        """
+        The renderer behind still has it.
+        """
+        log, arrived = plain(EventLogProcessor())
+        self.fail(log.error)
+
+        assert arrived[0]["exc_info"] is True
+
+    def test_stack(self, worker: RecordingSink) -> None:
+        """
+        A stack is metadata, to be rendered or rendered already.
+        """
+        plain(EventLogProcessor())[0].info("paid", stack_info=True)
+        plain(structlog.processors.StackInfoRenderer(), EventLogProcessor())[0].info(
+            "paid", stack_info=True
+        )
+
+        for event in worker.events:
+            assert "test_stack" in event.metadata["stack"]
+            assert {} == event.event_data
+
+    def test_a_stack_of_the_callers(self, worker: RecordingSink) -> None:
+        """
+        A value called ``stack`` or ``exception`` that is none is data.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info("paid", stack="of plates", exception="")
+
+        assert {"stack": "of plates", "exception": ""} == worker.data
+        assert {"level": "info"} == worker.metadata
+
+
+class TestNobodys:
+    def test_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        What comes from outside any worker is not forwarded: counted, and said once.
+        """
+        log, arrived = plain(EventLogProcessor())
+        log.info("paid")
+        log.info("paid")
+
+        assert 2 == forwarding.not_forwarded.value
+        assert 1 == sum("was not forwarded" in line for line in caplog.messages)
+        assert [{"event": "paid", **OUTSIDE}] * 2 == arrived
+
+    def test_unknown_service(self, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        So is what is a service's that does not run here.
+        """
+        plain(EventLogProcessor(service="bar"))[0].info("paid")
+
+        assert "no dispatcher of a service 'bar' runs in this process" in caplog.text
+
+    @pytest.mark.parametrize("name", ["kombu.x", "amqp", "nameko_eventlog.undelivered"])
+    def test_own_loggers(self, worker: RecordingSink, name: str) -> None:
+        """
+        What delivery itself logs is never forwarded.
+        """
+        plain(EventLogProcessor(), logger=logging.Logger(name))[0].info("paid")
+
+        assert [] == worker.events
+
+    def test_nameko(self, service: RecordingSink) -> None:
+        """
+        What Nameko logs is forwarded from inside a worker only.
+        """
+        log, _ = plain(EventLogProcessor(service="foo"), logger=logging.Logger("nameko.runners"))
+        log.info("starting")
+        with bind_sink(service):
+            log.info("inside")
+
+        assert ["inside"] == service.types
+
+    def test_while_delivering(self, worker: RecordingSink) -> None:
+        """
+        What is logged while an event log is being taken is not forwarded.
+        """
+        log, _ = plain(EventLogProcessor())
+        emit = worker.emit
+
+        def log_and_emit(event: Any) -> None:
+            log.info("inner")
+            emit(event)
+
+        worker.emit = log_and_emit  # type: ignore[method-assign]
+        log.info("outer")
+
+        assert ["outer"] == worker.types
+
+
+class TestErrors:
+    def test_sink(self, worker: RecordingSink, caplog: pytest.LogCaptureFixture) -> None:
+        """
+        A sink that raises does not raise into the caller; it is counted and reported.
+        """
+
+        def boom(event: Any) -> None:
+            raise RuntimeError("boom")
+
+        worker.emit = boom  # type: ignore[method-assign]
+        log, arrived = plain(EventLogProcessor())
+        log.info("paid")
+
+        assert 1 == len(arrived)
+        assert 1 == forwarding.not_forwarded.value
+        assert "could not be forwarded" in caplog.text
+
+    def test_base_exceptions_escape(self, worker: RecordingSink) -> None:
+        """
+        A timeout or a kill is the caller's.
+        """
+
+        def interrupt(event: Any) -> None:
+            raise KeyboardInterrupt
+
+        worker.emit = interrupt  # type: ignore[method-assign]
+        log, _ = plain(EventLogProcessor())
+        with pytest.raises(KeyboardInterrupt):
+            log.info("paid")
+
+    @pytest.mark.parametrize("rendered", ["a line", b"a line"])
+    def test_behind_a_renderer(self, worker: RecordingSink, rendered: Any) -> None:
+        """
+        Behind a renderer there is nothing to forward, and the line passes on.
+        """
+        assert rendered is EventLogProcessor()(None, "info", rendered)
+        assert [] == worker.events
+
+    @given(
+        st.dictionaries(
+            st.text(),
+            st.recursive(
+                st.none() | st.integers() | st.floats() | st.text() | st.binary(),
+                lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+            ),
+        )
+    )
+    def test_anything(self, event_dict: dict[str, Any]) -> None:
+        """
+        Whatever an event dict holds, one event log comes of it, and it passes on.
+        """
+        sink = RecordingSink()
+        with bind_sink(sink):
+            passed = EventLogProcessor()(None, "info", event_dict)
+
+        assert sink.only.event_type
+        assert event_dict.keys() | CONTEXT.keys() == passed.keys()
+
+
+def _drop() -> Any:
+    raise structlog.DropEvent
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """
+    Where the ordinary handler writes.
+    """
+    return io.StringIO()
+
+
+@pytest.fixture
+def both(stream: io.StringIO, handler: StrictHandler) -> Any:
+    """
+    A standard logger with an ordinary handler and an event log handler.
+    """
+    logger = logging.Logger("svc", logging.DEBUG)
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.addHandler(handler)
+    yield logger
+    assert [] == handler.errors
+
+
+class TestThroughTheStandardLibrary:
+    """
+    Processor and handler both see one call: one event log.
+    """
+
+    SETUPS: dict[str, Callable[[logging.Logger], list[Any]]] = {
+        "render_to_log_kwargs": lambda logger: [structlog.stdlib.render_to_log_kwargs],
+        "wrap_for_formatter": lambda logger: [ProcessorFormatter.wrap_for_formatter],
+        "JSONRenderer": lambda logger: [structlog.processors.JSONRenderer(default=repr)],
+        "KeyValueRenderer": lambda logger: [structlog.processors.KeyValueRenderer()],
+        "ConsoleRenderer": lambda logger: [structlog.dev.ConsoleRenderer()],
+    }
+
+    def log(self, logger: logging.Logger, *processors: Any) -> Any:
+        """
+        Return structlog's logger over the standard one.
+        """
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setFormatter(
+                    ProcessorFormatter(processor=structlog.processors.JSONRenderer(default=repr))
+                )
+        return structlog.wrap_logger(
+            logger,
+            processors=[structlog.stdlib.add_log_level, *processors],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+
+    @pytest.mark.parametrize("setup", SETUPS)
+    def test_once(
+        self, worker: RecordingSink, both: logging.Logger, stream: io.StringIO, setup: str
+    ) -> None:
+        """
+        One event log, from the processor, and one ordinary line.
+        """
+        log = self.log(both, EventLogProcessor(), *self.SETUPS[setup](both))
+        for number in range(3):
+            log.info("paid", amount=number)
+
+        assert ["paid"] * 3 == worker.types
+        assert [{"amount": number} for number in range(3)] == [
+            event.event_data for event in worker.events
+        ]
+        assert {"level": "info", "logger": "svc"} == worker.events[0].metadata
+        assert 3 == len(stream.getvalue().splitlines())
+
+    @pytest.mark.parametrize("setup", ["render_to_log_kwargs", "wrap_for_formatter"])
+    def test_handler_alone(self, worker: RecordingSink, both: logging.Logger, setup: str) -> None:
+        """
+        Without the processor the handler reads the same.
+        """
+        log = self.log(both, *self.SETUPS[setup](both))
+        log.bind(order=7).warning("paid", amount=5, metadata={"team": "a"})
+
+        assert "paid" == worker.only.event_type
+        assert {"order": 7, "amount": 5} == worker.data
+        assert {"level": "warning", "logger": "svc", "team": "a"} == worker.metadata
+
+    @pytest.mark.parametrize("setup", SETUPS)
+    def test_mixed(self, worker: RecordingSink, both: logging.Logger, setup: str) -> None:
+        """
+        Calls of the standard library in between are event logs of their own.
+        """
+        log = self.log(both, EventLogProcessor(), *self.SETUPS[setup](both))
+        log.info("first")
+        both.info("second", extra={"amount": 5})
+        log.info("third")
+        both.info("third")
+
+        assert ["first", "second", "third", "third"] == worker.types
+
+    def test_disabled(self, worker: RecordingSink, both: logging.Logger) -> None:
+        """
+        A call that the wrapped logger drops is the processor's, and the next not confused.
+        """
+        both.setLevel(logging.WARNING)
+        log = self.log(both, EventLogProcessor(), structlog.stdlib.render_to_log_kwargs)
+        log.info("quiet")
+        both.warning("quiet")
+
+        assert ["quiet", "quiet"] == worker.types
+
+    def test_outside(self, both: logging.Logger) -> None:
+        """
+        Outside any worker one call is counted once.
+        """
+        log = self.log(both, EventLogProcessor(), structlog.stdlib.render_to_log_kwargs)
+        log.info("paid")
+
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_exception(self, worker: RecordingSink, both: logging.Logger) -> None:
+        """
+        ``exception`` arrives with its traceback through the handler, too.
+        """
+        log = self.log(both, structlog.stdlib.render_to_log_kwargs)
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            log.exception("failed")
+
+        assert "error" == worker.metadata["level"]
+        assert "boom" == worker.metadata["exception"][0]["exc_value"]
+
+
+class TestInProcessorFormatter:
+    """
+    The processor among those of a ``ProcessorFormatter``.
+    """
+
+    def logger(self, stream: io.StringIO, **where: Any) -> logging.Logger:
+        """
+        Return a standard logger whose handler formats with the processor.
+        """
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(
+            ProcessorFormatter(
+                **{
+                    "processors": [
+                        ProcessorFormatter.remove_processors_meta,
+                        structlog.processors.JSONRenderer(default=repr),
+                    ],
+                    **where,
+                }
+            )
+        )
+        logger = logging.Logger("svc", logging.DEBUG)
+        logger.addHandler(handler)
+        return logger
+
+    def test_foreign(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        In ``foreign_pre_chain`` it forwards the standard library's records.
+        """
+        logger = self.logger(
+            stream, foreign_pre_chain=[structlog.stdlib.ExtraAdder(), EventLogProcessor()]
+        )
+        logger.warning("user %s paid", "bob", extra={"amount": 5})
+
+        assert "user %s paid" == worker.only.event_type
+        assert {"amount": 5} == worker.data
+        assert {
+            "level": "warning",
+            "logger": "svc",
+            "message": "user bob paid",
+        } == worker.metadata
+        line = json.loads(stream.getvalue())
+        assert ("user bob paid", 5, CONTEXT["call_id"]) == (
+            line["event"],
+            line["amount"],
+            line["call_id"],
+        )
+
+    def test_foreign_and_handler(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        With the handler beside it, in whichever order, there is one event log.
+        """
+        logger = self.logger(
+            stream, foreign_pre_chain=[structlog.stdlib.ExtraAdder(), EventLogProcessor()]
+        )
+        logger.addHandler(EventLogHandler())
+        logger.info("first", extra={"amount": 5})
+        logger.handlers.reverse()
+        logger.info("second", extra={"amount": 5})
+
+        assert ["first", "second"] == worker.types
+        assert [{"amount": 5}] * 2 == [event.event_data for event in worker.events]
+
+    def test_of_structlog(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        In ``processors`` it forwards structlog's event dicts.
+        """
+        logger = self.logger(
+            stream,
+            processors=[
+                EventLogProcessor(),
+                ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(default=repr),
+            ],
+        )
+        log = structlog.wrap_logger(
+            logger,
+            processors=[
+                structlog.stdlib.add_log_level,
+                ProcessorFormatter.wrap_for_formatter,
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        log.info("paid", amount=5)
+
+        assert "paid" == worker.only.event_type
+        assert {"amount": 5} == worker.data
+        assert {"level": "info", "logger": "svc"} == worker.metadata
