@@ -49,13 +49,14 @@ def dispatcher(side: str) -> Any:
 
 
 @contextlib.contextmanager
-def running(provider: Any, uri: str) -> Iterator[InWorker]:
+def running(provider: Any, uri: str, section: dict[str, Any] | None = None) -> Iterator[InWorker]:
     """
     Run a service whose ``eventlog`` is *provider*.
 
     Args:
         provider: The dependency provider.
         uri: The broker.
+        section: What ``EVENTLOG_DISPATCHER`` says.
 
     Yields:
         A function that calls its argument with the injected dispatch, in a new worker.
@@ -72,7 +73,9 @@ def running(provider: Any, uri: str) -> Iterator[InWorker]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(EventLogHandler())
-    container = ServiceContainer(Service, {"AMQP_URI": uri, "max_workers": 50})
+    container = ServiceContainer(
+        Service, {"AMQP_URI": uri, "max_workers": 50, "EVENTLOG_DISPATCHER": section}
+    )
     container.start()
     entrypoint = get_extension(container, Entrypoint, method_name="work")
 

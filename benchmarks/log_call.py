@@ -31,7 +31,7 @@ WARM_UP = 3
 """Rounds that do not count."""
 
 
-class _WithoutRelay(EventLogDispatcher):
+class WithoutRelay(EventLogDispatcher):
     """
     A dispatcher whose event logs stay in the outbox until they are thrown away.
     """
@@ -139,7 +139,7 @@ def run(uri: str, rounds: int, calls: int) -> dict[str, Any]:
             results.append(result)
         return results[WARM_UP:]
 
-    with running(_WithoutRelay(), uri) as in_worker:
+    with running(WithoutRelay(), uri) as in_worker:
         results = in_worker(work)
     provider.shutdown()
     return {"rounds": results}

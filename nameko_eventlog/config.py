@@ -164,11 +164,6 @@ def parse_config(config: Mapping[str, Any]) -> Config:
             values[key] = check(value)
         except ValueError as exc:
             raise ConfigurationError(f"{CONFIG_KEY}.{key} must be {exc}, not {value!r}") from None
-    if "spool" in values:
-        raise ConfigurationError(
-            f"{CONFIG_KEY}.spool is {values['spool']!r}, but this version keeps its outbox in"
-            " memory only; remove the key"
-        )
     return Config(**values)
 
 

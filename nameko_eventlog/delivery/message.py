@@ -30,7 +30,9 @@ class Message(msgspec.Struct, gc=False, eq=False):
         waiter: Who waits for the confirm, if anybody does.
         message_id: Its identity, from the first publication on.
         failures: How often it ended a connection, alone.
+        was_sent: Whether it was published before.
         refusals: How often the broker refused it.
+        place: Where the spool keeps it, if one does.
     """
 
     body: bytes
@@ -42,7 +44,9 @@ class Message(msgspec.Struct, gc=False, eq=False):
     waiter: Waiter | None = None
     message_id: str | None = None
     failures: int = 0
+    was_sent: bool = False
     refusals: int = 0
+    place: tuple[Any, int] | None = None
 
 
 def shortstr(text: str) -> str:

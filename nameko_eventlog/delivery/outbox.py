@@ -110,9 +110,22 @@ class Outbox(Protocol):
         Let go of a message that its waiter has claimed back.
         """
 
-    def close(self) -> list[Message]:
+    def start(self) -> None:
         """
-        Let go of everything that was not taken, and return what would be lost by it.
+        Begin: the hub runs.
+        """
+
+    def close(self, taken: list[Message]) -> list[Message]:
+        """
+        End, and return what would be lost by it.
+
+        Args:
+            taken: What was taken and is not settled.
+        """
+
+    def abandon(self) -> None:
+        """
+        Leave everything to the parent, in a forked child.
         """
 
     @property
@@ -201,14 +214,24 @@ class MemoryOutbox:
             return
         self._forget(message)
 
-    def close(self) -> list[Message]:
+    def start(self) -> None:
         """
-        Let go of everything that was not taken, and return it.
+        Do nothing: memory is there.
         """
-        left = self.take(len(self._queue))
+
+    def close(self, taken: list[Message]) -> list[Message]:
+        """
+        Let go of everything, and return it.
+        """
+        left = taken + self.take(len(self._queue))
         for message in left:
             self.settle(message)
         return left
+
+    def abandon(self) -> None:
+        """
+        Do nothing: the child has a copy of its own.
+        """
 
     def _forget(self, message: Message) -> None:
         # a bound, not a ledger: an OS thread may come between the reading and the writing,

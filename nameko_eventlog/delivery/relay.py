@@ -127,7 +127,7 @@ class Relay:
         Publish what is left, for *seconds* at the most, and end.
 
         Returns:
-            What was taken from the outbox and not confirmed.
+            What was taken from the outbox and is not settled.
         """
         self._stopping = True
         self._bell.ring()
@@ -135,10 +135,7 @@ class Relay:
             if not self._finished.ready():
                 self._finished.wait(timeout=seconds)
             self._thread.kill()
-        left = self._flight.clear()
-        for message in left:
-            self._outbox.settle(message)
-        return left
+        return self._flight.clear()
 
     def abandon(self) -> None:
         """
@@ -249,8 +246,9 @@ class Relay:
         """
         if message.message_id is None:
             message.message_id = self._identifiers.make(message.timestamp)
-        elif self._broker.confirms:
+        if message.was_sent:
             self._ledger.republished.increment()
+        message.was_sent = self._broker.confirms
         now = monotonic()
         mandatory = self._warn_unroutable and self._probe is None and now - self._probed_at >= 1
         tag = self._broker.next_tag

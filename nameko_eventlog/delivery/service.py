@@ -17,9 +17,10 @@ from nameko_eventlog.config import Config
 from nameko_eventlog.delivery.broker import Broker
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.message import Message, as_json
-from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
+from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox, Outbox
 from nameko_eventlog.delivery.relay import Relay
 from nameko_eventlog.delivery.route import Route
+from nameko_eventlog.delivery.spool import SpooledOutbox
 from nameko_eventlog.delivery.waiting import HomeThread, may_yield
 from nameko_eventlog.exceptions import NotConfirmed
 
@@ -64,7 +65,7 @@ class Delivery(Protocol):
 
 class BrokerDelivery:
     """
-    Deliver to a broker, through an outbox in memory.
+    Deliver to a broker, through an outbox in memory or on disk.
 
     Args:
         settings: How to connect and to publish.
@@ -79,7 +80,7 @@ class BrokerDelivery:
         self._home = HomeThread()
         self._ledger = Ledger()
         self._identifiers = UUID7Generator()
-        self._outbox = MemoryOutbox(config.buffer_size, config.buffer_bytes)
+        self._outbox = self._make_outbox()
         self._closed: str | None = None
         self._relay = Relay(
             outbox=self._outbox,
@@ -100,10 +101,29 @@ class BrokerDelivery:
         self._notice = self._relay.notice
         _deliveries.add(self)
 
+    def _make_outbox(self) -> Outbox:
+        config = self._config
+        if config.spool is None:
+            return MemoryOutbox(config.buffer_size, config.buffer_bytes)
+        return SpooledOutbox(
+            config.spool,
+            self._route.service,
+            config.buffer_size,
+            config.buffer_bytes,
+            config.spool_max_bytes,
+            self._identify,
+            self._ledger,
+        )
+
+    def _identify(self, message: Message) -> None:
+        if message.message_id is None:
+            message.message_id = self._identifiers.make(message.timestamp)
+
     def start(self) -> None:
         """
         Start the relay.
         """
+        self._outbox.start()
         self._relay.start()
 
     def accept(self, message: Message) -> None:
@@ -127,7 +147,7 @@ class BrokerDelivery:
             self._notice()
             self._make_room()
         if self._closed is not None:  # maybe meanwhile, by another OS thread
-            self._abort(self._outbox.close(), self._closed)
+            self._abort(self._outbox.close([]), self._closed)
 
     def _make_room(self) -> None:
         """
@@ -142,7 +162,7 @@ class BrokerDelivery:
 
     def deliver(self, message: Message) -> None:
         """
-        Take *message* and return when the broker has confirmed it.
+        Take *message* and return when it is on disk, or when the broker has confirmed it.
 
         Raises:
             NotConfirmed: If that is not so in ``confirm_timeout``.
@@ -156,6 +176,8 @@ class BrokerDelivery:
                 raise self._not_confirmed(message, False, self._closed or "the outbox is full")
             self._home.sleep(0.01)
         self._notice()
+        if message.place is not None:
+            return
         if waiter.wait(max(0.0, end - monotonic())):
             return
         if waiter.reason is not None:
@@ -168,9 +190,8 @@ class BrokerDelivery:
         raise self._not_confirmed(message, True, reason)
 
     def _not_confirmed(self, message: Message, sent: bool, reason: str) -> NotConfirmed:
-        if message.message_id is None:
-            message.message_id = self._identifiers.make(message.timestamp)
-        return NotConfirmed(message.message_id, sent, reason)
+        self._identify(message)
+        return NotConfirmed(str(message.message_id), sent, reason)
 
     def stop(self, seconds: float) -> None:
         """
@@ -182,7 +203,7 @@ class BrokerDelivery:
         if self._closed is not None:  # killed while it was stopping
             return
         self._closed = "the service has stopped"
-        self._abort(left + self._outbox.close(), self._closed)
+        self._abort(self._outbox.close(left), self._closed)
         stats = self.stats()
         _log.info(
             "event logs of %s: %s",
@@ -198,6 +219,7 @@ class BrokerDelivery:
             self._closed = "a forked child has no relay"
         self._ledger = Ledger()
         self._enter = self._ledger.enter
+        self._outbox.abandon()
         self._outbox = MemoryOutbox(self._config.buffer_size, self._config.buffer_bytes)
         self._put = self._outbox.put
         self._identifiers.reseed()
@@ -215,7 +237,7 @@ class BrokerDelivery:
         """
         for message in messages:
             waiter = message.waiter
-            if waiter is not None and message.message_id is None:
+            if waiter is not None and not message.was_sent:
                 self._ledger.withdraw()
                 waiter.fail(reason, False)
                 continue
@@ -227,8 +249,7 @@ class BrokerDelivery:
         """
         Put the whole message into the service's ordinary log.
         """
-        if message.message_id is None:
-            message.message_id = self._identifiers.make(message.timestamp)
+        self._identify(message)
         self._ledger.undelivered.increment()
         route = self._route
         # what the handlers themselves log about it would be undelivered as well, and so on

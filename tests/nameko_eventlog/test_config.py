@@ -32,6 +32,7 @@ RIGHT = {
     "uri": ["memory://"],
     "buffer_size": [1],
     "buffer_bytes": [1],
+    "spool": ["/var/lib/foo"],
     "spool_max_bytes": [1],
     "confirm_timeout": [0.1, 10],
     "flush_timeout": [0, 0.5, 10],
@@ -110,13 +111,6 @@ class TestValues:
         message = str(raised.value)
         assert message.startswith(f"EVENTLOG_DISPATCHER.{key} must be ")
         assert message.endswith(f", not {value!r}")
-
-    def test_spool_is_not_there_yet(self) -> None:
-        """
-        A spool is refused as long as there is none, since it promises durability.
-        """
-        with pytest.raises(ConfigurationError, match=r"spool is '/tmp', .*remove the key"):
-            parse_config({"EVENTLOG_DISPATCHER": {"spool": "/tmp"}})
 
     @pytest.mark.parametrize("section", ["auto_capture", ["auto_capture"], True, 5])
     def test_section_of_the_wrong_kind(self, section: Any) -> None:

@@ -1,0 +1,49 @@
+"""
+What the spool adds to a log call.
+"""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from benchmarks.container import logger, running
+from benchmarks.log_call import WARM_UP, WithoutRelay
+
+
+SPOOL, MEMORY = "spool", "memory"
+
+
+def run(side: str, uri: str, rounds: int, calls: int) -> dict[str, Any]:
+    """
+    Measure log calls of a service, with a spool or without.
+
+    Returns:
+        ``microseconds``: of one call, the median of the rounds.
+    """
+
+    def work(dispatch: Any) -> list[float]:
+        outbox = dispatch._delivery._outbox
+        results = []
+        for _ in range(WARM_UP + rounds):
+            gc.collect()
+            start = perf_counter()
+            for number in range(calls):
+                logger.info(
+                    "session_created",
+                    extra={"session_id": "8c1d2e3f", "user": number, "amount": 12.5},
+                )
+            results.append((perf_counter() - start) / calls * 1e6)
+            if outbox.waiting != calls:
+                raise RuntimeError(f"{outbox.waiting} of {calls} are in the outbox")
+            for message in outbox.take(calls):
+                outbox.settle(message)
+        return results[WARM_UP:]
+
+    with tempfile.TemporaryDirectory() as directory:
+        section = {"spool": directory} if side == SPOOL else None
+        with running(WithoutRelay(), uri, section) as in_worker:
+            return {"microseconds": median(in_worker(work))}

@@ -1,0 +1,306 @@
+"""
+The spool's files: one JSON object a line, each with a checksum.
+
+Any tool that reads lines of JSON can look into them. A segment's first line says which format
+it is of; each other is a message, in the order of acceptance.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import pathlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+from zlib import crc32
+
+import msgspec
+from amqp.serialization import dumps, loads
+from eventlet import patcher
+
+from nameko_eventlog.delivery.message import Message, shortstr
+from nameko_eventlog.serialization import encode_plain, is_plain
+
+
+_os = patcher.original("os")  # eventlet's waits for files that are always ready
+
+VERSION = 1
+"""Of the format; what a reader does not know, it leaves alone."""
+
+SUFFIX = ".jsonl"
+
+_CHECKSUM = b',"crc32":"'
+_CHUNK = 1 << 18
+
+
+class Corrupt(Exception):
+    """
+    A line that is not what was written.
+    """
+
+
+class _Header(msgspec.Struct):
+    nameko_eventlog_spool: int
+    service: str
+
+
+class _Stored(msgspec.Struct, omit_defaults=True):
+    message_id: str
+    event_type: str
+    timestamp: float
+    headers: dict[str, Any] | str
+    body: str
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    body_encoding: str = "utf-8"
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_stored = msgspec.json.Decoder(_Stored).decode
+
+
+def encode(message: Message) -> bytes:
+    """
+    Return *message* as a line.
+
+    Headers of plain JSON types are there as JSON, others as an AMQP table in base64; a body that
+    is no text is in base64, too.
+
+    Raises:
+        Exception: If AMQP does not know a header's value; such a message cannot be sent anyway.
+    """
+    found: Any = message.headers
+    stored = _Stored(
+        str(message.message_id),
+        shortstr(message.event_type),
+        message.timestamp,
+        found if type(found) is dict and is_plain(found) else _as_table(found),
+        "",
+        message.content_type,
+        message.content_encoding,
+    )
+    try:
+        stored.body = message.body.decode("utf-8")
+    except UnicodeDecodeError:
+        stored.body = base64.b64encode(message.body).decode("ascii")
+        stored.body_encoding = "base64"
+    try:
+        line = encode_plain(stored)
+    except UnicodeEncodeError:  # lone surrogates, which AMQP takes
+        stored.headers = _as_table(found)
+        line = encode_plain(stored)
+    return _with_checksum(line)
+
+
+def _as_table(headers: Any) -> str:
+    return base64.b64encode(dumps("F", [dict(headers)])).decode("ascii")
+
+
+def _with_checksum(line: bytes) -> bytes:
+    line = line[:-1]
+    return b'%b%b%08x"}\n' % (line, _CHECKSUM, crc32(line))
+
+
+def _checked(line: bytes) -> bytes:
+    """
+    Return *line* without its end.
+
+    Raises:
+        Corrupt: If the checksum is not the line's.
+    """
+    end = line.rfind(_CHECKSUM)
+    if end < 0 or line[end:] != b'%b%08x"}' % (_CHECKSUM, crc32(line[:end])):
+        raise Corrupt
+    return line
+
+
+def decode(line: bytes) -> Message:
+    """
+    Return the message that *line* is.
+
+    Args:
+        line: As `encode` returns it, without the end of the line.
+
+    Raises:
+        Corrupt: If it is not what was written.
+    """
+    try:
+        stored = _decode_stored(_checked(line))
+        headers = stored.headers
+        if isinstance(headers, str):
+            (headers,), _ = loads("F", base64.b64decode(headers), 0)
+        body = stored.body.encode("utf-8")
+        if stored.body_encoding == "base64":
+            body = base64.b64decode(body)
+    except Corrupt:
+        raise
+    except Exception as exc:
+        raise Corrupt from exc
+    return Message(
+        body,
+        stored.content_type,
+        stored.content_encoding,
+        headers,
+        stored.event_type,
+        stored.timestamp,
+        message_id=stored.message_id,
+    )
+
+
+class Segment:
+    """
+    One file of a spool.
+
+    Args:
+        path: Where.
+        is_new: Whether to make it.
+        service: The service's name, for a new one.
+
+    Raises:
+        OSError: If it cannot be opened or made.
+    """
+
+    def __init__(self, path: pathlib.Path, is_new: bool = False, service: str = "") -> None:
+        self.path = path
+        self.is_growing = is_new
+        self.is_known = True
+        self.is_said_corrupt = False
+        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+        self.fd = _os.open(path, flags | os.O_CREAT | os.O_EXCL if is_new else flags, 0o600)
+        self.written = 0
+        if is_new:
+            try:
+                self.append(_with_checksum(encode_plain(_Header(VERSION, service))))
+            except OSError:
+                self.close()
+                path.unlink(missing_ok=True)
+                raise
+            self.first = self.written
+        else:
+            self.written = os.fstat(self.fd).st_size
+            self.first = self._end_of_header()
+        self.read_up_to = self.first
+        self._unsettled.clear()
+
+    def _end_of_header(self) -> int:
+        head = _os.pread(self.fd, 4096, 0)
+        line, end, _ = head.partition(b"\n")
+        try:
+            header = _decode_header(_checked(line))
+        except (Corrupt, msgspec.MsgspecError):
+            return 0  # each line is checked by itself
+        self.is_known = header.nameko_eventlog_spool == VERSION
+        return len(line) + len(end)
+
+    def append(self, line: bytes) -> int:
+        """
+        Write *line* at the end.
+
+        Returns:
+            Where it begins.
+
+        Raises:
+            OSError: If it cannot be written; then nothing of it is left.
+        """
+        start = self.written
+        written = _os.write(self.fd, line)
+        if written != len(line):
+            _os.ftruncate(self.fd, start)
+            raise OSError(28, "No space left on device")
+        self.written = start + written
+        return start
+
+    def keep(self, start: int) -> None:
+        """
+        Remember that the message that begins at *start* is in memory and unsettled.
+        """
+        self._unsettled[start] = None
+
+    def settle(self, start: int) -> None:
+        """
+        Forget it.
+        """
+        self._unsettled.pop(start, None)
+
+    @property
+    def settled_up_to(self) -> int:
+        """
+        Before where everything is settled.
+        """
+        return next(iter(self._unsettled), self.read_up_to)
+
+    @property
+    def has_unread(self) -> bool:
+        """
+        Whether there is something that is not in memory.
+        """
+        return self.read_up_to < self.written
+
+    @property
+    def is_done(self) -> bool:
+        """
+        Whether nothing in it is of use any more.
+        """
+        return not (self.is_growing or self.has_unread or self._unsettled)
+
+    def read(self, on_corrupt: Callable[[bytes], object]) -> Iterator[tuple[int, Message]]:
+        """
+        Read on, some at a time.
+
+        Args:
+            on_corrupt: Called with what is no message.
+
+        Yields:
+            Where a message begins, and the message.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        size = _CHUNK
+        while True:
+            chunk = _os.pread(self.fd, min(size, self.written - self.read_up_to), self.read_up_to)
+            end = chunk.rfind(b"\n") + 1
+            if end or self.read_up_to + len(chunk) >= self.written or not chunk:
+                break
+            size *= 2
+        if not chunk:  # somebody has cut it
+            self.read_up_to = self.written
+            return
+        if not end:  # the last line is not whole: its call has not returned
+            end = len(chunk)
+        start = self.read_up_to
+        for line in chunk[:end].removesuffix(b"\n").split(b"\n"):
+            self.read_up_to = start + len(line) + 1
+            try:
+                message = decode(line)
+            except Corrupt:
+                on_corrupt(line)
+            else:
+                self.keep(start)
+                yield start, message
+            start = self.read_up_to
+        self.read_up_to = min(self.read_up_to, self.written)
+
+    def count(self) -> int:
+        """
+        Count the lines that are unread.
+        """
+        lines, at, last = 0, self.read_up_to, b"\n"
+        while at < self.written:
+            chunk = _os.pread(self.fd, _CHUNK, at)
+            if not chunk:
+                break
+            lines += chunk.count(b"\n")
+            at += len(chunk)
+            last = chunk[-1:]
+        return lines + (last != b"\n")
+
+    def close(self) -> None:
+        """
+        Close the file.
+        """
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            _os.close(fd)
