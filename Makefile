@@ -8,6 +8,8 @@ NAMEKO3 := nameko==3.0.0rc11
 VERSIONS := 3.10 3.11 3.12 3.13
 
 MAKEFLAGS += --no-print-directory
+SEED ?= 1
+ROUNDS ?= 20
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -40,7 +42,8 @@ demo: $(VENV)/.runtime ## two services, four ways in, and what arrives downstrea
 .PHONY: test
 test: rabbitmq ## the suite on this Python with both Namekos, coverage, the built wheel
 	@$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)'
-	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1
+	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
+		TESTS='--ignore tests/faults' # make test-all runs them there, too
 	$(call say,coverage of both runs together)
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
@@ -59,6 +62,11 @@ test-all: rabbitmq ## the suite on Python 3.10 to 3.13, where they exist, with b
 	done; \
 	test -n "$${tested:-}"; \
 	echo "==> passed with both Namekos on Python:$$tested"
+
+.PHONY: chaos
+chaos: rabbitmq $(VENV)/.test ## broker and process killed at random: SEED=1 ROUNDS=20
+	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
+	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults
 
 .PHONY: check
 check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors
@@ -101,7 +109,7 @@ suite: $(VENV)/.test
 	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
 	@if [ -z "$(KEEP_COVERAGE)" ]; then $(VENV)/bin/python -m coverage erase; fi
 	@# Coverage imports eventlet, in subprocesses too, which says at length that it is deprecated.
-	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q
+	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q $(TESTS)
 
 .PHONY: wheel
 wheel: $(VENV)/.test

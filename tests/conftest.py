@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import kombu.pools
 import pytest
 import structlog
@@ -27,6 +28,12 @@ from tests.rabbitmq import Broker
 
 
 Config = dict[str, Any]
+
+# How long an example takes says something about the machine, which is shared.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
 
 # Coverage follows the threads of the standard library. The real ones beside green
 # threads (eventlet.tpool) come from another copy of the module.

@@ -152,17 +152,17 @@ class TestMemoryOutbox:
 
     def test_close(self) -> None:
         """
-        Closing returns what was not taken, and nothing twice.
+        Closing returns what was taken and what was not, and nothing twice.
         """
         outbox = MemoryOutbox(10, 10**6)
         messages = [make_message(number) for number in range(3)]
         for message in messages:
             outbox.put(message)
-        outbox.take(1)
+        taken = outbox.take(1)
 
-        assert messages[1:] == outbox.close()
-        assert [] == outbox.close()
-        assert 1 == outbox.waiting
+        assert messages == outbox.close(taken)
+        assert [] == outbox.close([])
+        assert 0 == outbox.waiting
 
     def test_threads(self) -> None:
         """

@@ -1,0 +1,254 @@
+"""
+Fixtures: a service in a process of its own, and what a consumer gets of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kombu
+import pytest
+import yaml
+from kombu import Connection
+from nameko.standalone.events import get_event_exchange
+
+from tests.rabbitmq import free_ports
+from tests.waiting import wait_until
+
+
+class Running:
+    """
+    A ``nameko run`` of `tests.faults.service`.
+
+    Args:
+        folder: For its files.
+        uri: The broker.
+        section: What ``EVENTLOG_DISPATCHER`` says.
+        environment: ``COUNT``, ``PAUSE``, ``BATCH``.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, uri: str, section: dict[str, Any], **environment: Any
+    ) -> None:
+        self._known: int | None = None
+        self.logged_file = folder / "logged"
+        self.undelivered_file = folder / "undelivered"
+        (self.port,) = free_ports(1)
+        config = {
+            "AMQP_URI": uri,
+            "WEB_SERVER_ADDRESS": f"127.0.0.1:{self.port}",
+            "EVENTLOG_DISPATCHER": section,
+            "LOGGING": {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {
+                    "eventlog": {"class": "logging_ext.EventLogHandler"},
+                    "undelivered": {
+                        "class": "logging.FileHandler",
+                        "filename": str(self.undelivered_file),
+                    },
+                },
+                "loggers": {
+                    "foo": {"level": "INFO", "handlers": ["eventlog"], "propagate": False},
+                    "nameko_eventlog.undelivered": {"handlers": ["undelivered"]},
+                },
+            },
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, **environment}
+        nameko = pathlib.Path(sys.executable).with_name("nameko")
+        self.process = subprocess.Popen(
+            [str(nameko), "run", "--config", "config.yaml", "tests.faults.service"],
+            cwd=folder,
+            env={
+                **os.environ,
+                **{name: str(value) for name, value in given.items()},
+                "LOGGED": str(self.logged_file),
+                "PYTHONPATH": os.getcwd(),
+                "PYTHONWARNINGS": "ignore",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @property
+    def logged(self) -> list[str]:
+        """
+        The numbers whose log calls have returned, in this process or an earlier one.
+        """
+        return self.logged_file.read_text().split() if self.logged_file.exists() else []
+
+    @property
+    def is_done(self) -> bool:
+        """
+        Whether all were logged.
+        """
+        return self.logged_file.with_name("logged.done").exists()
+
+    def logs_more(self) -> bool:
+        """
+        Whether it has logged something since this was asked last.
+        """
+        before, self._known = self._known, len(self.logged)
+        return before is not None and self._known > before
+
+    @property
+    def undelivered(self) -> set[str]:
+        """
+        The numbers that were written to ``nameko_eventlog.undelivered``.
+        """
+        lines = self.undelivered_file.read_text().splitlines()
+        return {json.loads(json.loads(line)["body"])["data"]["number"] for line in lines}
+
+    @property
+    def resident(self) -> int:
+        """
+        The bytes that it takes in memory.
+        """
+        status = pathlib.Path(f"/proc/{self.process.pid}/statm").read_text()
+        return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def is_alive(self) -> bool:
+        """
+        Whether it answers HTTP within two seconds.
+        """
+        try:
+            url = f"http://127.0.0.1:{self.port}/alive"
+            with urllib.request.urlopen(url, timeout=2) as response:
+                return bool(response.read() == b"yes")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """
+        End it by SIGKILL.
+        """
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """
+        Let it log no more, and end it by SIGTERM.
+        """
+        self.logged_file.with_name("logged.enough").touch()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: self.process.poll() is not None, timeout=60)
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
+    """
+    Start the service: ``run(uri, {"spool": ...}, COUNT=5)``.
+    """
+    started = []
+
+    def start(uri: str, section: dict[str, Any] | None = None, **environment: Any) -> Running:
+        running = Running(tmp_path, uri, section or {}, **environment)
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.kill()
+
+
+class Queue:
+    """
+    A durable queue, bound to the service's event logs.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        exchange = get_event_exchange("foo", {})
+        self._queue = kombu.Queue("q", exchange, routing_key="log_event", durable=True)
+        with Connection(uri) as connection:
+            self._queue(connection.default_channel).declare()
+
+    def __len__(self) -> int:
+        with Connection(self._uri) as connection:
+            return int(self._queue(connection.default_channel).queue_declare(passive=True)[1])
+
+    def take_all(self) -> list[tuple[str, str]]:
+        """
+        Return the message id and the number of each message, in order.
+        """
+        found: list[tuple[str, str]] = []
+
+        def take(message: Any) -> None:
+            body = json.loads(message.body)
+            found.append((message.properties["message_id"], body["data"]["number"]))
+
+        with Connection(self._uri) as connection:
+            channel = connection.channel()
+            channel.basic_qos(0, 1000, False)
+            with kombu.Consumer(channel, [self._queue], on_message=take, no_ack=True, accept=None):
+                while True:
+                    try:
+                        connection.drain_events(timeout=1)
+                    except TimeoutError:
+                        return found
+
+
+@pytest.fixture
+def queue(rabbit_config: dict[str, Any]) -> Queue:
+    """
+    The queue, on an empty vhost.
+    """
+    return Queue(rabbit_config["AMQP_URI"])
+
+
+def settled(running: Running, spool: pathlib.Path) -> Callable[[], bool]:
+    """
+    Return a condition: the service has nothing in its spool any more.
+    """
+
+    def is_empty() -> bool:
+        lines = 0
+        for path in spool.glob("foo/*/*.jsonl"):
+            try:
+                position = (path.parent / "position").read_text().split()
+                done = int(position[1]) if position[0] == path.name else 0
+                lines += path.read_bytes()[done:].count(b"\n") - (done == 0)
+            except (OSError, IndexError):
+                return False
+        return lines == 0
+
+    return is_empty
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """
+    A broker that is not there.
+    """
+    (port,) = free_ports(1)
+    return f"amqp://guest:guest@127.0.0.1:{port}//"
+
+
+@pytest.fixture
+def seed() -> random.Random:
+    """
+    Random moments, from ``SEED``, which is printed.
+    """
+    number = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
+    print(f"SEED={number}")
+    return random.Random(number)
+
+
+@pytest.fixture
+def rounds() -> int:
+    """
+    How often things are killed: ``ROUNDS``, or a few times.
+    """
+    return int(os.environ.get("ROUNDS") or 5)

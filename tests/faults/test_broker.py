@@ -1,0 +1,95 @@
+"""
+The broker is killed, alone or together with the process.
+"""
+
+import pathlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+import pytest
+
+from tests.faults.conftest import Queue, Running, settled
+from tests.rabbitmq import Broker
+from tests.waiting import wait_until
+
+
+Run = Callable[..., Running]
+
+
+@pytest.mark.timeout(1800)
+class TestKilled:
+    @pytest.mark.parametrize("section", [{}, {"spool": True}], ids=["memory", "spool"])
+    def test_under_load(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        broker: Broker,
+        run: Run,
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+        rounds: int,
+        section: dict[str, Any],
+    ) -> None:
+        """
+        Killed at random moments under load, and back each time: nothing is lost.
+        """
+        if section:
+            section = {"spool": str(tmp_path / "spool")}
+        running = run(rabbit_config["AMQP_URI"], section)
+        for _ in range(max(1, rounds // 2)):
+            before = len(queue)
+            wait_until(lambda before=before: len(queue) > before + 100, timeout=60)
+            eventlet.sleep(seed.random())
+            broker.kill()
+            broker.start()
+        running.stop()
+
+        logged = running.logged
+        taken = queue.take_all()
+        assert len(logged) > 100
+        assert set(logged) == {number for _, number in taken} | running.undelivered
+        assert set() == running.undelivered
+        assert len(set(logged)) == len({identity for identity, _ in taken})
+
+    def test_both(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        broker: Broker,
+        run: Run,
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+        rounds: int,
+    ) -> None:
+        """
+        Broker and process, killed at random: with a spool every accepted event log arrives.
+        """
+        uri, spool = rabbit_config["AMQP_URI"], tmp_path / "spool"
+        running = run(uri, {"spool": str(spool)})
+        for number in range(rounds):
+            wait_until(running.logs_more, timeout=60)
+            eventlet.sleep(seed.random())
+            if number == 0 or seed.random() < 0.3:
+                broker.kill()
+                eventlet.sleep(seed.random())
+                broker.start()
+            else:
+                running.kill()
+                running = run(uri, {"spool": str(spool)})
+        running.kill()
+        running = run(uri, {"spool": str(spool)}, COUNT=0)
+        wait_until(lambda: running.is_done and settled(running, spool)(), timeout=120)
+        running.stop()
+
+        logged = set(running.logged)
+        taken = queue.take_all()
+        numbers = {number for _, number in taken}
+        assert logged <= numbers
+        assert len(numbers - logged) <= rounds + 1
+        assert len(numbers) == len({identity for identity, _ in taken})
+        print(
+            f"{len(logged)} accepted, {len(numbers)} received,"
+            f" {len(taken) - len(numbers)} of them twice or more"
+        )

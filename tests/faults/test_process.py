@@ -1,0 +1,134 @@
+"""
+The process is killed, or has more to do than it can.
+"""
+
+import pathlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+import pytest
+
+from tests.faults.conftest import Queue, Running, settled
+from tests.waiting import wait_until
+
+
+Run = Callable[..., Running]
+
+
+@pytest.mark.timeout(300)
+class TestKilled:
+    def test_again_and_again(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        run: Run,
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+        rounds: int,
+    ) -> None:
+        """
+        Killed at random moments and restarted each time, with a spool it loses nothing.
+        """
+        uri, spool = rabbit_config["AMQP_URI"], tmp_path / "spool"
+        for _ in range(rounds):
+            before = len(run_logged(tmp_path))
+            running = run(uri, {"spool": str(spool)})
+            wait_until(lambda before=before: len(run_logged(tmp_path)) > before, timeout=30)
+            eventlet.sleep(seed.random() * 0.4)
+            running.kill()
+        running = run(uri, {"spool": str(spool)}, COUNT=0)
+        wait_until(lambda: running.is_done and settled(running, spool)(), timeout=60)
+        running.stop()
+
+        logged = running.logged
+        taken = queue.take_all()
+        ids = {identity for identity, _ in taken}
+        numbers = {number for _, number in taken}
+        assert set(logged) <= numbers
+        assert len(numbers - set(logged)) <= rounds  # killed between the call and the note of it
+        assert len(ids) == len(numbers)
+        for pid in {number.split("-")[0] for number in numbers}:
+            first = list(dict.fromkeys(n for _, n in taken if n.startswith(f"{pid}-")))
+            assert [f"{pid}-{index}" for index in range(len(first))] == first
+
+    def test_stopped_without_a_broker(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        run: Run,
+        tmp_path: pathlib.Path,
+        nowhere: str,
+    ) -> None:
+        """
+        What a service leaves that stops without a broker arrives after the next start.
+        """
+        section = {"spool": str(tmp_path / "spool"), "flush_timeout": 0.5}
+        first = run(nowhere, section, COUNT=5_000, BATCH=100, PAUSE=0)
+        wait_until(lambda: first.is_done, timeout=30)
+        first.stop()
+        second = run(rabbit_config["AMQP_URI"], section, COUNT=0)
+        wait_until(lambda: len(queue) == 5_000, timeout=30)
+        second.stop()
+
+        assert first.logged == [number for _, number in queue.take_all()]
+        assert set() == first.undelivered
+
+
+@pytest.mark.timeout(300)
+class TestTooMuch:
+    def test_never_yields(self, rabbit_config: dict[str, Any], queue: Queue, run: Run) -> None:
+        """
+        A worker that logs 300,000 event logs without ever yielding overflows nothing.
+        """
+        running = run(rabbit_config["AMQP_URI"], COUNT=300_000, BATCH=300_000)
+        wait_until(lambda: running.is_done, timeout=120)
+        running.stop()
+
+        assert set() == running.undelivered
+        assert 300_000 == len(queue)
+
+    def test_long_outage(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        broker: Any,
+        run: Run,
+        tmp_path: pathlib.Path,
+    ) -> None:
+        """
+        200,000 event logs wait for the broker on disk: memory stays flat, HTTP is answered.
+        """
+        spool = tmp_path / "spool"
+        running = run(
+            rabbit_config["AMQP_URI"],
+            {"spool": str(spool), "buffer_size": 2_000},
+            COUNT=200_000,
+            BATCH=50,
+            PAUSE=0,
+        )
+        wait_until(lambda: len(running.logged) > 2_000, timeout=30)
+        broker.kill()
+        before = running.resident
+        silent = 0
+        while not running.is_done:
+            silent += not running.is_alive()
+            eventlet.sleep(0.2)
+        grown = running.resident - before
+        broker.start()
+        wait_until(lambda: settled(running, spool)(), timeout=120)
+        running.stop()
+
+        assert 0 == silent
+        assert grown < 50 << 20, f"{grown >> 20} MiB"
+        assert set(running.logged) == {number for _, number in queue.take_all()}
+        assert set() == running.undelivered
+
+
+def run_logged(folder: pathlib.Path) -> list[str]:
+    """
+    Return what was logged so far, in any process.
+    """
+    path = folder / "logged"
+    return path.read_text().split() if path.exists() else []
