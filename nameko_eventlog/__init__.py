@@ -2,6 +2,7 @@
 Event logs for Nameko through the standard loggers.
 """
 
+from nameko_eventlog.delivery import process_stats
 from nameko_eventlog.dispatcher import EventLogDispatcher
 from nameko_eventlog.exceptions import (
     EventLogError,
@@ -19,4 +20,5 @@ __all__ = [
     "EventLogValueError",
     "NotConfirmed",
     "OversizedEvent",
+    "process_stats",
 ]

@@ -7,7 +7,8 @@ two keep a publisher's options under different names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from nameko.constants import (
     LOGIN_METHOD_CONFIG_KEY,
     TRANSPORT_OPTIONS_CONFIG_KEY,
 )
+from nameko.containers import ServiceContainer
 from nameko.exceptions import ConfigurationError
 from nameko.standalone.events import get_event_exchange
 from nameko.utils import sanitize_url
@@ -90,6 +92,18 @@ def service_config(container: Any) -> Mapping[str, Any]:
     """
     config: Mapping[str, Any] = nameko.config if IS_NAMEKO_3 else container.config
     return config
+
+
+@contextmanager
+def container(service: type, config: Mapping[str, Any]) -> Iterator[Any]:
+    """
+    Make a container of *service*, for the length of the block.
+    """
+    if IS_NAMEKO_3:
+        with nameko.config.patch(dict(config)):
+            yield ServiceContainer(service)
+    else:
+        yield ServiceContainer(service, dict(config))
 
 
 def event_exchange(container: Any) -> Exchange:

@@ -78,7 +78,9 @@ class Dispatch:
 
         ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``;
         ``republished`` counts what was sent again, ``not_forwarded`` the process's records
-        that were nobody's.
+        that were nobody's, ``reconnects`` connections after the first. ``oldest_seconds`` is the
+        age of what has waited longest, ``blocked_seconds`` for how long the broker's alarms
+        have kept it waiting.
 
         .. versionadded:: 0.1.0
         """
@@ -166,8 +168,8 @@ class EventLogDispatcher(EventDispatcher):
         )
         self._workers: WeakKeyDictionary[Any, _Worker] = WeakKeyDictionary()
         self._delivery = open_delivery(settings, route, config)
-        self._outside = self._make_sink(compat.outside_context(self._service), dict)
-        self._unregister = register_sink(self._service, self._outside)
+        self.outside = self._make_sink(compat.outside_context(self._service), dict)
+        self._unregister = register_sink(self._service, self.outside)
         self._is_open = True
 
     def start(self) -> None:
@@ -210,13 +212,19 @@ class EventLogDispatcher(EventDispatcher):
             )
         except Exception:
             report("the context of a worker of %s could not be read", self._service)
-            sink = self._make_sink(self._outside.context, dict, current_sink())
+            sink = self._make_sink(self.outside.context, dict, current_sink())
         try:
             self._workers[worker_ctx] = _Worker(sink)
             set_sink(sink)
         except Exception:
             report("the context of a worker of %s could not be bound", self._service)
         return Dispatch(sink, self._delivery)
+
+    def dispatch_outside(self) -> Dispatch:
+        """
+        Return the callable for code outside any worker.
+        """
+        return Dispatch(self.outside, self._delivery)
 
     def _make_sink(
         self,

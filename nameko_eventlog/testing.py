@@ -73,7 +73,8 @@ class _Recorder:
         """
         Return the counts.
         """
-        return {**self._ledger.stats(), "not_forwarded": 0}
+        nothing = ("not_forwarded", "oldest_seconds", "reconnects", "blocked_seconds")
+        return {**self._ledger.stats(), **dict.fromkeys(nothing, 0)}
 
 
 @contextmanager

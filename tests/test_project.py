@@ -36,6 +36,7 @@ PUBLIC = {
         "EventLogValueError",
         "NotConfirmed",
         "OversizedEvent",
+        "process_stats",
     },
 }
 

@@ -172,6 +172,9 @@ class TestWorkerFactory:
             "undelivered": 0,
             "republished": 0,
             "not_forwarded": 0,
+            "oldest_seconds": 0,
+            "reconnects": 0,
+            "blocked_seconds": 0,
         } == counts
 
     def test_as_consumers_get_it(self):

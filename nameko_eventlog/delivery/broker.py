@@ -82,6 +82,7 @@ class Broker:
         self._on_return = on_return
         self.blocked_since: float | None = None
         self.unblocked_at = 0.0
+        self._blocked_before = 0.0
         self._frames = FrameGatherer()
         self._properties = PropertiesEncoder(settings, route.service)
         self._publisher: Publisher | None = None
@@ -129,6 +130,14 @@ class Broker:
         )
 
     @property
+    def blocked_seconds(self) -> float:
+        """
+        For how long the broker has blocked, now and before.
+        """
+        now = 0.0 if self.blocked_since is None else monotonic() - self.blocked_since
+        return self._blocked_before + now
+
+    @property
     def address(self) -> str:
         """
         The broker's address, without the password.
@@ -152,7 +161,7 @@ class Broker:
             self._declarations.make(self._channel, self._open_channel)
 
     def _connect(self) -> None:
-        self.blocked_since = None
+        self._end_block()
         self._transport = self._client.transport
         self._connection = connection = self._transport.establish_connection()
         if self._abandoned:
@@ -317,11 +326,16 @@ class Broker:
         self._on_return()
 
     def _blocked(self, reason: str) -> None:
-        self.blocked_since = monotonic()
+        if self.blocked_since is None:
+            self.blocked_since = monotonic()
 
     def _unblocked(self) -> None:
-        self.blocked_since = None
+        self._end_block()
         self.unblocked_at = monotonic()
+
+    def _end_block(self) -> None:
+        self._blocked_before = self.blocked_seconds
+        self.blocked_since = None
 
 
 def blames_message(exc: BaseException) -> bool:

@@ -8,6 +8,7 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import islice
 
 from nameko_eventlog.delivery.message import Message
 
@@ -59,6 +60,16 @@ class Flight:
         How many were sent and are unconfirmed.
         """
         return len(self._sent)
+
+    @property
+    def oldest(self) -> Message | None:
+        """
+        The oldest that is known here.
+        """
+        known = [message for message, _ in islice(self._sent.values(), 1)]
+        known += islice(self._again, 1)
+        known += [message for _, _, message in self._refused]
+        return min(known, key=lambda message: message.timestamp, default=None)
 
     @property
     def is_full(self) -> bool:

@@ -140,6 +140,12 @@ class Outbox(Protocol):
         How full it is.
         """
 
+    @property
+    def oldest(self) -> Message | None:
+        """
+        The next message, if it is in memory.
+        """
+
 
 class MemoryOutbox:
     """
@@ -253,6 +259,16 @@ class MemoryOutbox:
         How full it is, by number or by bytes, whichever is more.
         """
         return self._level(self.waiting, self._bytes)
+
+    @property
+    def oldest(self) -> Message | None:
+        """
+        The next message.
+        """
+        try:
+            return self._queue[0]
+        except IndexError:
+            return None
 
     def _level(self, waiting: int, kept: int) -> Level:
         if waiting >= self._size or kept > self._size_bytes:

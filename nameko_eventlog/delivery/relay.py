@@ -92,6 +92,7 @@ class Relay:
         self._is_blocked = False
         self._is_unroutable = False
         self._failure = ""
+        self.connections = 0  # how many there have been
         self._answered_at = 0.0  # when the confirm clock began anew
         self._well_at = 0.0
         self._probe: int | None = None
@@ -136,6 +137,22 @@ class Relay:
                 self._finished.wait(timeout=seconds)
             self._thread.kill()
         return self._flight.clear()
+
+    @property
+    def blocked_seconds(self) -> float:
+        """
+        For how long an alarm of the broker's has kept it from publishing.
+        """
+        return self._broker.blocked_seconds
+
+    @property
+    def oldest(self) -> Message | None:
+        """
+        The oldest message that is not settled.
+        """
+        with contextlib.suppress(RuntimeError):  # it changes while an OS thread looks
+            return self._flight.oldest or self._outbox.oldest
+        return None
 
     def abandon(self) -> None:
         """
@@ -191,6 +208,7 @@ class Relay:
         Connect, and publish until there is nothing left to do.
         """
         self._broker.open()
+        self.connections += 1
         if self._is_done():
             return
         self._answered_at = heartbeat_at = monotonic()

@@ -8,8 +8,11 @@ import contextlib
 import logging
 import os
 import weakref
-from time import monotonic
+from time import monotonic, time
 from typing import Protocol
+
+import eventlet
+from eventlet.greenthread import GreenThread
 
 from logging_ext import forwarding
 from nameko_eventlog.compat import Settings
@@ -26,6 +29,9 @@ from nameko_eventlog.exceptions import NotConfirmed
 
 
 _log = logging.getLogger("nameko_eventlog")
+SUMMARY_SECONDS = 60.0
+"""How often the counts are logged while something waits, or was undelivered meanwhile."""
+
 _undelivered = logging.getLogger("nameko_eventlog.undelivered")
 
 
@@ -81,7 +87,9 @@ class BrokerDelivery:
         self._ledger = Ledger()
         self._identifiers = UUID7Generator()
         self._outbox = self._make_outbox()
+        self.service = route.service
         self._closed: str | None = None
+        self._summaries: GreenThread | None = None
         self._relay = Relay(
             outbox=self._outbox,
             ledger=self._ledger,
@@ -100,6 +108,13 @@ class BrokerDelivery:
         self._put = self._outbox.put
         self._notice = self._relay.notice
         _deliveries.add(self)
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        Whether it has stopped.
+        """
+        return self._closed is not None
 
     def _make_outbox(self) -> Outbox:
         config = self._config
@@ -125,6 +140,8 @@ class BrokerDelivery:
         """
         self._outbox.start()
         self._relay.start()
+        if self._summaries is None:
+            self._summaries = eventlet.spawn(self._summarize)
 
     def accept(self, message: Message) -> None:
         """
@@ -199,17 +216,14 @@ class BrokerDelivery:
         """
         if self._closed is not None:
             return
+        if self._summaries is not None:
+            self._summaries.kill()
         left = self._relay.stop(seconds)
         if self._closed is not None:  # killed while it was stopping
             return
         self._closed = "the service has stopped"
         self._abort(self._outbox.close(left), self._closed)
-        stats = self.stats()
-        _log.info(
-            "event logs of %s: %s",
-            self._route.service,
-            ", ".join(f"{count} {name}" for name, count in stats.items()),
-        )
+        self._say(self.stats())
 
     def forked(self) -> None:
         """
@@ -229,7 +243,31 @@ class BrokerDelivery:
         """
         Return the counts of this service instance, and of the process's ``not_forwarded``.
         """
-        return {**self._ledger.stats(), "not_forwarded": forwarding.not_forwarded.value}
+        oldest = self._relay.oldest
+        return {
+            **self._ledger.stats(),
+            "not_forwarded": forwarding.not_forwarded.value,
+            "oldest_seconds": 0 if oldest is None else max(0, int(time() - oldest.timestamp)),
+            "reconnects": max(0, self._relay.connections - 1),
+            "blocked_seconds": int(self._relay.blocked_seconds),
+        }
+
+    def _summarize(self) -> None:
+        undelivered = 0
+        while self._closed is None:
+            eventlet.sleep(SUMMARY_SECONDS)
+            stats = self.stats()
+            if stats["waiting"] or stats["undelivered"] > undelivered:
+                self._say(stats)
+            undelivered = stats["undelivered"]
+
+    def _say(self, stats: dict[str, int]) -> None:
+        with contextlib.suppress(Exception):  # the service's handlers may fail
+            _log.info(
+                "event logs of %s: %s",
+                self.service,
+                ", ".join(f"{count} {name}" for name, count in stats.items()),
+            )
 
     def _abort(self, messages: list[Message], reason: str) -> None:
         """
@@ -269,6 +307,28 @@ class BrokerDelivery:
                 _log.exception("a handler failed on an undelivered event log")
         finally:
             forwarding.suspended.reset(token)
+
+
+def process_stats() -> dict[str, dict[str, int]]:
+    """
+    Return the counts of each service that runs in this process, by its name.
+
+    They are those of the injected callable's ``stats()``; several instances of one service are
+    added up.
+
+    .. versionadded:: 0.2.0
+    """
+    found: dict[str, dict[str, int]] = {}
+    for delivery in list(_deliveries):
+        if delivery.is_closed:
+            continue
+        stats = delivery.stats()
+        known = found.setdefault(delivery.service, {})
+        for name, count in stats.items():
+            one_for_all = name in ("not_forwarded", "oldest_seconds")
+            before = known.get(name, 0)
+            known[name] = max(before, count) if one_for_all else before + count
+    return found
 
 
 _deliveries: weakref.WeakSet[BrokerDelivery] = weakref.WeakSet()

@@ -334,6 +334,16 @@ class SpooledOutbox:
         """
         return Level.FULL if self._bytes >= self._max_bytes else Level.LOW
 
+    @property
+    def oldest(self) -> Message | None:
+        """
+        The next message, if it is in memory.
+        """
+        for queue in (self._ahead, self._tail):
+            with contextlib.suppress(IndexError):
+                return queue[0]
+        return None
+
     # -- looking after the disk
 
     def _look_after(self) -> None:

@@ -838,6 +838,9 @@ class TestMessage:
             "waiting": 0,
             "undelivered": 0,
             "republished": 0,
+            "oldest_seconds": 0,
+            "reconnects": 0,
+            "blocked_seconds": 0,
         } == stats
 
 
@@ -868,7 +871,7 @@ class TestLifecycle:
         class Early(EventLogDispatcher):
             def setup(self) -> None:
                 super().setup()
-                self._outside.emit(EventLog("early"))
+                self.outside.emit(EventLog("early"))
 
         class Service(FooService):
             eventlog = Early()
