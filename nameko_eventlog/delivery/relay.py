@@ -19,6 +19,7 @@ from logging_ext import forwarding
 from nameko_eventlog.delivery.broker import Broker, BrokerTimeout, blames_message
 from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.outbox import Ledger, Outbox
 from nameko_eventlog.delivery.waiting import Bell, HomeThread
@@ -106,6 +107,7 @@ class Relay:
         Begin publishing.
         """
         if self._thread is None:
+            interrupt.acquire(self)
             self._well_at = monotonic()  # connecting takes a moment
             self._thread = eventlet.spawn(self._run)
 
@@ -136,6 +138,7 @@ class Relay:
             if not self._finished.ready():
                 self._finished.wait(timeout=seconds)
             self._thread.kill()
+            interrupt.release(self)
         return self._flight.clear()
 
     @property
@@ -159,6 +162,7 @@ class Relay:
         Publish no more, in a forked child: the connection is the parent's.
         """
         self._abandoned = True
+        interrupt.release(self)
         self._broker.abandon()
 
     # -- the green thread

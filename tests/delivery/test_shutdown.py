@@ -60,6 +60,17 @@ class Foo:
         pathlib.Path("logged").write_text(str(os.getpid()))
 """
 
+# the shell starts what runs in the background, the tests maybe, with SIGINT ignored
+FOREGROUND = (
+    sys.executable,
+    "-c",
+    """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+""",
+)
+
 CONFIG = """
 AMQP_URI: {uri}
 EVENTLOG_DISPATCHER: {dispatcher}
@@ -68,10 +79,12 @@ LOGGING:
   disable_existing_loggers: false
   handlers:
     file: {{class: logging.FileHandler, filename: undelivered}}
+    runner: {{class: logging.FileHandler, filename: runner}}
     eventlog: {{class: logging_ext.EventLogHandler}}
   loggers:
     foo: {{level: INFO, handlers: [eventlog]}}
     nameko_eventlog.undelivered: {{handlers: [file]}}
+    nameko.runners: {{level: DEBUG, handlers: [runner]}}
 """
 
 
@@ -234,7 +247,7 @@ class TestNamekoRun:
             (tmp_path / "config.yaml").write_text(CONFIG.format(uri=uri, dispatcher=dispatcher))
             nameko = pathlib.Path(sys.executable).with_name("nameko")
             process = subprocess.Popen(
-                [str(nameko), "run", "--config", "config.yaml", "foo"],
+                [*FOREGROUND, str(nameko), "run", "--config", "config.yaml", "foo"],
                 cwd=tmp_path,
                 env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"},
                 stdout=subprocess.DEVNULL,
@@ -242,6 +255,8 @@ class TestNamekoRun:
             )
             processes.append(process)
             wait_until((tmp_path / "logged").exists, timeout=30)
+            # before, nameko's runner does not catch Ctrl-C, and the process dies of it
+            wait_until(lambda: "services started" in (tmp_path / "runner").read_text())
             return process
 
         yield start
@@ -250,14 +265,16 @@ class TestNamekoRun:
                 process.kill()
                 process.wait()
 
-    def test_signal(self, uri: str, bound: Received, run: Any) -> None:
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_signal(self, signum: int, uri: str, bound: Received, run: Any) -> None:
         """
-        SIGTERM while 10,000 event logs are in the outbox: all of them arrive.
+        SIGTERM or Ctrl-C while 10,000 event logs are in the outbox: all of them arrive.
         """
         process = run(uri, 10_000)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         wait_until(lambda: process.poll() is not None, timeout=30)
 
+        assert 0 == process.returncode
         assert list(range(10_000)) == wait_for(bound, 10_000)
 
     def test_broker_down(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
