@@ -139,6 +139,9 @@ class _Seen(NamedTuple):
     plain string. It is known by its logger, its level and its caller until it came, by
     its time of creation from then on. A record of which ``ProcessorFormatter`` shows its
     processors a copy is known by its time of creation.
+
+    The next processor of the chain knows the event dict by its event, or, where that has no
+    identity of its own, by the event dict itself.
     """
 
     forwarded: bool
@@ -146,6 +149,7 @@ class _Seen(NamedTuple):
     level: int
     event: str | None = None
     created: float | None = None
+    event_dict: MutableMapping[str, Any] | None = None
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("logging_ext_seen", default=None)
@@ -162,7 +166,12 @@ def remember_record(record: logging.LogRecord, *, forwarded: bool) -> None:
 
 
 def claim_event_dict(
-    logger: Any, level: int, event_dict: MutableMapping[str, Any], *, forwarded: bool
+    logger: Any,
+    level: int,
+    event_dict: MutableMapping[str, Any],
+    given: MutableMapping[str, Any],
+    *,
+    forwarded: bool,
 ) -> bool:
     """
     Claim an event dict, and the record that may come of it.
@@ -172,6 +181,7 @@ def claim_event_dict(
         level: The call's level, as a number.
         event_dict: Whose event is exchanged for an equal string, by whose identity it is
             known again. (A type of our own would show: msgspec and YAML refuse it.)
+        given: What *event_dict* is the processor's copy of.
         forwarded: Whether for forwarding, or for being counted as nobody's.
 
     Returns:
@@ -179,9 +189,14 @@ def claim_event_dict(
     """
     event = event_dict.get("event")
     seen = _seen.get()
-    if seen is not None and seen.event is not None and event is seen.event:
+    if seen is not None and (
+        given is seen.event_dict if seen.event is None else event is seen.event
+    ):
         if seen.forwarded or not forwarded:
+            if seen.event is None:
+                _seen.set(seen._replace(event_dict=event_dict))
             return False
+        event = seen.event
     elif isinstance(event, str) and len(event) > 1:  # CPython shares the shorter ones
         event = event_dict["event"] = (event + " ")[:-1]
     else:
@@ -189,7 +204,8 @@ def claim_event_dict(
     name = None
     if isinstance(logger, (logging.Logger, logging.LoggerAdapter)) and logger.isEnabledFor(level):
         name = logger.name
-    _seen.set(_Seen(forwarded, name, level, event))
+    known = event_dict if event is None else None
+    _seen.set(_Seen(forwarded, name, level, event, event_dict=known))
     return True
 
 

@@ -79,9 +79,10 @@ class EventLogProcessor:
 
         Never raises an ``Exception``, and never waits.
         """
+        given = event_dict
         try:
-            event_dict = add_worker_context(logger, method_name, event_dict)
-            self._forward(logger, method_name, event_dict)
+            event_dict = add_worker_context(logger, method_name, given)
+            self._forward(logger, method_name, event_dict, given)
         except Exception:
             forwarding.not_forwarded.increment()
             # suspended: a processor of the same chain may hang on this logger, too
@@ -94,7 +95,11 @@ class EventLogProcessor:
         return event_dict
 
     def _forward(
-        self, logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
+        self,
+        logger: Any,
+        method_name: str,
+        event_dict: MutableMapping[str, Any],
+        given: MutableMapping[str, Any],
     ) -> None:
         if forwarding.suspended.get():
             return
@@ -123,7 +128,7 @@ class EventLogProcessor:
         else:
             number = _number(level)
             first = forwarding.claim_event_dict(
-                logger, number, event_dict, forwarded=sink is not None
+                logger, number, event_dict, given, forwarded=sink is not None
             )
         if not first:
             return

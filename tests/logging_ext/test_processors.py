@@ -711,6 +711,103 @@ class TestThroughTheStandardLibrary:
         assert "boom" == worker.metadata["exception"][0]["exc_value"]
 
 
+class TestSeveralProcessors:
+    """
+    Processors of one chain see one call: one event log.
+    """
+
+    @pytest.mark.parametrize("event", ["paid", "x", "", 5, None, Unprintable()])
+    def test_once(self, worker: RecordingSink, event: Any) -> None:
+        """
+        One event log a call, whatever the event is, and equal calls are not taken for one.
+        """
+        log, arrived = plain(EventLogProcessor(), EventLogProcessor(), EventLogProcessor())
+        for number in range(3):
+            log.info(event, amount=number)
+
+        assert [{"amount": number} for number in range(3)] == [
+            event.event_data for event in worker.events
+        ]
+        assert 3 == len(arrived)
+        assert [event] * 3 == [event_dict.get("event") for event_dict in arrived]
+
+    @pytest.mark.parametrize("event", ["paid", "x", "", 5, None])
+    def test_once_with_the_handler(
+        self, worker: RecordingSink, both: logging.Logger, event: Any
+    ) -> None:
+        """
+        So it is with the handler behind them.
+        """
+        log = structlog.wrap_logger(
+            both,
+            processors=[
+                EventLogProcessor(),
+                EventLogProcessor(),
+                ProcessorFormatter.wrap_for_formatter,
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        for _ in range(2):
+            log.info(event)
+
+        assert 2 == len(worker.events)
+
+    def test_changed_between(self, worker: RecordingSink) -> None:
+        """
+        A processor between them may make an event dict of its own.
+        """
+
+        def change(logger: Any, method_name: str, event_dict: Any) -> Any:
+            return {"event": event_dict["event"], "added": 1}
+
+        log, arrived = plain(EventLogProcessor(), change, EventLogProcessor())
+        log.info("paid", amount=5)
+
+        assert {"amount": 5} == worker.data
+        assert [{"event": "paid", "added": 1, **CONTEXT}] == arrived
+
+    @pytest.mark.parametrize("event", ["paid", 5])
+    def test_counted_once(self, event: Any) -> None:
+        """
+        Outside any worker they count a call once.
+        """
+        log, _ = plain(EventLogProcessor(), EventLogProcessor(), EventLogProcessor())
+        log.info(event)
+
+        assert 1 == forwarding.not_forwarded.value
+
+    @pytest.mark.parametrize("event", ["paid", 5])
+    def test_one_with_service(self, service: RecordingSink, event: Any) -> None:
+        """
+        One with a service forwards what one before it counted, and those behind know it.
+        """
+        log, _ = plain(
+            EventLogProcessor(),
+            EventLogProcessor(service="foo"),
+            EventLogProcessor(service="foo"),
+            EventLogProcessor(),
+        )
+        log.info(event)
+
+        assert [str(event)] == service.types
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_call_within_a_call(self, worker: RecordingSink) -> None:
+        """
+        An equal call that a processor makes is an event log of its own.
+        """
+        inner, _ = plain(EventLogProcessor())
+
+        def log_too(logger: Any, method_name: str, event_dict: Any) -> Any:
+            inner.info("paid")
+            return event_dict
+
+        plain(EventLogProcessor(), log_too)[0].info("paid")
+        inner.info("paid")
+
+        assert ["paid", "paid", "paid"] == worker.types
+
+
 class TestInProcessorFormatter:
     """
     The processor among those of a ``ProcessorFormatter``.
