@@ -135,6 +135,8 @@ class EventLogProcessor:
         if sink is None:
             forwarding.count_not_forwarded(name or "structlog", self._service)
             return
+        if level != method_name and _is_text(event_dict.get("level"), method_name):
+            event_dict = {**event_dict, "level": level}  # add_log_level repeats the method's name
         token = forwarding.suspended.set(True)
         try:
             sink.emit(
@@ -146,9 +148,13 @@ class EventLogProcessor:
 
 def _level(method_name: str, event_dict: MutableMapping[str, Any]) -> str:
     level = event_dict.get("level")  # log(level, ...) shows its level only there
-    if method_name in ("log", "msg") and isinstance(level, str):
+    if method_name in ("log", "msg") and isinstance(level, str) and level != method_name:
         return level.lower()
     return _LEVEL_OF_METHOD.get(method_name, method_name)
+
+
+def _is_text(value: Any, text: str) -> bool:
+    return isinstance(value, str) and value == text
 
 
 def _number(level: str) -> int:

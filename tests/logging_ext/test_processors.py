@@ -261,6 +261,79 @@ class TestTable:
 
         assert {"level": level} == worker.metadata
 
+    @pytest.mark.parametrize(("method", "level"), LEVELS.items())
+    def test_levels_by_add_log_level(self, worker: RecordingSink, method: str, level: str) -> None:
+        """
+        So it is where structlog has put the method's name for the level, which is no data.
+        """
+        log, arrived = plain(structlog.processors.add_log_level, EventLogProcessor())
+        getattr(log, method)("paid")
+
+        assert {"level": level} == worker.metadata
+        assert {} == worker.data
+        shown = {"warn": "warning", "exception": "error"}.get(method, method)
+        assert shown == arrived[0]["level"]
+
+    @pytest.mark.parametrize("method", ["debug", "msg", "warn", "exception", "fatal"])
+    @pytest.mark.parametrize("before", [[], [structlog.processors.add_log_level]])
+    def test_levels_of_the_filtering_logger(
+        self, worker: RecordingSink, method: str, before: list[Any]
+    ) -> None:
+        """
+        The levels of structlog's default logger are the same.
+        """
+        log = structlog.wrap_logger(
+            structlog.ReturnLogger(),
+            processors=[*before, EventLogProcessor(), lambda *args: "a line"],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        )
+        getattr(log, method)("paid")
+
+        assert {"level": LEVELS[method]} == worker.metadata
+        assert {} == worker.data
+
+    @pytest.mark.parametrize("level", [10, 20, 30, 40, 50])
+    def test_log_of_the_filtering_logger(self, worker: RecordingSink, level: int) -> None:
+        """
+        Its ``log(level, ...)`` has the level that it is given.
+        """
+        log = structlog.wrap_logger(
+            structlog.ReturnLogger(),
+            processors=[EventLogProcessor(), lambda *args: "a line"],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        )
+        log.log(level, "paid")
+
+        assert {"level": logging.getLevelName(level).lower()} == worker.metadata
+
+    @pytest.mark.parametrize("method", ["log", "msg"])
+    def test_level_in_the_event_dict(self, worker: RecordingSink, method: str) -> None:
+        """
+        A call that tells its level in the event dict alone has that one.
+        """
+        EventLogProcessor()(None, method, {"event": "paid", "level": "WARNING"})
+
+        assert "warning" == worker.metadata["level"]
+
+    def test_level_of_the_callers(self, worker: RecordingSink) -> None:
+        """
+        A value called ``level`` that is not the call's is data.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.fatal("paid", level="high")
+
+        assert {"level": "critical"} == worker.metadata
+        assert {"level": "high"} == worker.data
+
+    def test_level_of_ones_own(self, worker: RecordingSink) -> None:
+        """
+        A method of a logger's own is a level of its own.
+        """
+        EventLogProcessor()(None, "audit", {"event": "paid", "level": "audit"})
+
+        assert {"level": "audit"} == worker.metadata
+        assert {} == worker.data
+
     def test_level_by_number(self, worker: RecordingSink) -> None:
         """
         ``log(level, ...)`` has the level that it is given.
