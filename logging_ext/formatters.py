@@ -4,6 +4,7 @@ JSON log lines that read like the event logs' bodies.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from datetime import datetime, timezone
@@ -93,7 +94,14 @@ class JsonFormatter(_JsonFormatter):
                 return [self._encodable(element, inside) for element in value]
             if isinstance(value, float) and not math.isfinite(value):
                 return repr(value)
-            super().jsonify_log_record({"value": value})
+            line = super().jsonify_log_record({"value": value})
+            if not isinstance(value, str) and ("NaN" in line or "Infinity" in line):
+                # in an enum or a dataclass, which the encoder takes apart
+                return json.loads(line, parse_constant=_constant_as_text)["value"]
         except Exception:
             return safe_repr(value)
         return value
+
+
+def _constant_as_text(constant: str) -> str:
+    return repr(float(constant))
