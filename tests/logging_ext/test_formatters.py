@@ -4,11 +4,15 @@ JSON lines that read like event logs.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import enum
 import io
 import json
 import logging
 import logging.config
 import math
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -27,6 +31,41 @@ def refuse(constant: str) -> None:
     Refuse NaN and infinities, which are not JSON.
     """
     raise AssertionError(constant)
+
+
+class Unreadable(dict):
+    """
+    A mapping that cannot be read.
+    """
+
+    def items(self) -> Any:
+        raise ValueError("no items")
+
+
+class Ratio(enum.Enum):
+    """
+    Members whose values are no JSON.
+    """
+
+    NONE = math.nan
+
+
+@dataclasses.dataclass
+class Price:
+    """
+    What the encoder takes apart.
+    """
+
+    amount: Any
+
+
+def record_of(**attributes: Any) -> logging.LogRecord:
+    """
+    Return a record.
+    """
+    return logging.makeLogRecord(
+        {"name": "svc", "levelno": 20, "levelname": "INFO", "msg": "paid"} | attributes
+    )
 
 
 @pytest.fixture
@@ -204,6 +243,97 @@ class TestLine:
 
         assert before == record.__dict__
 
+    def test_record_with_an_exception_is_not_changed(self, svc: logging.Logger) -> None:
+        """
+        Neither is one with an exception, a stack and a context of the caller's own.
+        """
+        exc = ValueError("boom")
+        extra = {"call_id": "mine", "metadata": {"m": 1}, "event_data": {"a": [1]}, "b": 2}
+        record = svc.makeRecord(
+            *("svc", 40, "x.py", 1, "user %s", ("bob",), (ValueError, exc, None)),
+            extra=extra,
+            sinfo="Stack (most recent call last):",
+        )
+        before = copy.copy(record.__dict__)
+        JsonFormatter("%(asctime)s %(message)s").format(record)
+
+        assert before == record.__dict__
+        assert {"call_id": "mine", "metadata": {"m": 1}, "event_data": {"a": [1]}, "b": 2} == extra
+
+    @pytest.mark.parametrize(
+        ("message", "text", "event_type"),
+        [
+            ("", "", "(empty)"),
+            (None, "None", "None"),
+            ({"a": 1}, "{'a': 1}", "{'a': 1}"),
+            (Unprintable(), *["<Unprintable object whose repr raised ValueError>"] * 2),
+        ],
+    )
+    def test_messages(self, message: Any, text: str, event_type: str) -> None:
+        """
+        A message that is no string counts by its text, an empty one is an event type, too.
+        """
+        line = json.loads(JsonFormatter().format(record_of(msg=message)))
+
+        assert (text, event_type) == (line["message"], line["event_type"])
+
+    def test_own_level_and_logger(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        ``level`` and ``logger`` among the extras are data when they are not the record's own.
+        """
+        svc.info("paid", extra={"level": "info", "logger": "svc"})
+        svc.info("paid", extra={"level": "high"})
+
+        assert [{}, {"level": "high"}] == [line["data"] for line in lines()]
+        assert ["info", "info"] == [line["level"] for line in lines()]
+
+    def test_precedence(self, lines: Read, svc: logging.Logger, worker: RecordingSink) -> None:
+        """
+        As in a body: metadata goes over the context, time, event type and data over both.
+        """
+        svc.info(
+            "paid",
+            extra={
+                "amount": 5,
+                "metadata": {
+                    "call_id": "c",
+                    "level": "l",
+                    "timestamp": "t",
+                    "event_type": "e",
+                    "data": "d",
+                },
+            },
+        )
+        (line,) = lines()
+
+        assert ("c", "l", "paid") == (line["call_id"], line["level"], line["event_type"])
+        assert {"amount": 5} == line["data"]
+        assert "t" != line["timestamp"]
+
+    def test_time(self) -> None:
+        """
+        The time is the record's creation, in UTC, whatever the local time is.
+        """
+        line = json.loads(JsonFormatter().format(record_of(created=1497275296.25)))
+
+        assert "2017-06-12T13:48:16.250000+00:00" == line["timestamp"]
+
+    def test_exception_as_text(self) -> None:
+        """
+        A record that has its exception as text only shows the text.
+        """
+        line = json.loads(JsonFormatter().format(record_of(exc_text="Traceback ...")))
+
+        assert "Traceback ..." == line["exception"]
+
+    def test_exc_info_without_exception(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Without an exception there is no such field.
+        """
+        svc.info("fine", exc_info=True)
+
+        assert "exception" not in lines()[0]
+
     def test_like_the_event_log(
         self, lines: Read, svc: logging.Logger, worker: RecordingSink
     ) -> None:
@@ -231,6 +361,13 @@ class TestRubbish:
             ("NaN and Infinity", "NaN and Infinity"),
             ({5: 1}, {"5": 1}),
             (("a", 1), ["a", 1]),
+            (Ratio.NONE, "nan"),
+            (Price(math.inf), {"amount": "inf"}),
+            ([Price([-math.inf, "NaN"])], [{"amount": ["-inf", "NaN"]}]),
+            (Price(Ratio.NONE), {"amount": "nan"}),
+            ({math.nan: 1}, {"nan": 1}),
+            (Unreadable(a=1), "{'a': 1}"),
+            pytest.param(10**5000, "<int object whose repr raised ValueError>", id="huge"),
         ],
     )
     def test_values(self, lines: Read, svc: logging.Logger, value: Any, expected: Any) -> None:
@@ -261,6 +398,33 @@ class TestRubbish:
 
         assert [3, 4] == list(lines()[0]["data"]["value"].values())
 
+    def test_keys_the_slow_way(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Keys that are no strings are there as text.
+        """
+        svc.info("paid", extra={"value": {None: 1, True: 2, 1.5: 3, (1,): 4, "a": math.nan}})
+
+        expected = {"None": 1, "True": 2, "1.5": 3, "(1,)": 4, "a": "nan"}
+        assert {"value": expected} == lines()[0]["data"]
+
+    def test_metadata(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        It is the same with metadata.
+        """
+        svc.info("paid", extra={"metadata": {5: math.nan, "a": {(1,): Ratio.NONE}}})
+
+        assert ("nan", {"(1,)": "nan"}) == (lines()[0]["5"], lines()[0]["a"])
+
+    def test_twice(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        What is there twice is no cycle.
+        """
+        shared = [1, math.nan]
+        svc.info("paid", extra={"value": [shared, {"a": shared}, shared]})
+
+        expected = [[1, "nan"], {"a": [1, "nan"]}, [1, "nan"]]
+        assert {"value": expected} == lines()[0]["data"]
+
     def test_cycle(self, lines: Read, svc: logging.Logger) -> None:
         """
         A cycle is cut.
@@ -281,6 +445,10 @@ class TestRubbish:
         svc.info("paid", extra={"value": value, "amount": 5})
 
         assert 5 == lines()[0]["data"]["amount"]
+        found, depth = lines()[0]["data"]["value"], 0
+        while found != "...":
+            (found,), depth = found, depth + 1
+        assert 99 == depth  # the line and its data are two more
 
     @given(
         st.dictionaries(
@@ -323,3 +491,98 @@ class TestOptions:
         line = json.loads(formatter.format(logging.makeLogRecord({"msg": "paid", "lineno": 7})))
 
         assert ("paid", 7, None) == (line["message"], line["lineno"], line["call_id"])
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"static_fields": {"env": "prod", "level": "x"}}, {"env": "prod", "level": "info"}),
+            ({"defaults": {"env": "prod", "level": "x"}}, {"env": "prod", "level": "info"}),
+            ({"rename_fields": {"call_id": "id", "data": "d"}}, {"id": None, "d": {}}),
+            (
+                {"rename_fields": {"exception": "e"}, "rename_fields_keep_missing": True},
+                {"e": None},
+            ),
+            ({"timestamp": "ts"}, {"ts": "2017-06-12T13:48:16.250000+00:00"}),
+            ({"timestamp": True}, {"timestamp": "2017-06-12T13:48:16.250000+00:00"}),
+            ({"reserved_attrs": ["msg"]}, {"lineno": 0, "levelname": "INFO", "message": "paid"}),
+            ({"fmt": "{levelname} {name}", "style": "{"}, {"levelname": "INFO", "name": "svc"}),
+            ({"fmt": "%(exc_info)s"}, {"exc_info": None}),
+        ],
+    )
+    def test_fields(self, options: dict[str, Any], expected: dict[str, Any]) -> None:
+        """
+        Its options add and rename fields; they take the place of none of ours.
+        """
+        line = json.loads(JsonFormatter(**options).format(record_of(created=1497275296.25)))
+
+        assert expected.items() <= line.items()
+        assert {"service_name", "call_stack", "event_type"} <= line.keys()
+
+    def test_asctime(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        ``asctime`` and ``datefmt`` work as with any formatter.
+        """
+        monkeypatch.setattr(JsonFormatter, "converter", time.gmtime)
+        formatter = JsonFormatter("%(asctime)s", datefmt="%H:%M:%S")
+
+        assert "13:48:16" == json.loads(formatter.format(record_of(created=1497275296)))["asctime"]
+
+    def test_prefix(self) -> None:
+        """
+        A prefix goes before the line.
+        """
+        assert JsonFormatter(prefix="@cee: ").format(record_of()).startswith('@cee: {"message"')
+
+    def test_ensure_ascii(self) -> None:
+        """
+        Text beyond ASCII is escaped, or not.
+        """
+        record = record_of(msg="zahl\N{LATIN SMALL LETTER E WITH ACUTE}")
+
+        assert "zahl\\u00e9" in JsonFormatter().format(record)
+        assert "zahl\N{LATIN SMALL LETTER E WITH ACUTE}" in JsonFormatter(
+            json_ensure_ascii=False
+        ).format(record)
+
+    def test_encoders(self) -> None:
+        """
+        An encoder or a default of the caller's own is asked first.
+        """
+        record = record_of(value={1, 2}, other=math.nan)
+        default = JsonFormatter(json_default=sorted)
+        encoder = JsonFormatter(json_encoder=json.JSONEncoder)
+
+        assert {"value": [1, 2], "other": "nan"} == json.loads(default.format(record))["data"]
+        assert {"value": "{1, 2}", "other": "nan"} == json.loads(encoder.format(record))["data"]
+
+    def test_by_dict_config(self) -> None:
+        """
+        dictConfig passes options on.
+        """
+        stream = io.StringIO()
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "formatters": {
+                    "json": {
+                        "()": "logging_ext.JsonFormatter",
+                        "rename_fields": {"level": "severity"},
+                        "static_fields": {"env": "prod"},
+                    }
+                },
+                "handlers": {
+                    "console": {
+                        "class": "logging.StreamHandler",
+                        "stream": stream,
+                        "formatter": "json",
+                    }
+                },
+                "loggers": {"svc": {"level": "INFO", "handlers": ["console"]}},
+            }
+        )
+        logging.getLogger("svc").info("paid")
+        line = json.loads(stream.getvalue())
+
+        assert ("info", "prod") == (line["severity"], line["env"])
+        assert "level" not in line
