@@ -137,6 +137,8 @@ class EventLogProcessor:
             return
         if level != method_name and _is_text(event_dict.get("level"), method_name):
             event_dict = {**event_dict, "level": level}  # add_log_level repeats the method's name
+        if method_name == "exception" and event_dict.keys().isdisjoint({"exc_info", "exception"}):
+            event_dict = {**event_dict, "exc_info": True}  # as structlog's set_exc_info does
         token = forwarding.suspended.set(True)
         try:
             sink.emit(

@@ -505,6 +505,54 @@ class TestExceptions:
         assert worker.metadata["exception"].endswith("ValueError: boom")
         assert {} == worker.data
 
+    @pytest.mark.parametrize(
+        "wrapper_class",
+        [
+            structlog.BoundLogger,
+            structlog.stdlib.BoundLogger,
+            structlog.make_filtering_bound_logger(logging.NOTSET),
+        ],
+    )
+    def test_method(self, worker: RecordingSink, wrapper_class: Any) -> None:
+        """
+        ``exception`` has the exception that is being handled, whichever logger's it is.
+        """
+        arrived: Dicts = []
+        log = structlog.wrap_logger(
+            structlog.ReturnLogger(),
+            processors=[EventLogProcessor(), lambda *args: arrived.append(args[2]) or "a line"],
+            wrapper_class=wrapper_class,
+        )
+        self.fail(lambda event, exc_info: log.exception(event))
+
+        assert "boom" == worker.metadata["exception"][0]["exc_value"]
+        assert {} == worker.data
+        if wrapper_class is structlog.BoundLogger:  # passes it on as it came
+            assert "exc_info" not in arrived[0]
+
+    @pytest.mark.parametrize("values", [{"exc_info": None}, {"exc_info": False}])
+    def test_method_without(self, worker: RecordingSink, values: dict[str, Any]) -> None:
+        """
+        It has none if the caller says so, or if none is being handled.
+        """
+        log, _ = plain(EventLogProcessor())
+        self.fail(lambda event, exc_info: log.exception(event, **values))
+        log.exception("failed")
+
+        assert [{"level": "error"}] * 2 == [event.metadata for event in worker.events]
+        assert [{}, {}] == [event.event_data for event in worker.events]
+
+    def test_method_rendered(self, worker: RecordingSink) -> None:
+        """
+        What was rendered as text stays text.
+        """
+        log, _ = plain(
+            structlog.dev.set_exc_info, structlog.processors.format_exc_info, EventLogProcessor()
+        )
+        self.fail(lambda event, exc_info: log.exception(event))
+
+        assert worker.metadata["exception"].endswith("ValueError: boom")
+
     def test_passes_on(self, worker: RecordingSink) -> None:
         """
         The renderer behind still has it.
