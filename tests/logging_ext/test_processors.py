@@ -4,14 +4,19 @@ structlog's event dicts, in its three set-ups.
 
 from __future__ import annotations
 
+import collections
+import contextvars
 import copy
 import io
 import json
 import logging
+import logging.config
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+import eventlet
+import msgspec
 import pytest
 import structlog
 from hypothesis import given
@@ -188,6 +193,104 @@ class TestTable:
         EventLogProcessor()(None, "info", event_dict)
 
         assert before == event_dict
+
+    def test_own_copy(self, worker: RecordingSink) -> None:
+        """
+        A processor behind that empties the event dict does not change the event log.
+        """
+
+        def spoil(logger: Any, method_name: str, event_dict: Any) -> Any:
+            event_dict.clear()
+            return event_dict
+
+        log, arrived = plain(EventLogProcessor(), spoil)
+        log.info("paid", amount=5)
+
+        assert ("paid", {"amount": 5}) == (worker.only.event_type, worker.data)
+        assert [{}] == arrived
+
+    def test_can_be_encoded(self, worker: RecordingSink) -> None:
+        """
+        What passes on is of plain types, which any encoder takes.
+        """
+        passed = EventLogProcessor()(None, "info", {"event": "paid", "amount": 5})
+
+        assert {"event": "paid", "amount": 5, **CONTEXT} == msgspec.json.decode(
+            msgspec.json.encode(passed)
+        )
+        assert str is type(passed["event"])
+
+    def test_any_mapping(self, worker: RecordingSink) -> None:
+        """
+        An event dict may be any mutable mapping.
+        """
+        log, _ = plain(EventLogProcessor(), context_class=collections.OrderedDict)
+        log.bind(user="ada").info("paid")
+        EventLogProcessor()(None, "info", collections.UserDict(event="again", user="bob"))
+
+        assert [("paid", {"user": "ada"}), ("again", {"user": "bob"})] == [
+            (event.event_type, event.event_data) for event in worker.events
+        ]
+
+    def test_default_configuration(
+        self, worker: RecordingSink, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        It goes with structlog's default configuration, which prints.
+        """
+        structlog.configure(
+            processors=[EventLogProcessor(), *structlog.get_config()["processors"]]
+        )
+        structlog.get_logger().info("paid", amount=5)
+
+        assert ({"amount": 5}, {"level": "info"}) == (worker.data, worker.metadata)
+        assert CONTEXT["call_id"] in capsys.readouterr().out
+
+    def test_dropped(self, worker: RecordingSink) -> None:
+        """
+        What a processor before drops is no event log; what one behind drops is.
+        """
+
+        def drop(*args: Any) -> Any:
+            raise structlog.DropEvent
+
+        plain(drop, EventLogProcessor())[0].info("no")
+        plain(EventLogProcessor(), drop)[0].info("paid")
+
+        assert ["paid"] == worker.types
+        assert 0 == forwarding.not_forwarded.value
+
+    @pytest.mark.parametrize(
+        "wrapper_class",
+        [structlog.stdlib.BoundLogger, structlog.make_filtering_bound_logger(logging.NOTSET)],
+    )
+    def test_rendered_arguments(self, worker: RecordingSink, wrapper_class: Any) -> None:
+        """
+        Arguments that were rendered before the processor leave the text alone.
+        """
+        log = structlog.wrap_logger(
+            structlog.ReturnLogger(),
+            processors=[
+                structlog.stdlib.PositionalArgumentsFormatter(),
+                EventLogProcessor(),
+                lambda *args: "a line",
+            ],
+            wrapper_class=wrapper_class,
+        )
+        log.info("user %s", "bob")
+
+        assert ("user bob", {}) == (worker.only.event_type, worker.data)
+        assert {"level": "info"} == worker.metadata
+
+    def test_arguments_pass_on(self, worker: RecordingSink) -> None:
+        """
+        Positional arguments pass on for the processor that renders them.
+        """
+        passed = EventLogProcessor()(
+            None, "info", {"event": "user %s", "positional_args": ("bob",)}
+        )
+
+        assert ("user %s", ("bob",)) == (passed["event"], passed["positional_args"])
 
     def test_event_data_and_metadata(self, worker: RecordingSink) -> None:
         """
@@ -388,6 +491,29 @@ class TestTable:
             log.info("paid", amount=5)
 
         assert {"request": "r1", "amount": 5} == worker.data
+
+    def test_context_variables_merged_behind(self, worker: RecordingSink) -> None:
+        """
+        What is merged behind the processor is no data, and is there for the renderer.
+        """
+        log, arrived = plain(EventLogProcessor(), structlog.contextvars.merge_contextvars)
+        with structlog.contextvars.bound_contextvars(request="r1"):
+            log.info("paid")
+
+        assert {} == worker.data
+        assert "r1" == arrived[0]["request"]
+
+    def test_context_as_context_variables(self, worker: RecordingSink) -> None:
+        """
+        The worker's own context bound as context variables is no data, another value is.
+        """
+        log, _ = plain(structlog.contextvars.merge_contextvars, EventLogProcessor())
+        with structlog.contextvars.bound_contextvars(
+            call_id=CONTEXT["call_id"], service_name="other"
+        ):
+            log.info("paid")
+
+        assert {"service_name": "other"} == worker.data
 
     def test_context_is_no_data(self, worker: RecordingSink) -> None:
         """
@@ -627,6 +753,43 @@ class TestNobodys:
 
         assert ["inside"] == service.types
 
+    def test_in_a_green_thread(self, worker: RecordingSink) -> None:
+        """
+        A spawned green thread is outside, unless it runs in a copy of the context.
+        """
+        log, _ = plain(EventLogProcessor())
+        eventlet.spawn(log.info, "nobody's").wait()
+        eventlet.spawn(contextvars.copy_context().run, log.info, "paid").wait()
+
+        assert ["paid"] == worker.types
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_inside_another_worker(self, service: RecordingSink) -> None:
+        """
+        Inside a worker the worker's sink counts, whatever the option ``service`` says.
+        """
+        log, _ = plain(EventLogProcessor(service="foo"))
+        with bind_sink(RecordingSink()) as mine:
+            log.info("paid")
+
+        assert (["paid"], []) == (mine.types, service.types)
+
+    def test_text_that_logs(self, worker: RecordingSink) -> None:
+        """
+        What an event's own ``__str__`` logs is not forwarded, and does not recurse.
+        """
+        log, _ = plain(EventLogProcessor())
+
+        class Chatty:
+            def __str__(self) -> str:
+                log.info("asked for my text")
+                return "chatty"
+
+        log.info(Chatty())
+
+        assert ["chatty"] == worker.types
+        assert 0 == forwarding.not_forwarded.value
+
     def test_while_delivering(self, worker: RecordingSink) -> None:
         """
         What is logged while an event log is being taken is not forwarded.
@@ -674,13 +837,104 @@ class TestErrors:
         with pytest.raises(KeyboardInterrupt):
             log.info("paid")
 
-    @pytest.mark.parametrize("rendered", ["a line", b"a line"])
-    def test_behind_a_renderer(self, worker: RecordingSink, rendered: Any) -> None:
+    @pytest.mark.parametrize("rendered", ["a line", b"a line", (("a line",), {})])
+    def test_behind_a_renderer(
+        self, worker: RecordingSink, caplog: pytest.LogCaptureFixture, rendered: Any
+    ) -> None:
         """
-        Behind a renderer there is nothing to forward, and the line passes on.
+        Behind a renderer there is nothing to forward: counted and said; the line passes on.
         """
         assert rendered is EventLogProcessor()(None, "info", rendered)
         assert [] == worker.events
+        assert 1 == forwarding.not_forwarded.value
+        assert "could not be forwarded" in caplog.text
+
+    def test_report_that_raises(self, worker: RecordingSink) -> None:
+        """
+        A handler of the report that raises does not raise into the caller either.
+        """
+
+        class Broken(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                raise RuntimeError("disk full")
+
+        def boom(event: Any) -> None:
+            raise ValueError("boom")
+
+        logging.getLogger("logging_ext").addHandler(Broken())
+        worker.emit = boom  # type: ignore[method-assign]
+        log, arrived = plain(EventLogProcessor())
+        log.info("paid")
+
+        assert [{"event": "paid", **CONTEXT}] == arrived
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_report_through_the_processor(
+        self, worker: RecordingSink, stream: io.StringIO
+    ) -> None:
+        """
+        A report that comes by a processor of ours does not go in a circle.
+        """
+
+        def boom(event: Any) -> None:
+            raise ValueError("boom")
+
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(
+            ProcessorFormatter(
+                foreign_pre_chain=[EventLogProcessor()],
+                processor=structlog.processors.KeyValueRenderer(),
+            )
+        )
+        logging.getLogger("logging_ext").addHandler(handler)
+        worker.emit = boom  # type: ignore[method-assign]
+        plain(EventLogProcessor())[0].info("paid")
+
+        assert 1 == forwarding.not_forwarded.value
+        assert 1 == stream.getvalue().count("could not be forwarded")
+
+    def test_name(self, worker: RecordingSink) -> None:
+        """
+        A logger whose name raises costs the event log, and is counted.
+        """
+
+        class Nameless:
+            @property
+            def name(self) -> str:
+                raise ValueError("no name")
+
+        passed = EventLogProcessor()(Nameless(), "info", {"event": "paid"})
+
+        assert {"event": "paid", **CONTEXT} == passed
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_unreadable(self, worker: RecordingSink) -> None:
+        """
+        An event dict that cannot be read passes on as it is, and is counted.
+        """
+
+        class Unreadable(collections.UserDict[str, Any]):
+            def __iter__(self) -> Any:
+                raise ValueError("no keys")
+
+        event_dict = Unreadable(event="paid")
+
+        assert event_dict is EventLogProcessor()(None, "info", event_dict)
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_after_an_error(self, worker: RecordingSink) -> None:
+        """
+        The next call is forwarded.
+        """
+        log, _ = plain(EventLogProcessor())
+        log.info("user", logger=None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker, "emit", None)
+            log.info("no")
+        log.info("paid")
+
+        assert ["user", "paid"] == worker.types
+        assert 1 == forwarding.not_forwarded.value
 
     @given(
         st.dictionaries(
@@ -808,6 +1062,40 @@ class TestThroughTheStandardLibrary:
         both.warning("quiet")
 
         assert ["quiet", "quiet"] == worker.types
+
+    def test_disabled_then_another_chain(self, worker: RecordingSink) -> None:
+        """
+        Nor is a call that comes through a chain without the processor.
+        """
+        logger = logging.getLogger("svc")
+        logger.setLevel(logging.WARNING)
+        logger.addHandler(StrictHandler())
+        renderer = structlog.processors.JSONRenderer()
+        self.log(logger, EventLogProcessor(), renderer).info("quiet")
+        logger.setLevel(logging.DEBUG)
+        self.log(logger, renderer).info("paid")
+
+        assert ["quiet", '{"event": "paid", "level": "info"}'] == worker.types
+
+    def test_handler_with_service(self, service: RecordingSink, both: logging.Logger) -> None:
+        """
+        A handler with a service forwards what the processor counted as nobody's.
+        """
+        both.addHandler(StrictHandler(service="foo"))
+        log = self.log(both, EventLogProcessor(), structlog.stdlib.render_to_log_kwargs)
+        log.info("paid", amount=5)
+
+        assert ("paid", {"amount": 5}) == (service.only.event_type, service.data)
+
+    def test_line(self, worker: RecordingSink, both: logging.Logger, stream: io.StringIO) -> None:
+        """
+        The ordinary line is the event dict with the worker context, and nothing else.
+        """
+        log = self.log(both, EventLogProcessor(), ProcessorFormatter.wrap_for_formatter)
+        log.info("paid", amount=5)
+
+        expected = {"event": "paid", "amount": 5, "level": "info", **CONTEXT}
+        assert expected == json.loads(stream.getvalue())
 
     def test_outside(self, both: logging.Logger) -> None:
         """
@@ -1017,3 +1305,208 @@ class TestInProcessorFormatter:
         assert "paid" == worker.only.event_type
         assert {"amount": 5} == worker.data
         assert {"level": "info", "logger": "svc"} == worker.metadata
+
+    def test_of_both(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        In ``processors`` it forwards the standard library's records, too, and handlers beside
+        it and processors elsewhere make no second event log.
+        """
+        logger = self.logger(
+            stream,
+            foreign_pre_chain=[EventLogProcessor()],
+            processors=[
+                EventLogProcessor(),
+                ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(default=repr),
+            ],
+        )
+        logger.addHandler(EventLogHandler())
+        logger.addHandler(logger.handlers[0])
+        log = structlog.wrap_logger(
+            logger,
+            processors=[EventLogProcessor(), ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        log.info("first", amount=1)
+        logger.info("second", extra={"amount": 2})
+        log.info("third", amount=3)
+
+        assert [("first", {"amount": 1}), ("second", {"amount": 2}), ("third", {"amount": 3})] == [
+            (event.event_type, event.event_data) for event in worker.events
+        ]
+
+    def test_outside(self, stream: io.StringIO) -> None:
+        """
+        Outside any worker a record that several of them see is counted once.
+        """
+        logger = self.logger(stream, foreign_pre_chain=[EventLogProcessor()] * 2)
+        logger.addHandler(EventLogHandler())
+        logger.addHandler(logger.handlers[0])
+        logger.info("paid")
+
+        assert 1 == forwarding.not_forwarded.value
+
+    @pytest.mark.parametrize(
+        "before",
+        [
+            [],
+            [structlog.stdlib.ExtraAdder()],
+            [
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+                structlog.processors.TimeStamper(fmt="iso"),
+            ],
+        ],
+        ids=["alone", "extras", "usual"],
+    )
+    def test_same_as_the_handler(
+        self, worker: RecordingSink, stream: io.StringIO, before: list[Any]
+    ) -> None:
+        """
+        Of a record it makes the event log that the handler makes.
+        """
+        record = logging.Logger("svc").makeRecord(
+            *("svc", 40, "x.py", 1, "user %s", ("bob",), (ValueError, ValueError("x"), None)),
+            extra={"amount": 5, "metadata": {"team": "a"}, "event_data": {"a": 1}},
+            sinfo="Stack (most recent call last):",
+        )
+        other = logging.makeLogRecord(record.__dict__)
+        self.logger(stream, foreign_pre_chain=[*before, EventLogProcessor()]).handle(record)
+        with bind_sink(RecordingSink()) as sink:
+            forwarding._seen.set(None)
+            StrictHandler().handle(other)
+
+        for read in ("event_type", "event_data", "metadata"):
+            assert getattr(sink.only, read) == getattr(worker.only, read)
+        assert abs(sink.only.timestamp - worker.only.timestamp) < 5
+
+    def test_arguments_kept(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        With ``pass_foreign_args`` the template is the event type, the rendered text a message.
+        """
+        logger = self.logger(
+            stream,
+            foreign_pre_chain=[EventLogProcessor()],
+            pass_foreign_args=True,
+            use_get_message=False,
+        )
+        logger.info("user %s", "bob")
+
+        assert ("user %s", {}) == (worker.only.event_type, worker.data)
+        assert "user bob" == worker.metadata["message"]
+
+    def test_behind_dict_tracebacks(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        Behind ``dict_tracebacks`` no local variables either.
+        """
+        secret = "hunter2"
+        logger = self.logger(
+            stream,
+            processors=[
+                structlog.processors.ExceptionRenderer(
+                    structlog.tracebacks.ExceptionDictTransformer(show_locals=True)
+                ),
+                EventLogProcessor(),
+                ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(default=repr),
+            ],
+        )
+        try:
+            raise ValueError("boom")
+        except ValueError:
+            logger.exception("failed")
+
+        assert "boom" == worker.metadata["exception"][0]["exc_value"]
+        assert secret in stream.getvalue()
+        assert secret not in repr(worker.only)
+
+    def test_level_without_a_name(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        A level of one's own has the name that records have for it.
+        """
+        self.logger(stream, foreign_pre_chain=[EventLogProcessor()]).log(17, "paid")
+
+        assert "level 17" == worker.metadata["level"]
+
+    @pytest.mark.parametrize("name", ["amqp", "kombu.x", "nameko_eventlog", "logging_ext"])
+    def test_own_loggers(self, service: RecordingSink, stream: io.StringIO, name: str) -> None:
+        """
+        What delivery itself logs is never forwarded.
+        """
+        handler = self.logger(
+            stream, foreign_pre_chain=[EventLogProcessor(service="foo")]
+        ).handlers[0]
+        record = {"name": name, "levelname": "ERROR", "msg": "x"}
+        handler.handle(logging.makeLogRecord(record))
+        with bind_sink(service):
+            handler.handle(logging.makeLogRecord(record))
+
+        assert [] == service.types
+        assert 0 == forwarding.not_forwarded.value
+
+    def test_nameko(self, service: RecordingSink, stream: io.StringIO) -> None:
+        """
+        What Nameko logs is forwarded from inside a worker only, and outside not counted.
+        """
+        handler = self.logger(
+            stream, foreign_pre_chain=[EventLogProcessor(service="foo")]
+        ).handlers[0]
+        record = {"name": "nameko.runners", "levelname": "INFO"}
+        handler.handle(logging.makeLogRecord({**record, "msg": "starting"}))
+        with bind_sink(service):
+            handler.handle(logging.makeLogRecord({**record, "msg": "inside"}))
+
+        assert ["inside"] == service.types
+        assert 0 == forwarding.not_forwarded.value
+
+    def test_by_dict_config(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        dictConfig makes all of it, with the handler beside it.
+        """
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "formatters": {
+                    "structlog": {
+                        "()": ProcessorFormatter,
+                        "foreign_pre_chain": [structlog.stdlib.ExtraAdder()],
+                        "processors": [
+                            add_worker_context,
+                            ProcessorFormatter.remove_processors_meta,
+                            structlog.processors.JSONRenderer(),
+                        ],
+                    }
+                },
+                "handlers": {
+                    "eventlog": {"class": "logging_ext.EventLogHandler"},
+                    "console": {
+                        "class": "logging.StreamHandler",
+                        "stream": stream,
+                        "formatter": "structlog",
+                    },
+                },
+                "loggers": {"svc": {"level": "INFO", "handlers": ["eventlog", "console"]}},
+            }
+        )
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                EventLogProcessor(),
+                ProcessorFormatter.wrap_for_formatter,
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        structlog.get_logger("svc").info("paid", amount=5)
+        structlog.get_logger("svc").debug("no")
+        logging.getLogger("svc").info("refunded", extra={"amount": 6})
+
+        assert [("paid", {"amount": 5}), ("refunded", {"amount": 6})] == [
+            (event.event_type, event.event_data) for event in worker.events
+        ]
+        assert [
+            {"event": "paid", "amount": 5, **CONTEXT},
+            {"event": "refunded", "amount": 6, **CONTEXT},
+        ] == [json.loads(line) for line in stream.getvalue().splitlines()]
