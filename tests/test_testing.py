@@ -4,6 +4,8 @@
 
 import contextlib
 import logging
+import subprocess
+import sys
 from datetime import datetime, timezone
 
 import pytest
@@ -335,3 +337,24 @@ class TestBlock:
         event_logs.dispatch("seen", {"value": 1})
 
         assert ("seen", {"value": 1}) == (event_logs[0]["event_type"], event_logs[0]["data"])
+
+    def test_without_pytest(self):
+        """
+        The context manager does without pytest; only the fixture is not there then.
+        """
+        code = """
+import eventlet; eventlet.monkey_patch()
+import sys; sys.modules["pytest"] = None
+from nameko_eventlog import testing
+with testing.capture_event_logs() as bodies:
+    bodies.dispatch("seen")
+print(bodies[0]["event_type"], hasattr(testing, "event_logs"))
+"""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        assert "seen False\n" == done.stdout
