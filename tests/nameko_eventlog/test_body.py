@@ -179,6 +179,19 @@ class TestArguments:
 
         assert f"{argument} must be a mapping or None, not {value!r}" == str(raised.value)
 
+    def test_event_type_of_a_type_of_its_own(self) -> None:
+        """
+        An event type that is a string's subclass counts by its characters, whatever its text.
+        """
+
+        class Kind(str):
+            def __str__(self) -> str:
+                raise ValueError("no str")
+
+        body = encoder().encode_manual(Head(CONTEXT), Kind("paid"), {"amount": 5}, None)
+
+        assert ("paid", {"amount": 5}) == (decoded(body)["event_type"], decoded(body)["data"])
+
     def test_errors_are_the_standard_ones_too(self) -> None:
         """
         ``except TypeError`` and ``except ValueError`` catch them.
