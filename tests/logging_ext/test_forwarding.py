@@ -265,6 +265,17 @@ class TestNobodys:
 
         assert 1 == forwarding.not_forwarded.value
 
+    def test_counted_behind_a_filter(self, logger):
+        """
+        A record that a filter has put the context onto is counted like any other, once.
+        """
+        logger.addFilter(WorkerContextFilter())
+        logger.addHandler(StrictHandler())
+
+        logger.info("paid")
+
+        assert 1 == forwarding.not_forwarded.value
+
     def test_counted_then_forwarded(self, logger, service):
         """
         A handler with a service forwards what another counted.

@@ -1063,6 +1063,26 @@ class TestThroughTheStandardLibrary:
 
         assert ["quiet", "quiet"] == worker.types
 
+    def test_dropped_behind(self, worker: RecordingSink, both: logging.Logger) -> None:
+        """
+        Nor is a call of the standard library behind one that a processor behind ours dropped.
+        """
+        log = self.log(both, EventLogProcessor(), lambda *args: _drop())
+        log.info("dropped")
+        both.info("paid")
+
+        assert ["dropped", "paid"] == worker.types
+
+    def test_arguments(self, worker: RecordingSink, both: logging.Logger) -> None:
+        """
+        The handler alone reads positional arguments of an event dict, too.
+        """
+        log = self.log(both, ProcessorFormatter.wrap_for_formatter)
+        log.info("user %s", "bob", amount=5)
+
+        assert ("user %s", {"amount": 5}) == (worker.only.event_type, worker.data)
+        assert {"level": "info", "logger": "svc", "message": "user bob"} == worker.metadata
+
     def test_disabled_then_another_chain(self, worker: RecordingSink) -> None:
         """
         Nor is a call that comes through a chain without the processor.
