@@ -63,9 +63,7 @@ class JsonFormatter(_JsonFormatter):
             if name not in RECORD_ATTRIBUTES:
                 shown.__dict__[name] = value
         shown.__dict__.update(
-            timestamp=datetime.fromtimestamp(
-                record.created if event.timestamp is None else event.timestamp, timezone.utc
-            ).isoformat(),
+            timestamp=_written(event.timestamp),
             event_type=event.event_type,
             data=event.event_data,
         )
@@ -101,6 +99,14 @@ class JsonFormatter(_JsonFormatter):
         except Exception:
             return safe_repr(value)
         return value
+
+
+def _written(seconds: float | None) -> str:
+    try:
+        moment = datetime.fromtimestamp(seconds, timezone.utc)  # type: ignore[arg-type]
+    except Exception:  # a record of somebody's own making
+        moment = datetime.now(timezone.utc)
+    return moment.isoformat()
 
 
 def _constant_as_text(constant: str) -> str:

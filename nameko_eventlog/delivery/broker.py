@@ -18,13 +18,16 @@ from kombu.compression import compress
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
+from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
 from nameko_eventlog.delivery.wire import (
     BufferedReader,
     FrameGatherer,
+    PlainReader,
     PropertiesEncoder,
     Publisher,
+    Reader,
 )
 
 
@@ -86,7 +89,7 @@ class Broker:
         self._frames = FrameGatherer()
         self._properties = PropertiesEncoder(settings, route.service)
         self._publisher: Publisher | None = None
-        self._reader: BufferedReader | None = None
+        self._reader: Reader | None = None
         options = {
             **settings.transport_options,
             # py-amqp's default of one second would cut the connection to a broker that has
@@ -99,8 +102,10 @@ class Broker:
             "confirm_publish": False,
             "on_blocked": self._blocked,
             "on_unblocked": self._unblocked,
-            "frame_writer": self._frames.make,
         }
+        self._is_quick = wire.works()
+        if self._is_quick:
+            options["frame_writer"] = self._frames.make
         self._client = Connection(
             settings.uri,
             ssl=settings.ssl,
@@ -168,7 +173,7 @@ class Broker:
             self.abandon()
             raise BrokerTimeout("the process has forked meanwhile")
         if hasattr(connection, "frame_writer"):
-            self._reader = BufferedReader(connection)
+            self._reader = (BufferedReader if self._is_quick else PlainReader)(connection)
         self.frame_max = getattr(connection, "frame_max", None) or self.frame_max
         self._open_channel()
 
@@ -181,9 +186,10 @@ class Broker:
             self._channel.events["basic_ack"].add(self._acked)
             self._channel.events["basic_nack"].add(self._nacked)
             self._channel.events["basic_return"].add(self._returned)
-            self._publisher = Publisher(
-                self._channel, self._route.exchange.name, self._route.routing_key
-            )
+            if self._is_quick:
+                self._publisher = Publisher(
+                    self._channel, self._route.exchange.name, self._route.routing_key
+                )
         return self._channel
 
     @property

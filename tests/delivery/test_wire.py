@@ -12,6 +12,7 @@ import pytest
 from amqp.serialization import loads
 from kombu import Connection
 
+from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import properties, sent_headers
 from nameko_eventlog.delivery.wire import (
     BufferedReader,
@@ -19,7 +20,7 @@ from nameko_eventlog.delivery.wire import (
     PropertiesEncoder,
     Publisher,
 )
-from tests.delivery.conftest import SETTINGS, make_message
+from tests.delivery.conftest import SETTINGS, Received, check_sum, hang_up, make_message
 from tests.waiting import wait_until
 
 
@@ -204,6 +205,59 @@ class TestPublisher:
             channel.close()
             with pytest.raises(connection.recoverable_connection_errors):
                 Publisher(channel, "", "queue").publish(b"", b"", False)
+
+
+class TestWithoutIt:
+    def test_works(self) -> None:
+        """
+        The installed py-amqp is one that this gets along with.
+        """
+        wire.works.cache_clear()
+
+        assert wire.works()
+
+    @pytest.mark.parametrize(
+        ("where", "name", "value"),
+        [
+            (wire, "frame_writer", lambda connection, transport: lambda *args: None),
+            (wire, "TCPTransport", object),
+            (wire._Content, "_serialize_properties", lambda content: b"another"),
+        ],
+    )
+    def test_another_version(
+        self, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+    ) -> None:
+        """
+        One that does otherwise is found out.
+        """
+        monkeypatch.setattr(where, name, value)
+        wire.works.cache_clear()
+        try:
+            assert not wire.works()
+        finally:
+            wire.works.cache_clear()
+
+    def test_plain_path(
+        self,
+        uri: str,
+        received: Received,
+        make_delivery: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        With such a one event logs take the documented way.
+        """
+        monkeypatch.setattr(wire, "works", lambda: False)
+        delivery = make_delivery(uri)
+        for number in range(500):
+            delivery.accept(make_message(number))
+        delivery.deliver(make_message(500))
+        hang_up(delivery)
+        delivery.deliver(make_message(501))
+
+        assert list(range(502)) == received.wait_for(502)
+        assert 502 == check_sum(delivery)["confirmed"]
+        assert delivery._relay._broker._publisher is None
 
 
 class TestBufferedReader:

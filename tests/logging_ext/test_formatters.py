@@ -350,6 +350,20 @@ class TestLine:
             assert event.metadata.items() <= line.items()
 
 
+class TestTime:
+    @pytest.mark.parametrize("created", [math.nan, math.inf, None, "now", 1e300])
+    def test_out_of_range(self, created: Any) -> None:
+        """
+        A time that is none is now.
+        """
+        record = logging.makeLogRecord({"msg": "paid"})
+        record.created = created
+        line = json.loads(JsonFormatter().format(record))
+
+        moment = datetime.fromisoformat(line["timestamp"])
+        assert abs((datetime.now(moment.tzinfo) - moment).total_seconds()) < 60
+
+
 class TestRubbish:
     @pytest.mark.parametrize(
         ("value", "expected"),
