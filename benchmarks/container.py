@@ -74,7 +74,7 @@ def running(provider: Any, uri: str, section: dict[str, Any] | None = None) -> I
     logger.propagate = False
     logger.addHandler(EventLogHandler())
     container = ServiceContainer(
-        Service, {"AMQP_URI": uri, "max_workers": 50, "EVENTLOG_DISPATCHER": section}
+        Service, {"AMQP_URI": uri, "max_workers": 50, "EVENTLOG_DISPATCHER": section or {}}
     )
     container.start()
     entrypoint = get_extension(container, Entrypoint, method_name="work")
@@ -99,12 +99,22 @@ def running(provider: Any, uri: str, section: dict[str, Any] | None = None) -> I
         container.stop()
 
 
-def bind_queue(uri: str) -> None:
+CLASSIC = "classic"
+QUORUM = "quorum"
+
+
+def bind_queue(uri: str, kind: str = CLASSIC) -> None:
     """
     Declare a durable queue, and bind it to what the service's event logs are published to.
     """
     exchange = get_event_exchange(SERVICE, {})
-    queue = kombu.Queue("event-logs", exchange, "log_event", durable=True)
+    queue = kombu.Queue(
+        "event-logs",
+        exchange,
+        "log_event",
+        durable=True,
+        queue_arguments={"x-queue-type": kind},
+    )
     with kombu.Connection(uri) as connection:
         queue(connection.default_channel).declare()
 
