@@ -24,7 +24,7 @@ from nameko.testing.utils import find_free_port
 
 import logging_ext
 from tests.nameko_version import NAMEKO
-from tests.rabbitmq import Broker
+from tests.rabbitmq import Broker, free_ports
 
 
 Config = dict[str, Any]
@@ -63,6 +63,15 @@ def broker() -> Iterator[Broker]:
     """
     with Broker() as broker:
         yield broker
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """
+    A broker that is not there.
+    """
+    (port,) = free_ports(1)
+    return f"amqp://guest:guest@127.0.0.1:{port}//"
 
 
 @pytest.fixture

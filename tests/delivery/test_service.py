@@ -26,22 +26,13 @@ from tests.delivery.conftest import (
     check_sum,
     make_message,
     settled,
-    with_port,
 )
 from tests.delivery.proxy import Proxy
-from tests.rabbitmq import Broker, free_ports
+from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
 Make = Callable[..., BrokerDelivery]
-
-
-@pytest.fixture
-def nowhere(uri: str) -> str:
-    """
-    A broker that is not there.
-    """
-    return with_port(uri, free_ports(1)[0])
 
 
 class TestHighWater:

@@ -21,20 +21,10 @@ from nameko.exceptions import ConfigurationError
 from nameko_eventlog.delivery import BrokerDelivery, directories, segments, spool
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
-from tests.rabbitmq import free_ports
 from tests.waiting import wait_until
 
 
 Make = Callable[..., BrokerDelivery]
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """
-    A broker that is not there.
-    """
-    (port,) = free_ports(1)
-    return f"amqp://guest:guest@127.0.0.1:{port}//"
 
 
 @pytest.fixture

@@ -7,25 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from nameko_eventlog import process_stats
 from nameko_eventlog.delivery import BrokerDelivery, service
 from tests.delivery.conftest import Lines, check_sum, hang_up, make_message, settled
-from tests.rabbitmq import Broker, free_ports
+from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
 Make = Callable[..., BrokerDelivery]
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """
-    A broker that is not there.
-    """
-    (port,) = free_ports(1)
-    return f"amqp://guest:guest@127.0.0.1:{port}//"
 
 
 class TestStats:

@@ -228,15 +228,6 @@ def settled(running: Running, spool: pathlib.Path) -> Callable[[], bool]:
 
 
 @pytest.fixture
-def nowhere() -> str:
-    """
-    A broker that is not there.
-    """
-    (port,) = free_ports(1)
-    return f"amqp://guest:guest@127.0.0.1:{port}//"
-
-
-@pytest.fixture
 def seed() -> random.Random:
     """
     Random moments, from ``SEED``, which is printed.
