@@ -87,6 +87,11 @@ bench: rabbitmq $(VENV)/.bench ## the speed table, side by side with the peers
 	$(call say,benchmarks)
 	@$(VENV)/bin/python -m benchmarks
 
+.PHONY: soak
+soak: rabbitmq $(VENV)/.bench ## a million event logs: memory and throughput stay as they are
+	$(call say,soak)
+	@$(VENV)/bin/python -m benchmarks.soak
+
 .PHONY: format
 format: $(VENV)/.check ## let ruff format and fix what it can
 	@$(VENV)/bin/ruff check --fix-only --quiet .

@@ -15,7 +15,7 @@ from typing import Any
 
 Result = dict[str, Any]
 
-TIMEOUT = 300
+TIMEOUT = 900
 """Seconds for one side of one round."""
 
 _ROOT = pathlib.Path(__file__).parent.parent
