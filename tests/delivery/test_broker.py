@@ -2,7 +2,10 @@
 One connection to the broker.
 """
 
+import contextlib
 import os
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +30,11 @@ from tests.delivery.conftest import (
     with_port,
 )
 from tests.delivery.proxy import Proxy
-from tests.rabbitmq import free_ports
+from tests.rabbitmq import Broker, free_ports
 from tests.waiting import wait_until
 
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 Make = Callable[..., BrokerDelivery]
 
@@ -304,3 +309,25 @@ class TestAbandon:
 
         assert [1, 2] == received.wait_for(2)
         assert 0 == check_sum(delivery)["republished"]
+
+
+class TestPermissions:
+    def test_least(self, broker: Broker, uri: str, make_delivery: Make, said: Lines) -> None:
+        """
+        The permissions that the operating guide names are enough, fan-in included.
+        """
+        page = (ROOT / "docs" / "operating.md").read_text()
+        permissions = re.findall(r"set_permissions -p / foo '(.*)' '(.*)' '(.*)'", page)[0]
+        vhost = uri.rpartition("/")[2]
+        broker.ctl("add_user", "foo", "secret")
+        broker.ctl("set_permissions", "-p", vhost, "foo", *permissions)
+        fan_in = Exchange("eventlog", type="topic", durable=True)
+        with contextlib.closing(Received(uri, exchange=fan_in)) as received:
+            delivery = make_delivery(
+                uri.replace("guest:guest", "foo:secret"), route={"fan_in_exchange": "eventlog"}
+            )
+            delivery.deliver(make_message(1))
+
+            assert [1] == received.wait_for(1)
+        assert [] == said.saying("could not")
+        broker.ctl("delete_user", "foo")
