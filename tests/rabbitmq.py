@@ -126,13 +126,18 @@ class Broker:
 
     Args:
         startup_timeout: Seconds to wait for it to accept connections.
+        tls: Whether it speaks TLS as well, on `tls_port`, with a certificate that the authority
+            in `certificates` / ``ca.pem`` has signed.
     """
 
-    def __init__(self, startup_timeout: float = 90.0) -> None:
+    def __init__(self, startup_timeout: float = 90.0, tls: bool = False) -> None:
         self.startup_timeout = startup_timeout
+        self._tls = tls
         self._scripts = find_scripts()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="eventlog-rabbitmq-"))
-        self.port, self.api_port, self._dist_port, self._epmd_port = free_ports(4)
+        ports = free_ports(5)
+        self.port, self.api_port, self.tls_port, self._dist_port, self._epmd_port = ports
+        self.certificates = self.folder / "certificates"
         self.node = f"eventlog{self.port}@localhost"
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -333,7 +338,7 @@ class Broker:
             "disk_free_limit.absolute = 10MB\n"
             "log.console = false\n"
             "log.file = broker.log\n"
-            "log.file.level = info\n"
+            "log.file.level = info\n" + (self._configure_tls() if self._tls else "")
         )
         environment = {
             name: value
@@ -358,6 +363,29 @@ class Broker:
             RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}",
         )
         return environment
+
+    def _configure_tls(self) -> str:
+        self.certificates.mkdir()
+        subject = ["-subj", "/CN=localhost", "-days", "2", "-nodes", "-newkey", "rsa:2048"]
+        for command in (
+            ["req", "-x509", "-keyout", "ca.key", "-out", "ca.pem", *subject],
+            [
+                *["req", "-x509", "-keyout", "server.key", "-out", "server.pem", *subject],
+                *["-CA", "ca.pem", "-CAkey", "ca.key"],
+                *["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
+                *["-addext", "basicConstraints=critical,CA:FALSE"],
+            ],
+        ):
+            subprocess.run(
+                ["openssl", *command], cwd=self.certificates, check=True, capture_output=True
+            )
+        return (
+            f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {self.certificates / 'ca.pem'}\n"
+            f"ssl_options.certfile = {self.certificates / 'server.pem'}\n"
+            f"ssl_options.keyfile = {self.certificates / 'server.key'}\n"
+            "ssl_options.verify = verify_none\n"
+        )
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with open(self.folder / "log" / "console.log", "ab") as output:

@@ -39,6 +39,10 @@ _poll = patcher.original("select").poll
 _FRAME_OVERHEAD = 8
 _frame_size = struct.Struct(">I")  # behind a frame's type and channel (AMQP 0-9-1, 4.2.3)
 
+# with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
+# other, eventlet lets others run until the rest is there
+_AT_ONCE = 1e-6
+
 _MOST_READ = 1 << 14
 """Bytes taken from the operating system at once."""
 
@@ -135,9 +139,7 @@ class PlainReader:
         """
         for number in range(limit):
             try:
-                # with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a
-                # turn; with any other, eventlet lets others run until the rest is there
-                self._connection.drain_events(timeout=1e-6)
+                self._connection.drain_events(timeout=_AT_ONCE)
             except TimeoutError:
                 return number
         return limit
@@ -251,17 +253,34 @@ class BufferedReader:
         return bool(left >= size + _FRAME_OVERHEAD)
 
     def _fill(self) -> bool:
-        # what TLS has decrypted already, no poll tells of
-        if not self._poll.poll(0) and not (
-            isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
-        ):
+        if isinstance(self._socket, ssl.SSLSocket):
+            received = self._receive_tls()
+            if received is None:
+                return False
+        elif self._poll.poll(0):
+            received = self._receive(_MOST_READ)
+        else:
             return False
-        received = self._receive(_MOST_READ)
         if not received:
             raise ConnectionResetError("the broker has closed the connection")
         self._buffer = self._buffer[self._at :] + received
         self._at = 0
         return True
+
+    def _receive_tls(self) -> bytes | None:
+        # no poll tells of what is decrypted already, and what one tells of may be half a record,
+        # or none of ours
+        if not self._socket.pending() and not self._poll.poll(0):
+            return None
+        before = self._socket.gettimeout()
+        self._socket.settimeout(_AT_ONCE)
+        try:
+            received: bytes = self._receive(_MOST_READ)
+        except TimeoutError:
+            return None
+        finally:
+            self._socket.settimeout(before)
+        return received
 
 
 class PropertiesEncoder:

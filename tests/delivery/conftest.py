@@ -5,6 +5,7 @@ Fixtures: deliveries to a real broker, what arrives, what is said and what is no
 import dataclasses
 import json
 import logging
+import os
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -288,7 +289,9 @@ def hang_up(delivery: BrokerDelivery) -> None:
     """
     End the connection to the broker from this side of it.
     """
-    delivery._relay._broker.socket.shutdown(socket.SHUT_RDWR)
+    number = os.dup(delivery._relay._broker.socket.fileno())
+    with socket.socket(fileno=number) as plain:  # that of TLS would forget its TLS by it
+        plain.shutdown(socket.SHUT_RDWR)
 
 
 def check_sum(delivery: BrokerDelivery) -> dict[str, int]:

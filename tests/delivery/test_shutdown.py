@@ -30,7 +30,7 @@ from tests.delivery.conftest import (
     settled,
     with_port,
 )
-from tests.nameko_version import NAMEKO
+from tests.nameko_version import event_exchange
 from tests.rabbitmq import free_ports
 from tests.waiting import wait_until
 
@@ -110,9 +110,7 @@ def bound(uri: str) -> Iterator[Received]:
     """
     A durable queue, on the exchange as Nameko declares it.
     """
-    from nameko.standalone.events import get_event_exchange
-
-    exchange = get_event_exchange("foo") if NAMEKO == 3 else get_event_exchange("foo", {})
+    exchange = event_exchange("foo")
     assert EXCHANGE.name == exchange.name
     received = Received(uri, exchange=exchange)
     yield received

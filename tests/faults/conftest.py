@@ -19,8 +19,8 @@ import kombu
 import pytest
 import yaml
 from kombu import Connection
-from nameko.standalone.events import get_event_exchange
 
+from tests.nameko_version import event_exchange
 from tests.rabbitmq import free_ports
 from tests.waiting import wait_until
 
@@ -170,7 +170,7 @@ class Queue:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        exchange = get_event_exchange("foo", {})
+        exchange = event_exchange("foo")
         self._queue = kombu.Queue("q", exchange, routing_key="log_event", durable=True)
         with Connection(uri) as connection:
             self._queue(connection.default_channel).declare()

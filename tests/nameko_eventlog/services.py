@@ -11,13 +11,12 @@ from typing import Any
 
 import structlog
 from kombu import Connection, Queue
-from nameko.standalone.events import get_event_exchange
 from nameko.testing.services import dummy, entrypoint_hook
 from nameko.testing.utils import get_extension
 
 import logging_ext
 from nameko_eventlog import EventLogDispatcher
-from tests.nameko_version import NAMEKO
+from tests.nameko_version import event_exchange
 
 
 logger = logging.getLogger("foo_service")
@@ -61,9 +60,7 @@ class Listener:
         self, config: Mapping[str, Any], service: str = "foo", event_type: str = "log_event"
     ) -> None:
         self._connection = Connection(config["AMQP_URI"])
-        exchange = (
-            get_event_exchange(service, config) if NAMEKO == 2 else get_event_exchange(service)
-        )
+        exchange = event_exchange(service)
         self._queue = Queue(f"listener-{service}-{event_type}", exchange, event_type)(
             self._connection.channel()
         )

@@ -15,11 +15,11 @@ from typing import Any
 import kombu
 import pytest
 from nameko.exceptions import ConfigurationError
-from nameko.standalone.events import get_event_exchange
 
 from logging_ext import EventLogHandler, current_sink
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.standalone import event_log_dispatcher
+from tests.nameko_version import event_exchange
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def bodies(rabbit_config: dict[str, Any]) -> Any:
     """
     What arrives on a durable queue.
     """
-    exchange = get_event_exchange("shop", {})
+    exchange = event_exchange("shop")
     queue = kombu.Queue("q", exchange, routing_key="log_event", durable=True)
     with kombu.Connection(rabbit_config["AMQP_URI"]) as connection:
         bound = queue(connection.default_channel)
