@@ -12,6 +12,7 @@ import os
 import pathlib
 import shutil
 from collections import deque
+from zlib import crc32
 
 import eventlet
 from eventlet import patcher
@@ -73,9 +74,6 @@ class Directory:
         """
         name, offset = self._read_position()
         for path in sorted(self.path.glob(f"*{SUFFIX}")):
-            if path.name < name:  # everything in it was settled
-                path.unlink(missing_ok=True)
-                continue
             try:
                 segment = Segment(path)
             except OSError as exc:
@@ -151,6 +149,15 @@ class Directory:
         """
         self._finish()
 
+    def forget(self, segment: Segment) -> None:
+        """
+        Leave a segment where it is.
+        """
+        if segment is self._growing:
+            self._finish()
+        self.segments.remove(segment)
+        segment.close()
+
     def tidy(self) -> None:
         """
         Remove what is settled, and note how far that is.
@@ -173,11 +180,15 @@ class Directory:
                 self._position_fd = _os.open(
                     self.path / _POSITION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
                 )
-            _os.pwrite(self._position_fd, f"{name} {offset:020d}\n".encode(), 0)
+            line = f"{name} {offset:020d}"
+            _os.pwrite(self._position_fd, f"{line} {crc32(line.encode()):08x}\n".encode(), 0)
 
     def _read_position(self) -> tuple[str, int]:
         try:
-            name, offset = (self.path / _POSITION).read_text().split()
+            line, _, checksum = (self.path / _POSITION).read_text().rstrip("\n").rpartition(" ")
+            if f"{crc32(line.encode()):08x}" != checksum:
+                return "", 0
+            name, offset = line.split()
             return name, int(offset)
         except (OSError, ValueError):
             return "", 0

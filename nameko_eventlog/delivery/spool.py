@@ -38,6 +38,11 @@ ADOPT_SECONDS = 10.0
 """How often is looked for what processes have left that died meanwhile."""
 
 
+def _say(level: int, text: str, *values: object) -> None:
+    with contextlib.suppress(Exception):  # the service's handlers may fail
+        _log.log(level, text, *values)
+
+
 class SpooledOutbox:
     """
     An outbox on disk, with as much of it in memory as an outbox in memory would hold.
@@ -78,6 +83,7 @@ class SpooledOutbox:
         self._ledger = ledger
         self._own: Directory | None = None
         self._adopted: deque[Directory] = deque()
+        self._left_alone: set[pathlib.Path] = set()
         self._bytes = 0  # on disk
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._ahead_bytes = 0
@@ -140,7 +146,7 @@ class SpooledOutbox:
             return self._put_behind(message)
         if self._failure:
             self._failure = ""
-            _log.warning("the spool at %s is written again", self._root)
+            _say(logging.WARNING, "the spool at %s is written again", self._root)
         return Level.LOW
 
     def _write(self, message: Message, line: bytes) -> None:
@@ -190,7 +196,8 @@ class SpooledOutbox:
         self._failed_at = monotonic()
         if not self._failure:
             self._failure = str(exc)
-            _log.error(
+            _say(
+                logging.ERROR,
                 "the spool at %s cannot be written (%s): event logs wait in memory until it can"
                 " (said once)",
                 self._root,
@@ -223,18 +230,11 @@ class SpooledOutbox:
             for segment in directory.segments:
                 if not segment.has_unread:
                     continue
-                corrupt: list[pathlib.Path] = []
-                for start, message in segment.read(
-                    lambda line, d=directory, s=segment, c=corrupt: c.append(  # type: ignore[misc]
-                        d.set_aside(s, line)
-                    )
-                ):
-                    message.place = segment, start
-                    directory.unread -= 1
-                    self._ahead.append(message)
-                    self._ahead_bytes += len(message.body) + OVERHEAD
-                if corrupt:
-                    self._say_corrupt(directory, segment, corrupt)
+                try:
+                    self._read(directory, segment)
+                except OSError as exc:
+                    self._give_up(directory, segment, exc)
+                    break
                 if not any(one.has_unread for one in directory.segments):
                     directory.unread = 0  # whatever became of single lines
                 if self._ahead:
@@ -242,6 +242,39 @@ class SpooledOutbox:
         self._ahead += self._tail
         self._ahead_bytes += sum(len(one.body) + OVERHEAD for one in self._tail)
         self._tail.clear()
+
+    def _read(self, directory: Directory, segment: Segment) -> None:
+        corrupt: list[pathlib.Path] = []
+        for start, message in segment.read(
+            lambda line: corrupt.append(directory.set_aside(segment, line))
+        ):
+            message.place = segment, start
+            directory.unread -= 1
+            self._ahead.append(message)
+            self._ahead_bytes += len(message.body) + OVERHEAD
+        if corrupt:
+            self._say_corrupt(directory, segment, corrupt)
+
+    def _give_up(self, directory: Directory, segment: Segment, exc: OSError) -> None:
+        """
+        Leave a segment that cannot be read where it is; what it holds is undelivered.
+        """
+        others = [one for one in directory.segments if one is not segment and one.has_unread]
+        readable = 0
+        for other in others:
+            with contextlib.suppress(OSError):
+                readable += other.count()
+        for _ in range(directory.unread - readable):
+            self._ledger.undelivered.increment()
+        directory.unread = readable
+        directory.forget(segment)
+        _say(
+            logging.ERROR,
+            "the spool's file %s cannot be read (%s); it is left there, and what it holds counted"
+            " as undelivered",
+            segment.path,
+            exc,
+        )
 
     def _say_corrupt(
         self, directory: Directory, segment: Segment, corrupt: list[pathlib.Path]
@@ -251,7 +284,8 @@ class SpooledOutbox:
             self._ledger.undelivered.increment()
         if not segment.is_said_corrupt:
             segment.is_said_corrupt = True
-            _log.error(
+            _say(
+                logging.ERROR,
                 "lines of the spool's file %s are not what was written; they are kept in %s, and"
                 " counted as undelivered (said once)",
                 segment.path,
@@ -350,12 +384,15 @@ class SpooledOutbox:
         adopted_at = monotonic()
         while True:
             eventlet.sleep(SYNC_SECONDS)
+            if self._is_closed:  # in a forked child
+                return
             try:
                 own = self._own
                 if own is not None and not own.is_there():
                     with self._lock:
                         own.begin_anew()
-                    _log.error(
+                    _say(
+                        logging.ERROR,
                         "the spool at %s has vanished: what waits is in files without a name,"
                         " which end with the process; what comes is written to a new one",
                         self._root,
@@ -374,7 +411,7 @@ class SpooledOutbox:
         Take over what processes have left that are not there any more.
         """
         own = self._own.path if self._own is not None else None
-        held = {own, *(one.path for one in self._adopted)}
+        held = {own, *(one.path for one in self._adopted), *self._left_alone}
         try:
             found = [path for path in self._root.iterdir() if path.is_dir()]
             found = sorted(found, key=lambda path: path.stat().st_mtime)
@@ -390,13 +427,16 @@ class SpooledOutbox:
             count = directory.load()
             if not count:
                 directory.close()
+                if path.exists():  # of a later version, or not to be read
+                    self._left_alone.add(path)
                 continue
             with self._lock:
                 for _ in range(count):
                     self._ledger.enter()
                 self._adopted.append(directory)
                 self._bytes += directory.size
-            _log.warning(
+            _say(
+                logging.WARNING,
                 "%d event logs of %s that an earlier process has left are published now",
                 count,
                 self._service,

@@ -387,6 +387,7 @@ class TestDamage:
 
     def test_rubbish(
         self,
+        monkeypatch: pytest.MonkeyPatch,
         uri: str,
         received: Received,
         tmp_path: pathlib.Path,
@@ -399,15 +400,106 @@ class TestDamage:
         for name, content in (
             ("a", b"\x00\xff\n" * 3),
             ("b", b""),
-            ("c", b'{"nameko_eventlog_spool":2,"service":"foo","crc32":"5bc06c5c"}\n'),
+            ("c", segments._with_checksum(b'{"nameko_eventlog_spool":2,"service":"foo"}')),
         ):
             (tmp_path / "foo" / name).mkdir(parents=True)
             (tmp_path / "foo" / name / "00000001.jsonl").write_bytes(content)
             (tmp_path / "foo" / name / "position").write_text("00000001.jsonl 99999")
+        monkeypatch.setattr(spool, "SYNC_SECONDS", 0.02)
+        monkeypatch.setattr(spool, "ADOPT_SECONDS", 0.02)
         delivery = make_delivery(uri, spool=str(tmp_path))
         delivery.accept(make_message(1))
 
         assert [1] == received.wait_for(1)
+        wait_until(lambda: not (tmp_path / "foo" / "a").exists())
+        assert 1 == len(said.saying("is of a later version"))
+        assert (tmp_path / "foo" / "c" / "00000001.jsonl").exists()
+
+    @pytest.mark.parametrize(
+        "position",
+        [
+            "",
+            "rubbish",
+            "00000009.jsonl 00000000000000000000 00000000",
+            "00000001.jsonl 00000000000000009999 00000000",
+        ],
+    )
+    def test_position(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+        position: str,
+    ) -> None:
+        """
+        A note of how far it was settled that is not whole costs nothing.
+        """
+        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        for number in range(10):
+            first.accept(make_message(number))
+        first.stop(0)
+        (path,) = files()
+        (path.parent / "position").write_text(position)
+        make_delivery(uri, spool=str(tmp_path))
+
+        assert list(range(10)) == received.wait_for(10)
+
+    def test_unreadable(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+        said: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A file that the disk does not give back is left there, and counted as undelivered.
+        """
+        monkeypatch.setattr(directories, "SEGMENT_BYTES", 3_000)
+        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        for number in range(40):
+            first.accept(make_message(number))
+        first.stop(0)
+        bad = files()[1]
+        lost = [json.loads(line["body"])["number"] for line in stored(bad)[1:]]
+
+        def read(self: segments.Segment, on_corrupt: Any) -> Any:
+            if self.path == bad:
+                raise OSError(5, "Input/output error")
+            return original(self, on_corrupt)
+
+        original = segments.Segment.read
+        monkeypatch.setattr(segments.Segment, "read", read)
+        delivery = make_delivery(uri, spool=str(tmp_path))
+
+        expected = [number for number in range(40) if number not in lost]
+        assert expected == received.wait_for(len(expected))
+        wait_until(settled(delivery))
+        assert len(lost) == check_sum(delivery)["undelivered"]
+        assert said.saying("cannot be read ([Errno 5] Input/output error)")
+        assert bad.exists()
+
+    def test_handlers_that_raise(
+        self, tmp_path: pathlib.Path, make_delivery: Make, said: Lines
+    ) -> None:
+        """
+        What the service's handlers raise about the spool costs no event log.
+        """
+
+        def boom(record: Any) -> None:
+            raise RuntimeError("boom")
+
+        said.emit = boom  # type: ignore[method-assign]
+        delivery = make_delivery("memory://", spool="/proc/eventlog", start=False)
+        delivery.accept(make_message(1))
+
+        assert 1 == check_sum(delivery)["waiting"]
 
     def test_vanished(
         self,
