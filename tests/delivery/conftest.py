@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from eventlet import patcher
 from kombu import Connection, Consumer, Exchange, Queue
 
 from nameko_eventlog.compat import Settings
@@ -134,7 +135,8 @@ class Lines(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = None  # one that eventlet has patched hangs in OS threads (eventlet#742)
+        # one that eventlet has patched hangs in OS threads (eventlet#742)
+        self.lock = patcher.original("threading").RLock()
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
