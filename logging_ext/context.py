@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 
@@ -57,24 +57,11 @@ def current_sink() -> EventSink | None:
     return bound.get()
 
 
-def set_sink(sink: EventSink | None) -> Token[EventSink | None]:
+def set_sink(sink: EventSink | None) -> None:
     """
     Bind *sink* without a block, for hooks that come in pairs.
-
-    Returns:
-        The token with which `reset_sink` undoes it.
     """
-    return bound.set(sink)
-
-
-def reset_sink(token: Token[EventSink | None]) -> None:
-    """
-    Undo a `set_sink` of the same context.
-
-    Raises:
-        ValueError: If *token* was made in another context.
-    """
-    bound.reset(token)
+    bound.set(sink)
 
 
 @contextmanager

@@ -182,7 +182,6 @@ class Segment:
             self.written = os.fstat(self.fd).st_size
             self.first = self._end_of_header()
         self.read_up_to = self.first
-        self._unsettled.clear()
 
     def _end_of_header(self) -> int:
         head = _os.pread(self.fd, 4096, 0)

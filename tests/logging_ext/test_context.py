@@ -11,7 +11,7 @@ import eventlet.tpool
 import pytest
 
 from logging_ext import bind_sink, current_sink, register_sink
-from logging_ext.context import registered_sink, reset_sink, set_sink, worker_context
+from logging_ext.context import registered_sink, set_sink, worker_context
 from tests.logging_ext.recording import CONTEXT, OUTSIDE, RecordingSink
 
 
@@ -49,26 +49,17 @@ class TestBindSink:
         with bind_sink(RecordingSink()), bind_sink(None):
             assert None is current_sink()
 
-    def test_in_pairs(self):
+    def test_without_a_block(self):
         """
-        set_sink and reset_sink do what bind_sink does.
+        set_sink binds until it is called again.
         """
         sink = RecordingSink()
 
-        token = set_sink(sink)
+        set_sink(sink)
         assert sink is current_sink()
-        reset_sink(token)
+        set_sink(None)
 
         assert None is current_sink()
-
-    def test_token_of_another_context(self):
-        """
-        A token is refused in a context in which it was not made.
-        """
-        token = contextvars.copy_context().run(set_sink, RecordingSink())
-
-        with pytest.raises(ValueError):
-            reset_sink(token)
 
 
 class TestRegisterSink:
