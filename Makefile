@@ -150,7 +150,7 @@ $(VENV)/.runtime: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(call say,$(VENV): test tools)
-	@$(VENV)/bin/python -m pip install --quiet --group test
+	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli]' --group test
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

@@ -1,0 +1,3 @@
+"""
+Event logs in a database: `EventLogStore` writes them, `EventLogQuery` finds them.
+"""

@@ -1,0 +1,82 @@
+"""
+The tables, as they are now; `migrations` knows how they came to be.
+
+Two tables. What a filter asks for stands in a column of its own, each with an index in which the
+rows of one value lie in their order; everything else is in ``body``, once and whole.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+
+metadata = MetaData()
+
+_JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+event_logs = Table(
+    "event_logs",
+    metadata,
+    # What duplicates are known by; one of the store's own where the sender gave none.
+    Column("message_id", Text, primary_key=True),
+    # The order: milliseconds since 1970 out of the message id, or of the body's time.
+    Column("time_ms", BigInteger, nullable=False),
+    Column("service_name", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("entrypoint_protocol", Text),
+    Column("entrypoint_name", Text),
+    Column("level", Text),
+    Column("call_id", Text),
+    # The first of the call stack, and the one before the call itself.
+    Column("origin_call_id", Text),
+    Column("parent_call_id", Text),
+    Column("body", _JSON, nullable=False),
+)
+
+Index("event_logs_time", event_logs.c.time_ms, event_logs.c.message_id)
+for _name in (
+    "service_name",
+    "event_type",
+    "entrypoint_name",
+    "level",
+    "call_id",
+    "origin_call_id",
+):
+    Index(
+        f"event_logs_{_name}",
+        event_logs.c[_name],
+        event_logs.c.time_ms,
+        event_logs.c.message_id,
+        # Most event logs have no level, and what happens outside calls has no call.
+        postgresql_where=event_logs.c[_name].is_not(None),
+        sqlite_where=event_logs.c[_name].is_not(None),
+    )
+
+rejects = Table(
+    "rejects",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    # Milliseconds since 1970 at which it was rejected.
+    Column("rejected_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    # Of message id, routing and body: one that is delivered again is rejected once.
+    Column("digest", Text, nullable=False, unique=True),
+    Column("message_id", Text),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    # AMQP's basic properties, the headers among them, as far as JSON can say them.
+    Column("properties", _JSON, nullable=False),
+    # As it was received.
+    Column("body", LargeBinary, nullable=False),
+)
