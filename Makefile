@@ -64,9 +64,10 @@ test-all: rabbitmq ## the suite on Python 3.10 to 3.13, where they exist, with b
 	echo "==> passed with both Namekos on Python:$$tested"
 
 .PHONY: chaos
-chaos: rabbitmq $(VENV)/.test ## broker and process killed at random: SEED=1 ROUNDS=20
+chaos: rabbitmq $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
 	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
-	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults
+	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults \
+		tests/faults/chaos_cluster.py
 
 .PHONY: check
 check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors

@@ -128,15 +128,22 @@ class Broker:
         startup_timeout: Seconds to wait for it to accept connections.
         tls: Whether it speaks TLS as well, on `tls_port`, with a certificate that the authority
             in `certificates` / ``ca.pem`` has signed.
+        peer: A running broker whose cluster it joins at its first start. It must be closed
+            after this one, whose port mapper it is.
     """
 
-    def __init__(self, startup_timeout: float = 90.0, tls: bool = False) -> None:
+    def __init__(
+        self, startup_timeout: float = 90.0, tls: bool = False, peer: Broker | None = None
+    ) -> None:
         self.startup_timeout = startup_timeout
         self._tls = tls
         self._scripts = find_scripts()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="eventlog-rabbitmq-"))
         ports = free_ports(5)
         self.port, self.api_port, self.tls_port, self._dist_port, self._epmd_port = ports
+        self._peer = peer
+        if peer is not None:
+            self._epmd_port = peer._epmd_port
         self.certificates = self.folder / "certificates"
         self.node = f"eventlog{self.port}@localhost"
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -194,7 +201,7 @@ class Broker:
         """
         if self.running:
             return
-        if self._epmd is None or self._epmd.poll() is not None:
+        if self._peer is None and (self._epmd is None or self._epmd.poll() is not None):
             # In the foreground: the one that Erlang starts by itself is a daemon
             # that nobody knows the process id of.
             self._epmd = self._spawn(
@@ -338,7 +345,11 @@ class Broker:
             "disk_free_limit.absolute = 10MB\n"
             "log.console = false\n"
             "log.file = broker.log\n"
-            "log.file.level = info\n" + (self._configure_tls() if self._tls else "")
+            "log.file.level = info\n"
+            + (self._configure_tls() if self._tls else "")
+            + (self._configure_cluster(self._peer) if self._peer is not None else "")
+            # Of a cluster: who sees less than half of it serves nobody.
+            + "cluster_partition_handling = pause_minority\n"
         )
         environment = {
             name: value
@@ -385,6 +396,16 @@ class Broker:
             f"ssl_options.certfile = {self.certificates / 'server.pem'}\n"
             f"ssl_options.keyfile = {self.certificates / 'server.key'}\n"
             "ssl_options.verify = verify_none\n"
+        )
+
+    def _configure_cluster(self, peer: Broker) -> str:
+        # Nodes of a cluster know each other by this.
+        cookie = self.folder / "home" / ".erlang.cookie"
+        shutil.copy(peer.folder / "home" / ".erlang.cookie", cookie)
+        return (
+            "cluster_formation.peer_discovery_backend = classic_config\n"
+            f"cluster_formation.classic_config.nodes.1 = {peer.node}\n"
+            f"cluster_formation.classic_config.nodes.2 = {self.node}\n"
         )
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:

@@ -5,17 +5,18 @@ A network between a service and its broker, that can be made a bad one.
 import contextlib
 import socket
 import struct
+import time
 from typing import Any
 
 import eventlet
-from eventlet import hubs
+from eventlet import hubs, queue
 
 
 class Proxy:
     """
     Pass TCP connections on to a port of this machine.
 
-    Set ``frozen`` and nothing passes any more, ``delay`` and everything takes so long,
+    Set ``frozen`` and nothing passes any more, ``delay`` and everything arrives so much later,
     ``dribble`` and it arrives byte by byte, ``refusing`` and new connections are cut, ``half``
     and the network freezes in the middle of the next answer.
 
@@ -80,25 +81,44 @@ class Proxy:
             eventlet.spawn(self._pump, server, client, True)
 
     def _pump(self, source: Any, target: Any, to_client: bool) -> None:
+        # One green thread reads what another passes on when its time has come, so that what
+        # comes late does not come slowly.
+        on_the_way: Any = queue.Queue(64)
+        writer = eventlet.spawn(self._pass_on, on_the_way, source, target, to_client)
         try:
             while data := source.recv(65536):
-                while self.frozen:
-                    eventlet.sleep(0.01)
-                if self.delay:
-                    eventlet.sleep(self.delay)
-                if self.half and to_client:
-                    self.half, self.frozen = False, True
-                    target.sendall(data[:9])
-                    data = data[9:]
-                    while self.frozen:
-                        eventlet.sleep(0.01)
-                if not (self.dribble and to_client):
-                    target.sendall(data)
-                    continue
-                for number in range(len(data)):
-                    target.sendall(data[number : number + 1])
-                    eventlet.sleep(0.001)
+                on_the_way.put((time.monotonic() + self.delay, data))
+            on_the_way.put((time.monotonic() + self.delay, b""))
+            writer.wait()
         except (OSError, EOFError):  # eventlet's word for a socket closed while read
-            pass
+            writer.kill()
         self._reset(source)
         self._reset(target)
+
+    def _pass_on(self, on_the_way: Any, source: Any, target: Any, to_client: bool) -> None:
+        while True:
+            due, data = on_the_way.get()
+            eventlet.sleep(max(0, due - time.monotonic()))
+            while self.frozen:
+                eventlet.sleep(0.01)
+            if not data:
+                return
+            try:
+                self._send(target, data, to_client)
+            except OSError:
+                self._reset(source)
+                return
+
+    def _send(self, target: Any, data: bytes, to_client: bool) -> None:
+        if self.half and to_client:
+            self.half, self.frozen = False, True
+            target.sendall(data[:9])
+            data = data[9:]
+            while self.frozen:
+                eventlet.sleep(0.01)
+        if not (self.dribble and to_client):
+            target.sendall(data)
+            return
+        for number in range(len(data)):
+            target.sendall(data[number : number + 1])
+            eventlet.sleep(0.001)

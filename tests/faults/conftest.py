@@ -135,11 +135,17 @@ class Running:
         self.process.kill()
         self.process.wait()
 
+    def stop_logging(self) -> None:
+        """
+        Let it log no more.
+        """
+        self.logged_file.with_name("logged.enough").touch()
+
     def stop(self) -> None:
         """
         Let it log no more, and end it by SIGTERM.
         """
-        self.logged_file.with_name("logged.enough").touch()
+        self.stop_logging()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             wait_until(lambda: self.process.poll() is not None, timeout=60)
@@ -152,8 +158,13 @@ def run(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
     """
     started = []
 
-    def start(uri: str, section: dict[str, Any] | None = None, **environment: Any) -> Running:
-        running = Running(tmp_path, uri, section or {}, **environment)
+    def start(
+        uri: str,
+        section: dict[str, Any] | None = None,
+        folder: pathlib.Path = tmp_path,
+        **environment: Any,
+    ) -> Running:
+        running = Running(folder, uri, section or {}, **environment)
         started.append(running)
         return running
 
@@ -166,12 +177,18 @@ def run(tmp_path: pathlib.Path) -> Iterator[Callable[..., Running]]:
 class Queue:
     """
     A durable queue, bound to the service's event logs.
+
+    Args:
+        uri: The broker.
+        **arguments: Of the queue: ``{"x-queue-type": "quorum"}``.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, **arguments: Any) -> None:
         self._uri = uri
         exchange = event_exchange("foo")
-        self._queue = kombu.Queue("q", exchange, routing_key="log_event", durable=True)
+        self._queue = kombu.Queue(
+            "q", exchange, routing_key="log_event", durable=True, queue_arguments=arguments
+        )
         with Connection(uri) as connection:
             self._queue(connection.default_channel).declare()
 

@@ -53,6 +53,53 @@ class TestKilled:
             first = list(dict.fromkeys(n for _, n in taken if n.startswith(f"{pid}-")))
             assert [f"{pid}-{index}" for index in range(len(first))] == first
 
+    def test_rolling_restarts(
+        self,
+        rabbit_config: dict[str, Any],
+        queue: Queue,
+        run: Run,
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+        rounds: int,
+    ) -> None:
+        """
+        Two instances share a spool directory; each is replaced, at random by SIGTERM or by
+        SIGKILL, while the other goes on: each event log arrives, under one message id.
+        """
+        uri, spool = rabbit_config["AMQP_URI"], tmp_path / "spool"
+
+        def start() -> Running:
+            folder = tmp_path / f"instance-{len(instances)}"
+            folder.mkdir()
+            instances.append(run(uri, {"spool": str(spool)}, folder=folder))
+            return instances[-1]
+
+        instances: list[Running] = []
+        running = [start(), start()]
+        for _ in range(rounds):
+            newer = start()
+            wait_until(newer.logs_more, timeout=60)
+            eventlet.sleep(seed.random())
+            older = running.pop(0)
+            older.stop() if seed.random() < 0.5 else older.kill()
+            running.append(newer)
+        for one in running:
+            one.kill()
+        last = run(uri, {"spool": str(spool)}, COUNT=0)
+        wait_until(lambda: last.is_done and settled(last, spool)(), timeout=60)
+        last.stop()
+
+        logged = {number for one in instances for number in one.logged}
+        taken = queue.take_all()
+        numbers = {number for _, number in taken}
+        assert logged <= numbers
+        assert len(numbers - logged) <= rounds + 2  # killed between the call and the note of it
+        assert len(numbers) == len({identity for identity, _ in taken})
+        print(
+            f"{len(logged)} accepted, {len(numbers)} received,"
+            f" {len(taken) - len(numbers)} of them twice or more"
+        )
+
     def test_stopped_without_a_broker(
         self,
         rabbit_config: dict[str, Any],

@@ -1,0 +1,117 @@
+"""
+The network between the service and its broker is a bad one, or the broker is late.
+"""
+
+import pathlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import pytest
+
+from tests.delivery.proxy import Proxy
+from tests.faults.conftest import Queue, Running, settled
+from tests.rabbitmq import Broker
+from tests.waiting import wait_until
+
+
+Run = Callable[..., Running]
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    """
+    The network.
+    """
+    proxy = Proxy(broker.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def proxied(rabbit_config: dict[str, Any], broker: Broker, proxy: Proxy) -> str:
+    """
+    The broker's URI, by way of the network.
+    """
+    uri: str = rabbit_config["AMQP_URI"]
+    return uri.replace(f":{broker.port}/", f":{proxy.port}/")
+
+
+def check_all_received(running: Running, queue: Queue) -> None:
+    """
+    Stop the service, and hold what was logged to what has arrived.
+    """
+    running.stop()
+    taken = queue.take_all()
+    numbers = {number for _, number in taken}
+    print(
+        f"{len(running.logged)} accepted, {len(numbers)} received,"
+        f" {len(taken) - len(numbers)} of them twice or more"
+    )
+    assert set(running.logged) == numbers
+    assert len(numbers) == len({identity for identity, _ in taken})
+
+
+@pytest.mark.timeout(1800)
+class TestPath:
+    @pytest.mark.parametrize("section", [{}, {"spool": True}], ids=["memory", "spool"])
+    def test_latency_and_stalls(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        queue: Queue,
+        run: Run,
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+        rounds: int,
+        section: dict[str, Any],
+    ) -> None:
+        """
+        200 ms each way, stalls, some longer than a confirm may take, and resets: nothing is lost.
+        """
+        spool = tmp_path / "spool"
+        if section:
+            section = {"spool": str(spool)}
+        proxy.delay = 0.2
+        running = run(proxied, {"confirm_timeout": 2, **section}, PAUSE=0.02)
+        for _ in range(rounds):
+            wait_until(running.logs_more, timeout=30)
+            eventlet.sleep(seed.random())
+            proxy.frozen = True
+            eventlet.sleep(seed.random() * 4)
+            proxy.frozen = False
+            if seed.random() < 0.3:
+                proxy.cut()
+        running.stop_logging()
+        wait_until(lambda: running.is_done, timeout=30)
+        wait_until(lambda: len(queue) >= len(running.logged), timeout=60)
+        if section:
+            wait_until(settled(running, spool), timeout=60)
+
+        assert set() == running.undelivered
+        check_all_received(running, queue)
+
+    def test_down_at_the_start(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        queue: Queue,
+        run: Run,
+        rounds: int,
+    ) -> None:
+        """
+        Down when the service starts (a minute in ``make chaos``): it serves, and all arrives.
+        """
+        proxy.refusing = True
+        running = run(proxied, {}, COUNT=5_000)
+        wait_until(lambda: running.is_done, timeout=60)
+        for _ in range(rounds * 3):
+            assert running.is_alive()
+            eventlet.sleep(1)
+        assert 0 == len(queue)
+        proxy.refusing = False
+        wait_until(lambda: 5_000 == len(queue), timeout=60)
+
+        assert set() == running.undelivered
+        check_all_received(running, queue)
