@@ -152,6 +152,14 @@ def delivery_of(container: Any) -> Any:
     return provider._delivery
 
 
+def undelivered_numbers(folder: pathlib.Path) -> list[int]:
+    """
+    What was written to ``nameko_eventlog.undelivered``, in its order.
+    """
+    lines = (folder / "undelivered").read_text().splitlines()
+    return [json.loads(json.loads(line)["body"])["data"]["number"] for line in lines]
+
+
 @pytest.mark.usefixtures("logger")
 class TestContainer:
     def test_stop(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
@@ -275,6 +283,23 @@ class TestNamekoRun:
         assert 0 == process.returncode
         assert list(range(10_000)) == wait_for(bound, 10_000)
 
+    def test_interrupted_twice(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
+        """
+        A second Ctrl-C while the first one's flush waits for the broker: the process ends at
+        once, and leaves the lines.
+        """
+        process = run(with_port(uri, free_ports(1)[0]), 200, "{flush_timeout: 60}")
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: "stopping services" in (tmp_path / "runner").read_text(), timeout=5)
+        time.sleep(0.5)  # into the flush, which cannot be seen from outside
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None, timeout=30)
+
+        assert time.monotonic() - began < 5
+        assert list(range(200)) == undelivered_numbers(tmp_path)
+
     def test_broker_down(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
         """
         Without a broker the process starts, logs, ends in time, and leaves the lines.
@@ -285,9 +310,7 @@ class TestNamekoRun:
         wait_until(lambda: process.poll() is not None, timeout=30)
 
         assert time.monotonic() - began < 5
-        lines = (tmp_path / "undelivered").read_text().splitlines()
-        bodies = [json.loads(json.loads(line)["body"]) for line in lines]
-        assert list(range(200)) == [body["data"]["number"] for body in bodies]
+        assert list(range(200)) == undelivered_numbers(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Using fork")

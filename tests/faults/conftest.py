@@ -33,11 +33,17 @@ class Running:
         folder: For its files.
         uri: The broker.
         section: What ``EVENTLOG_DISPATCHER`` says.
+        inside: A command that runs the command after it, in a surrounding of its making.
         environment: ``COUNT``, ``PAUSE``, ``BATCH``.
     """
 
     def __init__(
-        self, folder: pathlib.Path, uri: str, section: dict[str, Any], **environment: Any
+        self,
+        folder: pathlib.Path,
+        uri: str,
+        section: dict[str, Any],
+        inside: tuple[str, ...] = (),
+        **environment: Any,
     ) -> None:
         self._known: int | None = None
         self.logged_file = folder / "logged"
@@ -67,7 +73,7 @@ class Running:
         given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, **environment}
         nameko = pathlib.Path(sys.executable).with_name("nameko")
         self.process = subprocess.Popen(
-            [str(nameko), "run", "--config", "config.yaml", "tests.faults.service"],
+            [*inside, str(nameko), "run", "--config", "config.yaml", "tests.faults.service"],
             cwd=folder,
             env={
                 **os.environ,

@@ -4,6 +4,7 @@ The process is killed, or has more to do than it can.
 
 import pathlib
 import random
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import eventlet
 import pytest
 
 from tests.faults.conftest import Queue, Running, settled
+from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
@@ -171,6 +173,61 @@ class TestTooMuch:
         assert grown < 50 << 20, f"{grown >> 20} MiB"
         assert set(running.logged) == {number for _, number in queue.take_all()}
         assert set() == running.undelivered
+
+
+# A file system of 2 MB on a folder, for the command that follows and for nobody else.
+SMALL_DISK = """
+mount -t tmpfs -o size=2m none "$1" && shift && exec "$@"
+"""
+
+
+def may_mount(folder: pathlib.Path) -> bool:
+    """
+    Whether this machine lets us have a file system of our own.
+    """
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", str(folder)]
+    return 0 == subprocess.run([*command, "true"], check=False).returncode
+
+
+@pytest.mark.timeout(300)
+class TestDiskFull:
+    def test_fills_up(
+        self, rabbit_config: dict[str, Any], queue: Queue, broker: Broker, run: Run, tmp_path: Any
+    ) -> None:
+        """
+        A disk that fills up in an outage: what it holds and what the memory holds arrives
+        afterwards, the rest is undelivered by name, and the service answers all the while.
+        """
+        (spool := tmp_path / "spool").mkdir()
+        if not may_mount(spool):
+            pytest.skip("the kernel lets this user mount nothing; test_spool.py has a fake one")
+        running = run(
+            rabbit_config["AMQP_URI"],
+            {"spool": str(spool), "buffer_size": 2_000},
+            inside=(
+                *("unshare", "--map-root-user", "--mount"),
+                *("sh", "-c", SMALL_DISK, "sh", str(spool)),
+            ),
+            COUNT=20_000,
+            PAUSE=0.001,
+        )
+        wait_until(lambda: running.logged, timeout=30)
+        broker.kill()
+        wait_until(lambda: running.is_done, timeout=120)
+        assert running.is_alive()
+        broker.start()
+        undelivered = running.undelivered
+        wait_until(lambda: len(queue) >= len(running.logged) - len(undelivered), timeout=60)
+        running.stop()
+
+        taken = queue.take_all()
+        numbers = {number for _, number in taken}
+        assert 20_000 == len(running.logged)
+        assert set(running.logged) == numbers | undelivered
+        assert undelivered == running.undelivered
+        assert len(numbers) > 2_000
+        assert undelivered
+        assert len(numbers) == len({identity for identity, _ in taken})
 
 
 def run_logged(folder: pathlib.Path) -> list[str]:
