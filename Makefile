@@ -91,7 +91,7 @@ bench: rabbitmq $(VENV)/.bench ## the speed table, side by side with the peers
 .PHONY: soak
 soak: rabbitmq $(VENV)/.bench ## a million event logs: memory and throughput stay as they are
 	$(call say,soak)
-	@$(VENV)/bin/python -m benchmarks.soak
+	@$(VENV)/bin/python -m benchmarks.soak --plot docs/soak.svg
 
 .PHONY: format
 format: $(VENV)/.check ## let ruff format and fix what it can

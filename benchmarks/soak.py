@@ -1,5 +1,5 @@
 """
-A million event logs through one service: ``python -m benchmarks.soak [--count N]``.
+A million event logs through one service: ``python -m benchmarks.soak [--count N] [--plot FILE]``.
 
 Prints, for each tenth, the resident memory and the event logs a second; exits with 1 if
 something is lost, or memory or throughput are not flat.
@@ -71,13 +71,40 @@ def _resident() -> int:
     return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def draw(tenths: list[dict[str, Any]], count: int, path: str) -> None:
+    """
+    Draw memory and throughput over the event logs, each from zero.
+
+    Args:
+        tenths: As from `run`.
+        count: The event logs of all tenths.
+        path: The picture's, whose name says of which kind it is.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    memory, rate = figure.subplots(1, 2)
+    logged = [count * (number + 1) // len(tenths) / 1e6 for number in range(len(tenths))]
+    memory.plot(logged, [tenth["resident"] / 2**20 for tenth in tenths], marker="o")
+    memory.set(ylabel="resident memory, MiB")
+    rate.plot(logged, [tenth["rate"] for tenth in tenths], marker="o")
+    rate.set(ylabel="event logs a second")
+    for axes in (memory, rate):
+        axes.set(xlabel="event logs, millions")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
 def main() -> int:
     """
     Run it against a broker of its own, and judge.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000, help="event logs (a million)")
-    count = parser.parse_args().count // 100 * 100
+    parser.add_argument("--plot", metavar="FILE", help="draw it, too: docs/soak.svg")
+    arguments = parser.parse_args()
+    count = arguments.count // 100 * 100
     with Broker() as broker:
         result = in_fresh_process("soak", uri=broker.vhost_uri(broker.add_vhost()), count=count)
     tenths = result["tenths"]
@@ -86,6 +113,8 @@ def main() -> int:
     for number, tenth in enumerate(tenths, 1):
         memory, rate = tenth["resident"] / 2**20, tenth["rate"]
         print(f"| {number * count // TENTHS:10,} | {memory:13.1f} | {rate:19,.0f} |")
+    if arguments.plot:
+        draw(tenths, count, arguments.plot)
     received = sum(tenth["received"] for tenth in tenths)
     grown = tenths[-1]["resident"] / tenths[0]["resident"] - 1
     slower = 1 - tenths[-1]["rate"] / tenths[0]["rate"]

@@ -79,6 +79,7 @@ class Relay:
         self._confirm_timeout = confirm_timeout
         self._warn_unroutable = warn_unroutable
         self._service = service
+        self._home = home
         self._bell = Bell(home)
         self.notice = self._bell.ring
         self._flight = Flight()
@@ -129,12 +130,15 @@ class Relay:
         """
         Publish what is left, for *seconds* at the most, and end.
 
+        From another OS thread than the relay's, nothing more is published: nobody there can
+        wait for it.
+
         Returns:
             What was taken from the outbox and is not settled.
         """
         self._stopping = True
         self._bell.ring()
-        if self._thread is not None:
+        if self._thread is not None and self._home.is_here:
             if not self._finished.ready():
                 self._finished.wait(timeout=seconds)
             self._thread.kill()

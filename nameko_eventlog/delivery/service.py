@@ -4,6 +4,7 @@ Delivery for one service instance: the outbox, the relay, and what happens at th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -216,7 +217,7 @@ class BrokerDelivery:
         """
         if self._closed is not None:
             return
-        if self._summaries is not None:
+        if self._summaries is not None and self._home.is_here:
             self._summaries.kill()
         left = self._relay.stop(seconds)
         if self._closed is not None:  # killed while it was stopping
@@ -224,6 +225,12 @@ class BrokerDelivery:
         self._closed = "the service has stopped"
         self._abort(self._outbox.close(left), self._closed)
         self._say(self.stats())
+
+    def interpreter_ends(self) -> None:
+        """
+        Stop, as nobody else has done it, for ``flush_timeout`` at the most.
+        """
+        self.stop(self._config.flush_timeout)
 
     def forked(self) -> None:
         """
@@ -340,3 +347,10 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@atexit.register
+def _at_exit() -> None:
+    for delivery in list(_deliveries):
+        with contextlib.suppress(Exception):  # the others have their turn as well
+            delivery.interpreter_ends()

@@ -313,6 +313,86 @@ class TestNamekoRun:
         assert list(range(200)) == undelivered_numbers(tmp_path)
 
 
+SCRIPT = """
+import logging
+import sys
+
+import logging_ext
+from nameko_eventlog import EventLogDispatcher, compat
+
+logger = logging.getLogger("foo")
+logger.setLevel(logging.INFO)
+logger.addHandler(logging_ext.EventLogHandler(service="foo"))
+logging.getLogger("nameko_eventlog.undelivered").addHandler(logging.FileHandler("undelivered"))
+
+
+class Foo:
+    name = "foo"
+    eventlog = EventLogDispatcher()
+
+
+def log():
+    config = {"AMQP_URI": sys.argv[1], "EVENTLOG_DISPATCHER": {"flush_timeout": 5}}
+    with compat.container(Foo, config) as container:
+        container.start()
+        for number in range(500):
+            logger.info("counted", extra={"number": number})
+
+
+"""
+
+
+class TestInterpreterExit:
+    """
+    A script that never stops its container.
+    """
+
+    @pytest.mark.parametrize("end", ["", "sys.exit(3)", "1 / 0"])
+    def test_main_thread(
+        self, uri: str, bound: Received, tmp_path: pathlib.Path, end: str
+    ) -> None:
+        """
+        What waits when the interpreter ends is published.
+        """
+        self.run(tmp_path, f"log()\n{end}", uri)
+
+        assert list(range(500)) == wait_for(bound, 500)
+        assert not (tmp_path / "undelivered").read_text()
+
+    def test_broker_down(self, nowhere: str, tmp_path: pathlib.Path) -> None:
+        """
+        Or is undelivered by name, within ``flush_timeout``.
+        """
+        began = time.monotonic()
+        self.run(tmp_path, "log()", nowhere)
+
+        assert time.monotonic() - began < 15
+        assert list(range(500)) == undelivered_numbers(tmp_path)
+
+    def test_another_thread(self, uri: str, bound: Received, tmp_path: pathlib.Path) -> None:
+        """
+        What a container in a thread that is gone has left is undelivered by name.
+        """
+        thread = "import threading\nt = threading.Thread(target=log)\nt.start()\nt.join()"
+        self.run(tmp_path, thread, uri)
+
+        received = set(numbers(bound)) if bound.read() else set()
+        assert set(range(500)) == received | set(undelivered_numbers(tmp_path))
+
+    def run(self, folder: pathlib.Path, end: str, uri: str) -> None:
+        """
+        Run the script, which ends like that.
+        """
+        (folder / "script.py").write_text(SCRIPT + end)
+        subprocess.run(
+            [sys.executable, "script.py", uri],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"},
+            check=False,
+            timeout=60,
+        )
+
+
 @pytest.mark.filterwarnings("ignore:Using fork")
 class TestFork:
     def test_child(
