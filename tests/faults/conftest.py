@@ -238,13 +238,13 @@ def settled(running: Running, spool: pathlib.Path) -> Callable[[], bool]:
 
     def is_empty() -> bool:
         lines = 0
-        for path in spool.glob("foo/*/*.jsonl"):
-            try:
+        try:
+            for path in spool.glob("foo/*/*.jsonl"):
                 position = (path.parent / "position").read_text().split()
                 done = int(position[1]) if position[0] == path.name else 0
                 lines += path.read_bytes()[done:].count(b"\n") - (done == 0)
-            except (OSError, IndexError):
-                return False
+        except (OSError, IndexError):  # what is settled is removed meanwhile
+            return False
         return lines == 0
 
     return is_empty
