@@ -2,6 +2,7 @@
 Event logs for Nameko through the standard loggers.
 """
 
+from nameko_eventlog.consumers import EventLogConsumer, event_log_handler
 from nameko_eventlog.delivery import process_stats
 from nameko_eventlog.dispatcher import EventLogDispatcher
 from nameko_eventlog.exceptions import (
@@ -10,15 +11,19 @@ from nameko_eventlog.exceptions import (
     EventLogValueError,
     NotConfirmed,
     OversizedEvent,
+    Unavailable,
 )
 
 
 __all__ = [
+    "EventLogConsumer",
     "EventLogDispatcher",
     "EventLogError",
     "EventLogTypeError",
     "EventLogValueError",
     "NotConfirmed",
     "OversizedEvent",
+    "Unavailable",
+    "event_log_handler",
     "process_stats",
 ]

@@ -106,13 +106,24 @@ def container(service: type, config: Mapping[str, Any]) -> Iterator[Any]:
         yield ServiceContainer(service, dict(config))
 
 
-def event_exchange(container: Any) -> Exchange:
+def event_exchange(container: Any, service: str | None = None) -> Exchange:
     """
-    Return the exchange of the service's Nameko events.
+    Return the exchange of a service's Nameko events: by default of the one in *container*.
     """
-    if IS_NAMEKO_3:
-        return get_event_exchange(container.service_name)
-    return get_event_exchange(container.service_name, container.config)
+    name = container.service_name if service is None else service
+    return get_event_exchange(name) if IS_NAMEKO_3 else get_event_exchange(name, container.config)
+
+
+def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Read from message headers what a consumer's worker continues.
+    """
+    prefix = f"{HEADER_PREFIX}."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in headers.items()
+        if name.startswith(prefix)
+    }
 
 
 class ContextHeaders:
@@ -236,4 +247,31 @@ def settings(provider: Any, uri: str | None) -> Settings:
         expiration=options.get("expiration"),
         priority=options.get("priority"),
         compression=options.get("compression"),
+    )
+
+
+def consumer_settings(container: Any) -> Settings:
+    """
+    Gather how the service in *container* connects to its broker.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    config = service_config(container)
+    uri = config.get(AMQP_URI_CONFIG_KEY)
+    if not uri:
+        raise ConfigurationError(
+            f"there is no broker to receive event logs from: set {AMQP_URI_CONFIG_KEY}"
+        )
+    return Settings(
+        uri=uri,
+        ssl=config.get(AMQP_SSL_CONFIG_KEY),
+        login_method=config.get(LOGIN_METHOD_CONFIG_KEY),
+        heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
+        transport_options=dict(config.get(TRANSPORT_OPTIONS_CONFIG_KEY) or {}),
+        serializer=container.serializer,
+        headers={},
+        expiration=None,
+        priority=None,
+        compression=None,
     )

@@ -1,5 +1,5 @@
 """
-What a manual dispatch raises.
+What a manual dispatch raises, and what a handler of event logs may raise.
 """
 
 from __future__ import annotations
@@ -51,3 +51,15 @@ class NotConfirmed(EventLogError):
     def __str__(self) -> str:
         fate = "it was sent and may still arrive" if self.sent else "it was not sent: withdrawn"
         return f"event log {self.message_id} was not confirmed: {self.reason}; {fate}"
+
+
+class Unavailable(EventLogError):
+    """
+    Raised by a handler of event logs that cannot work now, whatever it is handed.
+
+    Nothing is wrong with the event logs: no attempt is counted, none becomes a dead letter. They
+    are held and tried again; after a minute the broker has them back, until the consumer's
+    ``probe`` says that there is a point in trying.
+
+    .. versionadded:: 0.2.0
+    """

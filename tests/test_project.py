@@ -30,12 +30,15 @@ PUBLIC = {
         "register_sink",
     },
     "nameko_eventlog": {
+        "EventLogConsumer",
         "EventLogDispatcher",
         "EventLogError",
         "EventLogTypeError",
         "EventLogValueError",
         "NotConfirmed",
         "OversizedEvent",
+        "Unavailable",
+        "event_log_handler",
         "process_stats",
     },
 }

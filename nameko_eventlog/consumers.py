@@ -1,0 +1,369 @@
+"""
+`event_log_handler`: an entrypoint that is handed event logs, one or many at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import eventlet
+from eventlet.event import Event
+from kombu import Exchange
+from nameko.exceptions import ConfigurationError, ContainerBeingKilled
+from nameko.extensions import Entrypoint
+
+from nameko_eventlog import compat
+from nameko_eventlog.consuming import QueueOptions, ReceivedMessage
+from nameko_eventlog.consuming.subscription import Pause, Subscription
+from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, Unavailable
+
+
+_log = logging.getLogger("nameko_eventlog")
+
+FIRST_RETRY, LAST_RETRY = 0.2, 30.0
+"""Seconds before a handler that has failed is tried again."""
+
+
+class _Skipped:
+    """
+    What `EventLogConsumer.read` returns for a message that its handler does not want.
+    """
+
+
+SKIPPED = _Skipped()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """
+    What the handler is called with, until it is done with.
+    """
+
+    messages: list[ReceivedMessage]
+    values: list[Any]
+    connection: int
+    attempts: int = 0
+    due: float = 0.0
+    failures: int = 0
+
+
+class EventLogConsumer(Entrypoint):
+    """
+    Fires with the event logs that reach its queue.
+
+    Args:
+        *services: Whose event logs; none for those of all services, which takes a broker that
+            binds exchanges to exchanges (RabbitMQ; not ``memory://``).
+        event_types: The event types that the method wants; others are acknowledged unseen. None
+            for all.
+        batch_size: With it the method is handed a list of that many bodies at the most; without
+            it, one body.
+        batch_seconds: For how long a batch is waited for to fill.
+        queue: The queue's name; default: ``eventlog-{service}.{method}``. Instances of the
+            service compete for it.
+        quorum: Whether it is a quorum queue. Only these count attempts across a crash.
+        max_length: How many messages it holds at the most.
+        expires: Seconds without a consumer after which the broker deletes it.
+        prefetch: How many messages are held here at the most; default: twice the batch, or the
+            service's workers.
+        max_attempts: How often the method is tried before an event log becomes a dead letter,
+            in the queue ``{queue}.dead-letters``.
+        fan_in_exchange: What binds all services' event logs together.
+        routing_key: The Nameko event type under which they travel.
+
+    Raises:
+        EventLogTypeError: A service is no name.
+        EventLogValueError: An option is out of range.
+
+    .. versionadded:: 0.2.0
+    """
+
+    hold_seconds = 60.0
+    """For how long messages are held while the method is `Unavailable`."""
+
+    def __init__(
+        self,
+        *services: str,
+        event_types: Collection[str] | None = None,
+        batch_size: int | None = None,
+        batch_seconds: float = 1.0,
+        queue: str | None = None,
+        quorum: bool = False,
+        max_length: int | None = None,
+        expires: float | None = None,
+        prefetch: int | None = None,
+        max_attempts: int = 5,
+        fan_in_exchange: str = "eventlog",
+        routing_key: str = "log_event",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("prefetch", prefetch, batch_size or 1),
+            ("max_length", max_length, 1),
+            ("max_attempts", max_attempts, 1),
+        ):
+            if value is not None and (type(value) is not int or value < least):
+                raise EventLogValueError(
+                    f"event_log_handler({name}={value!r}): pass an integer of {least} or more"
+                )
+        for name, seconds in (("batch_seconds", batch_seconds), ("expires", expires)):
+            if seconds is not None and (not isinstance(seconds, (int, float)) or seconds <= 0):
+                raise EventLogValueError(
+                    f"event_log_handler({name}={seconds!r}): pass a number of seconds above 0"
+                )
+        for service in services:
+            if not isinstance(service, str) or not service:
+                raise EventLogTypeError(
+                    f"event_log_handler({service!r}): pass the names of services"
+                )
+        self.services = services
+        self.event_types = None if event_types is None else frozenset(event_types)
+        self.batch_size = batch_size
+        self.batch_seconds = batch_seconds
+        self.queue = queue
+        self.quorum = quorum
+        self.max_length = max_length
+        self.expires = expires
+        self.prefetch = prefetch
+        self.max_attempts = max_attempts
+        self.fan_in_exchange = fan_in_exchange
+        self.routing_key = routing_key
+        self._is_started = False
+        self._stopping = False
+        self._running = 0
+        self._batches: deque[_Batch] = deque()
+        self._done: deque[tuple[_Batch, BaseException | None]] = deque()
+        self._first_at: float | None = None
+        self._held_since: float | None = None
+        self._ended = Event()
+
+    def setup(self) -> None:
+        """
+        Read the configuration.
+
+        Raises:
+            ConfigurationError: If this broker cannot bring the event logs of all services.
+        """
+        settings = compat.consumer_settings(self.container)
+        self._accept = self.container.accept
+        if not self.services and settings.uri.startswith(("memory:", "filesystem:")):
+            raise ConfigurationError(
+                f"event_log_handler() of {self.container.service_name}.{self.method_name} names"
+                f" no service, and {settings.uri!r} has no fan-in exchange: name the services"
+            )
+        options = QueueOptions(
+            name=self.queue or f"eventlog-{self.container.service_name}.{self.method_name}",
+            exchanges=self._exchanges(),
+            routing_key=self.routing_key,
+            quorum=self.quorum,
+            max_length=self.max_length,
+            expires=self.expires,
+        )
+        prefetch = self.prefetch or 2 * (self.batch_size or 0) or self.container.max_workers
+        self._subscription = Subscription(settings, options, prefetch, self._turn)
+
+    def _exchanges(self) -> tuple[Exchange, ...]:
+        if not self.services:
+            return (Exchange(self.fan_in_exchange, type="topic", durable=True),)
+        return tuple(compat.event_exchange(self.container, name) for name in self.services)
+
+    def start(self) -> None:
+        """
+        Begin consuming: from here on nothing passes by, if the broker is there.
+        """
+        self._is_started = True
+        self.container.spawn_managed_thread(self._run, identifier="event_log_handler")
+        self._subscription.tried.wait()
+
+    def stop(self) -> None:
+        """
+        Take no more, and return when what runs is done with.
+        """
+        self._stopping = True
+        if self._is_started:  # the service may have failed before
+            self._ended.wait()
+
+    def kill(self) -> None:
+        """
+        End at once; what is not acknowledged goes back to the queue.
+        """
+        self._stopping = True
+        if self._is_started:
+            self._subscription.stop()
+
+    def probe(self) -> bool:
+        """
+        Tell whether the method, which was `Unavailable`, would work now.
+        """
+        return True
+
+    def read(self, message: ReceivedMessage) -> Any:
+        """
+        Return what the method is handed for *message*, or `SKIPPED`.
+
+        Raises:
+            Exception: The message becomes a dead letter.
+        """
+        body = message.decode(self._accept)
+        if self.event_types is not None and body["event_type"] not in self.event_types:
+            return SKIPPED
+        return body
+
+    def _run(self) -> None:
+        try:
+            self._subscription.run(self._wait_until_available)
+        finally:
+            self._ended.send()
+
+    def _turn(self) -> None:
+        """
+        Settle what is done, try again what is due, and hand out what is new.
+        """
+        while self._done:
+            batch, exc = self._done.popleft()
+            self._running -= 1
+            if batch.connection == self._subscription.connections:
+                self._settle(batch, exc)
+        if self._stopping:
+            if not self._running:
+                self._subscription.stop()
+            return
+        now = monotonic()
+        if self._held_since is not None and now - self._held_since > self.hold_seconds:
+            raise Pause
+        for _ in range(len(self._batches)):
+            batch = self._batches.popleft()
+            if batch.connection != self._subscription.connections:
+                continue
+            if batch.due > now:
+                self._batches.append(batch)
+            else:
+                self._hand_out(batch)
+        if self._held_since is None:
+            self._gather(now)
+
+    def _gather(self, now: float) -> None:
+        """
+        Make batches of what is waiting.
+        """
+        waiting = self._subscription.waiting
+        size = self.batch_size or 1
+        while waiting:
+            if self._first_at is None:
+                self._first_at = now
+            if len(waiting) < size and now - self._first_at < self.batch_seconds:
+                return
+            self._first_at = None
+            batch = _Batch([], [], self._subscription.connections)
+            for message in [waiting.popleft() for _ in range(min(size, len(waiting)))]:
+                self._add(batch, message)
+            if batch.messages:
+                self._hand_out(batch)
+
+    def _add(self, batch: _Batch, message: ReceivedMessage) -> None:
+        if message.attempts_before >= self.max_attempts:
+            self._subscription.bury(message, f"was delivered {message.attempts_before} times")
+            return
+        try:
+            value = self.read(message)
+        except Exception as exc:
+            self._subscription.bury(message, f"cannot be read: {exc!r}")
+            return
+        if value is SKIPPED:
+            self._subscription.acknowledge([message])
+            return
+        batch.messages.append(message)
+        batch.values.append(value)
+
+    def _hand_out(self, batch: _Batch) -> None:
+        self._running += 1
+        # a full pool of workers makes who spawns wait: not the thread with the heartbeats
+        self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
+
+    def _work(self, batch: _Batch) -> None:
+        if self.batch_size is None:
+            args: Sequence[Any] = (batch.values[0],)
+            context = compat.context_data(batch.messages[0].headers)
+        else:
+            args, context = (batch.values,), {}
+        try:
+            self.container.spawn_worker(
+                self,
+                args,
+                {},
+                context_data=context,
+                handle_result=partial(self._handle_result, batch),
+            )
+        except ContainerBeingKilled:
+            return  # it goes back to the queue with the connection
+
+    def _handle_result(
+        self, batch: _Batch, worker_ctx: Any, result: Any, exc_info: Any
+    ) -> tuple[Any, Any]:
+        self._done.append((batch, exc_info and exc_info[1]))
+        return result, exc_info
+
+    def _settle(self, batch: _Batch, exc: BaseException | None) -> None:
+        if exc is None:
+            self._available()
+            self._subscription.acknowledge(batch.messages)
+            return
+        batch.failures += 1
+        delay = min(LAST_RETRY, FIRST_RETRY * 2 ** (batch.failures - 1))
+        batch.due = monotonic() + delay * random.uniform(0.5, 1)
+        if isinstance(exc, Unavailable):
+            self._unavailable(exc)
+            self._batches.append(batch)
+            return
+        batch.attempts += 1
+        if batch.attempts < self.max_attempts:
+            self._batches.append(batch)
+        elif len(batch.messages) > 1:  # one of them may be to blame, and not the others
+            for message, value in zip(batch.messages, batch.values, strict=True):
+                self._batches.append(
+                    _Batch([message], [value], batch.connection, self.max_attempts - 1)
+                )
+        else:
+            self._subscription.bury(batch.messages[0], f"was not handled: {exc!r}")
+
+    def _unavailable(self, exc: Unavailable) -> None:
+        if self._held_since is None:
+            self._held_since = monotonic()
+            _log.warning(
+                "%s.%s is unavailable (%s): its event logs wait",
+                self.container.service_name,
+                self.method_name,
+                exc,
+            )
+
+    def _available(self) -> None:
+        if self._held_since is not None:
+            self._held_since = None
+            _log.warning("%s.%s is available again", self.container.service_name, self.method_name)
+
+    def _wait_until_available(self) -> None:
+        """
+        Ask `probe` until it agrees, with a growing pause.
+        """
+        delay = FIRST_RETRY
+        while not self._stopping:
+            eventlet.sleep(delay * random.uniform(0.5, 1))
+            delay = min(delay * 2, LAST_RETRY)
+            try:
+                if self.probe():
+                    break
+            except Exception:
+                _log.debug("the probe of %s has failed", self.method_name, exc_info=True)
+        self._held_since = None
+
+
+event_log_handler = EventLogConsumer.decorator

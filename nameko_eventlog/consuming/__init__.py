@@ -1,0 +1,10 @@
+"""
+Receiving event logs: no workers, no services, and nothing of the sending side.
+"""
+
+from nameko_eventlog.consuming.queues import QueueOptions
+from nameko_eventlog.consuming.received import ReceivedMessage
+from nameko_eventlog.consuming.settling import Settling
+
+
+__all__ = ["QueueOptions", "ReceivedMessage", "Settling"]

@@ -1,0 +1,65 @@
+"""
+The queue that a consumer has, its dead letters', and what they are bound to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kombu import Exchange, Queue
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """
+    What a queue of event logs is like.
+
+    Args:
+        name: Its name, the same for all instances of the consumer, which compete for it.
+        exchanges: What it is bound to.
+        routing_key: The Nameko event type under which they travel.
+        quorum: Whether it is a quorum queue: it survives the loss of a node, and counts
+            deliveries across restarts of the consumer.
+        max_length: How many messages it holds; beyond, the oldest are dropped, or the next are
+            refused: the broker's policies say. None for no bound.
+        expires: Seconds without a consumer after which the broker deletes it, or None.
+    """
+
+    name: str
+    exchanges: tuple[Exchange, ...]
+    routing_key: str = "log_event"
+    quorum: bool = False
+    max_length: int | None = None
+    expires: float | None = None
+
+    @property
+    def dead_letters(self) -> str:
+        """
+        The name of the queue for what could not be handled.
+        """
+        return f"{self.name}.dead-letters"
+
+    def declare(self, channel: Any) -> None:
+        """
+        Declare both queues, and bind the first one.
+
+        Raises:
+            Exception: What the broker answers: 406 if there is such a queue of another kind.
+        """
+        arguments: dict[str, Any] = {}
+        if self.quorum:
+            arguments["x-queue-type"] = "quorum"
+        Queue(self.dead_letters, durable=True, queue_arguments=dict(arguments))(channel).declare()
+        if self.max_length is not None:
+            arguments["x-max-length"] = self.max_length
+        if self.expires is not None:
+            arguments["x-expires"] = int(self.expires * 1000)
+        for exchange in self.exchanges:
+            Queue(
+                self.name,
+                exchange,
+                routing_key=self.routing_key,
+                durable=True,
+                queue_arguments=arguments,
+            )(channel).declare()

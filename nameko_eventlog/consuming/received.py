@@ -1,0 +1,89 @@
+"""
+A message as it was received, and how to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kombu.compression import decompress
+from kombu.serialization import loads, prepare_accept_content
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """
+    What the broker has delivered.
+
+    Args:
+        body: As it was sent: encoded, and maybe compressed.
+        content_type: What it is encoded as.
+        content_encoding: The character set of text.
+        headers: Nameko's context among them, each prefixed with ``nameko.``.
+        properties: AMQP's basic properties, without the headers: ``message_id``, ``type``,
+            ``app_id``, ``timestamp``.
+        exchange: Where it was published to.
+        routing_key: The Nameko event type.
+        redelivered: Whether somebody may have had it before.
+        delivery_tag: What it is acknowledged by.
+    """
+
+    body: bytes
+    content_type: str | None
+    content_encoding: str | None
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    exchange: str
+    routing_key: str
+    redelivered: bool
+    delivery_tag: int
+
+    @classmethod
+    def read(cls, message: Any) -> ReceivedMessage:
+        """
+        Take what is needed from a message of py-amqp's, or of one of kombu's transports.
+        """
+        properties = dict(message.properties)
+        headers = properties.pop("application_headers", None) or message.headers or {}
+        info = message.delivery_info
+        body = message.body
+        return cls(
+            body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
+            content_type=properties.pop("content_type", None) or message.content_type,
+            content_encoding=properties.pop("content_encoding", None) or message.content_encoding,
+            headers=headers,
+            properties=properties,
+            exchange=info.get("exchange") or "",
+            routing_key=info.get("routing_key") or "",
+            redelivered=bool(info.get("redelivered")),
+            delivery_tag=message.delivery_tag,
+        )
+
+    @property
+    def attempts_before(self) -> int:
+        """
+        How often a consumer had it and did not acknowledge it; quorum queues count that.
+        """
+        count = self.headers.get("x-delivery-count")
+        return count if type(count) is int and count > 0 else 0
+
+    def decode(self, accept: Collection[str]) -> Any:
+        """
+        Return the body, decoded.
+
+        Args:
+            accept: The content types, or the names of kombu's serializers, that may be decoded.
+
+        Raises:
+            Exception: What decompressing and decoding raise: it came from outside.
+        """
+        compression = self.headers.get("compression")
+        body = decompress(self.body, compression) if compression else self.body
+        return loads(
+            body,
+            self.content_type,
+            self.content_encoding or "utf-8",
+            accept=prepare_accept_content(accept),
+        )

@@ -1,0 +1,400 @@
+"""
+Handlers of event logs, on real brokers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import kombu
+import pytest
+from eventlet.event import Event
+from kombu import Connection
+from nameko.exceptions import ConfigurationError
+from nameko.testing.services import dummy, entrypoint_hook
+from nameko.testing.utils import get_extension
+
+from nameko_eventlog import EventLogConsumer, EventLogDispatcher, Unavailable, event_log_handler
+from tests.conftest import global_config
+from tests.delivery.proxy import Proxy
+from tests.nameko_version import event_exchange
+from tests.waiting import wait_until
+
+
+class Shop:
+    """
+    Dispatches.
+    """
+
+    name = "shop"
+    eventlog = EventLogDispatcher()
+
+    @dummy
+    def pay(self, first: int, count: int = 1) -> None:
+        """
+        Dispatch so many event logs.
+        """
+        for number in range(first, first + count):
+            self.eventlog("paid" if number % 2 else "sold", {"number": number})
+
+
+class Handled:
+    """
+    What handlers were called with, and how they fail.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.failing: Callable[[Any], None] = lambda argument: None
+
+    def __call__(self, argument: Any) -> None:
+        self.calls.append(argument)
+        self.failing(argument)
+
+    @property
+    def numbers(self) -> list[int]:
+        """
+        The numbers of all event logs, in the order of the calls.
+        """
+        bodies = [b for call in self.calls for b in (call if isinstance(call, list) else [call])]
+        return [body["data"]["number"] for body in bodies]
+
+
+@pytest.fixture
+def handled() -> Handled:
+    """
+    What handlers were called with.
+    """
+    return Handled()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Try again without much ado.
+    """
+    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.01)
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(run_service: Any, handled: Handled) -> Iterator[Start]:
+    """
+    Start a service whose handler has these options: ``start(config, "shop", batch_size=5)``.
+    """
+
+    def start(config: dict[str, Any], *services: str, **options: Any) -> Any:
+        class Log:
+            name = "log"
+
+            @event_log_handler(*services, **options)
+            def handle(self, argument: Any) -> None:
+                handled(argument)
+
+        return run_service(Log, config)
+
+    return start
+
+
+def pay(shop: Any, first: int, count: int = 1) -> None:
+    """
+    Let the shop dispatch.
+    """
+    with entrypoint_hook(shop, "pay") as hook:
+        hook(first, count)
+
+
+def lengths(config: dict[str, Any], name: str = "eventlog-log.handle") -> tuple[int, int]:
+    """
+    How many messages are in the queue, and in that of its dead letters.
+    """
+    with Connection(config["AMQP_URI"]) as connection:
+        channel = connection.default_channel
+        return tuple(
+            kombu.Queue(queue, channel=channel).queue_declare(passive=True)[1]
+            for queue in (name, f"{name}.dead-letters")
+        )
+
+
+class TestSingle:
+    def test_named_service(
+        self, any_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        The method is handed the body of each event log of the services that it names.
+        """
+        start(any_config, "shop")
+        shop = run_service(Shop, any_config)
+        pay(shop, 0, 20)
+
+        wait_until(lambda: len(handled.calls) == 20)
+        assert set(range(20)) == set(handled.numbers)
+        assert {"shop"} == {body["service_name"] for body in handled.calls}
+
+    def test_all_services(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        With no names it gets those of all services.
+        """
+        start(rabbit_config)
+        pay(run_service(Shop, rabbit_config), 0, 5)
+
+        wait_until(lambda: len(handled.calls) == 5)
+
+    def test_event_types(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        Other event types are acknowledged unseen.
+        """
+        log = start(rabbit_config, "shop", event_types=["paid"])
+        pay(run_service(Shop, rabbit_config), 0, 10)
+        wait_until(lambda: len(handled.calls) == 5)
+        log.stop()
+
+        assert {1, 3, 5, 7, 9} == set(handled.numbers)
+        assert (0, 0) == lengths(rabbit_config)
+
+
+class TestBatch:
+    def test_batches(
+        self, any_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        The method is handed lists, full ones first, the rest after ``batch_seconds``.
+        """
+        shop = run_service(Shop, any_config)
+        log = start(any_config, "shop", batch_size=10, batch_seconds=0.3)
+        consumer = get_extension(log, EventLogConsumer)
+        wait_until(lambda: consumer._subscription.connections)
+        eventlet.sleep(0.2)
+        pay(shop, 0, 25)
+
+        wait_until(lambda: len(handled.numbers) == 25)
+        assert list(range(25)) == handled.numbers
+        assert max(len(call) for call in handled.calls) <= 10
+
+
+class TestFailure:
+    def test_tried_again(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        A method that raises is tried again, and then the event log is done with.
+        """
+
+        def fail(body: Any) -> None:
+            if len(handled.calls) < 3:
+                raise ValueError("not yet")
+
+        handled.failing = fail
+        log = start(rabbit_config, "shop")
+        pay(run_service(Shop, rabbit_config), 7)
+        wait_until(lambda: len(handled.calls) == 3)
+        log.stop()
+
+        assert [7, 7, 7] == handled.numbers
+        assert (0, 0) == lengths(rabbit_config)
+
+    def test_dead_letter(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        One that fails for good becomes a dead letter with the reason; its batch does not.
+        """
+
+        def fail(bodies: Any) -> None:
+            if any(body["data"]["number"] == 3 for body in bodies):
+                raise ValueError("three")
+
+        handled.failing = fail
+        log = start(rabbit_config, "shop", batch_size=10, batch_seconds=0.1, max_attempts=3)
+        pay(run_service(Shop, rabbit_config), 0, 10)
+        wait_until(lambda: (0, 1) == lengths(rabbit_config))
+        log.stop()
+
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            queue = kombu.Queue("eventlog-log.handle.dead-letters", channel=connection)
+            letter = queue(connection.default_channel).get()
+            assert letter is not None
+            assert 3 == letter.decode()["data"]["number"]
+            assert "ValueError('three')" in letter.headers["x-eventlog-reason"]
+            assert "shop.events" == letter.headers["x-eventlog-exchange"]
+        wait_until(lambda: (0, 1) == lengths(rabbit_config))
+
+    def test_unavailable(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        `Unavailable` counts no attempt; after the hold the broker has the messages back.
+        """
+        is_up = False
+
+        def fail(body: Any) -> None:
+            if not is_up:
+                raise Unavailable("no database")
+
+        handled.failing = fail
+        log = start(rabbit_config, "shop", max_attempts=2)
+        consumer = get_extension(log, EventLogConsumer)
+        consumer.hold_seconds = 0.5
+        consumer.probe = lambda: is_up
+        pay(run_service(Shop, rabbit_config), 1)
+        wait_until(lambda: len(handled.calls) > 3)
+        wait_until(lambda: (1, 0) == lengths(rabbit_config))
+        is_up = True
+        before = len(handled.calls)
+        wait_until(lambda: len(handled.calls) > before)
+        log.stop()
+
+        assert (0, 0) == lengths(rabbit_config)
+
+    def test_not_readable(self, rabbit_config: Any, start: Start, handled: Handled) -> None:
+        """
+        What cannot be decoded becomes a dead letter as it was, and the next one is handled.
+        """
+        log = start(rabbit_config, "shop")
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            producer = kombu.Producer(connection.channel(), exchange=event_exchange("shop"))
+            for body in (b"{rubbish", b'{"data": {"number": 1}}'):
+                producer.publish(
+                    body,
+                    routing_key="log_event",
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                )
+        wait_until(lambda: handled.numbers == [1])
+        log.stop()
+
+        assert (0, 1) == lengths(rabbit_config)
+
+    def test_connection_lost(
+        self,
+        rabbit_config: Any,
+        broker: Any,
+        run_service: Any,
+        start: Start,
+        handled: Handled,
+        caplog: Any,
+    ) -> None:
+        """
+        A lost connection is made anew; what was not acknowledged is handled again.
+        """
+        proxy = Proxy(broker.port)
+        uri = rabbit_config["AMQP_URI"]
+        with global_config(
+            {"AMQP_URI": uri.replace(f":{broker.port}/", f":{proxy.port}/")}
+        ) as bad:
+            log = start(bad, "shop")
+            shop = run_service(Shop, rabbit_config)
+            pay(shop, 0, 5)
+            wait_until(lambda: len(handled.calls) == 5)
+            proxy.refusing = True
+            proxy.cut()
+            pay(shop, 5, 5)
+            wait_until(lambda: "is lost to its consumer" in caplog.text)
+            proxy.refusing = False
+            wait_until(lambda: set(handled.numbers) == set(range(10)))
+            log.stop()
+        proxy.close()
+
+        assert 1 == caplog.text.count("is lost to its consumer")
+        assert 1 == caplog.text.count("is back for its consumer")
+        assert (0, 0) == lengths(rabbit_config)
+
+
+class TestStop:
+    def test_running(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        What runs is finished and acknowledged; what does not run stays in the queue.
+        """
+        may_end = Event()
+        handled.failing = lambda body: may_end.wait()
+        log = start(rabbit_config, "shop", prefetch=1)
+        pay(run_service(Shop, rabbit_config), 0, 3)
+        wait_until(lambda: len(handled.calls) == 1)
+        stopping = eventlet.spawn(log.stop)
+        eventlet.sleep(0.2)
+        assert not stopping.dead
+        may_end.send()
+        stopping.wait()
+
+        assert [0] == handled.numbers
+        assert (2, 0) == lengths(rabbit_config)
+
+    def test_killed(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        A killed service leaves to the queue what it was at.
+        """
+        handled.failing = lambda body: Event().wait()
+        log = start(rabbit_config, "shop")
+        pay(run_service(Shop, rabbit_config), 0, 3)
+        wait_until(lambda: len(handled.calls) == 3)
+        log.kill()
+
+        wait_until(lambda: (3, 0) == lengths(rabbit_config))
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"batch_size": 0}, "event_log_handler(batch_size=0): pass an integer of 1 or more"),
+            ({"batch_size": 9, "prefetch": 5}, "(prefetch=5): pass an integer of 9 or more"),
+            ({"max_attempts": "5"}, "(max_attempts='5'): pass an integer"),
+            ({"expires": 0}, "(expires=0): pass a number of seconds above 0"),
+        ],
+    )
+    def test_out_of_range(self, options: dict[str, Any], message: str) -> None:
+        """
+        An option out of range is named, with its value.
+        """
+        with pytest.raises(ValueError) as raised:
+            EventLogConsumer("shop", **options)
+
+        assert message in str(raised.value)
+
+    def test_no_name(self) -> None:
+        """
+        So is a service that is no name.
+        """
+        with pytest.raises(TypeError, match="names of services"):
+            EventLogConsumer(5)  # type: ignore[arg-type]
+
+    def test_no_fan_in(self, memory_config: Any, start: Start) -> None:
+        """
+        On ``memory://`` the services must be named.
+        """
+        with pytest.raises(ConfigurationError, match="name the services"):
+            start(memory_config)
+
+    def test_no_broker(self, start: Start) -> None:
+        """
+        Without a broker's address the service does not start.
+        """
+        with global_config({}) as config, pytest.raises(ConfigurationError, match="AMQP_URI"):
+            start(config, "shop")
+
+    def test_queue(self, rabbit_config: Any, broker: Any, start: Start) -> None:
+        """
+        The queue is what the options say.
+        """
+        start(rabbit_config, "shop", queue="mine", quorum=True, max_length=1000, expires=3600)
+
+        vhost = rabbit_config["AMQP_URI"].rsplit("/", 1)[1]
+        found = broker.api("GET", f"queues/{vhost}/mine")
+        assert found["durable"]
+        assert {
+            "x-queue-type": "quorum",
+            "x-max-length": 1000,
+            "x-expires": 3_600_000,
+        } == found["arguments"]
