@@ -23,24 +23,26 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
+# Compared byte by byte, as SQLite does it: the locale has no say in the order of ids.
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 event_logs = Table(
     "event_logs",
     metadata,
     # What duplicates are known by; one of the store's own where the sender gave none.
-    Column("message_id", Text, primary_key=True),
+    Column("message_id", _TEXT, primary_key=True),
     # The order: milliseconds since 1970 out of the message id, or of the body's time.
     Column("time_ms", BigInteger, nullable=False),
-    Column("service_name", Text, nullable=False),
-    Column("event_type", Text, nullable=False),
-    Column("entrypoint_protocol", Text),
-    Column("entrypoint_name", Text),
-    Column("level", Text),
-    Column("call_id", Text),
+    Column("service_name", _TEXT, nullable=False),
+    Column("event_type", _TEXT, nullable=False),
+    Column("entrypoint_protocol", _TEXT),
+    Column("entrypoint_name", _TEXT),
+    Column("level", _TEXT),
+    Column("call_id", _TEXT),
     # The first of the call stack, and the one before the call itself.
-    Column("origin_call_id", Text),
-    Column("parent_call_id", Text),
+    Column("origin_call_id", _TEXT),
+    Column("parent_call_id", _TEXT),
     Column("body", _JSON, nullable=False),
 )
 
@@ -69,12 +71,12 @@ rejects = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     # Milliseconds since 1970 at which it was rejected.
     Column("rejected_ms", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", _TEXT, nullable=False),
     # Of message id, routing and body: one that is delivered again is rejected once.
-    Column("digest", Text, nullable=False, unique=True),
-    Column("message_id", Text),
-    Column("exchange", Text, nullable=False),
-    Column("routing_key", Text, nullable=False),
+    Column("digest", _TEXT, nullable=False, unique=True),
+    Column("message_id", _TEXT),
+    Column("exchange", _TEXT, nullable=False),
+    Column("routing_key", _TEXT, nullable=False),
     # AMQP's basic properties, the headers among them, as far as JSON can say them.
     Column("properties", _JSON, nullable=False),
     # As it was received.

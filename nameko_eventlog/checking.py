@@ -1,0 +1,160 @@
+"""
+Sections of a service's ``config.yaml``: which keys there are, and what each may be.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from nameko.exceptions import ConfigurationError
+
+
+_FOREVER = 1_000_000_000  # seconds, 30 years: more, and eventlet's timers overflow
+
+Check = Callable[[Any], Any]
+"""Returns the value to use, or raises a `ValueError` that says what was expected."""
+
+
+def parse_section(
+    config: Mapping[str, Any],
+    name: str,
+    checks: Mapping[str, Check],
+    null_is_a_value: Collection[str] = (),
+) -> dict[str, Any]:
+    """
+    Read a section.
+
+    Args:
+        config: The whole configuration.
+        name: The section's.
+        checks: What each of its keys may be.
+        null_is_a_value: Keys for which null does not mean the default.
+
+    Returns:
+        The values of the keys that are set.
+
+    Raises:
+        ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
+            key, shows the value and says what was expected.
+    """
+    section = config.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise ConfigurationError(f"{name} must be a mapping, not {section!r}")
+    values: dict[str, Any] = {}
+    for key, value in section.items():
+        check = checks.get(key) if isinstance(key, str) else None
+        if check is None:
+            raise ConfigurationError(_unknown_key(name, key, list(checks)))
+        if value is None:
+            if key in null_is_a_value:
+                values[key] = None
+            continue
+        try:
+            values[key] = check(value)
+        except ValueError as exc:
+            raise ConfigurationError(f"{name}.{key} must be {exc}, not {value!r}") from None
+    return values
+
+
+def _unknown_key(name: str, key: Any, known: list[str]) -> str:
+    message = f"{name} has no key {key!r}"
+    nearest = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
+    if nearest:
+        return f"{message}; did you mean {nearest[0]!r}?"
+    return f"{message}; there are {', '.join(known)}"
+
+
+def boolean(value: Any) -> bool:
+    """
+    Take true or false.
+    """
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """
+    Take a list of non-empty strings.
+    """
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(
+        isinstance(name, str) and name for name in value
+    ):
+        raise ValueError("a list of names")
+    return tuple(value)
+
+
+def choices(*allowed: str) -> Callable[[Any], tuple[str, ...]]:
+    """
+    Take a list of any of *allowed*.
+    """
+
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not all(name in allowed for name in value):
+            raise ValueError(f"a list of any of {', '.join(allowed)}")
+        return tuple(value)
+
+    return check
+
+
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """
+    Take one of *allowed*.
+    """
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return value
+
+    return check
+
+
+def routing_key(value: Any) -> str:
+    """
+    Take what AMQP takes for a routing key or an exchange's name.
+    """
+    if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > 255:
+        raise ValueError("a non-empty string of at most 255 bytes (it is an AMQP routing key)")
+    return value
+
+
+def text(value: Any) -> str:
+    """
+    Take a non-empty string.
+    """
+    if not isinstance(value, str) or not value:
+        raise ValueError("a non-empty string")
+    return value
+
+
+def positive_integer(value: Any) -> int:
+    """
+    Take an integer above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("an integer above 0")
+    return value
+
+
+def seconds(minimum_excluded: bool) -> Callable[[Any], float]:
+    """
+    Take a number of seconds.
+    """
+
+    def check(value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 <= value < _FOREVER
+            or (minimum_excluded and value == 0)
+        ):
+            least = "above 0" if minimum_excluded else "0 or more"
+            raise ValueError(f"a number of seconds, {least} and less than {_FOREVER}")
+        return value
+
+    return check

@@ -1,0 +1,54 @@
+"""
+Databases beside green threads: what waits for one runs in a thread of ``eventlet.tpool``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import eventlet
+from eventlet import tpool
+from eventlet.semaphore import Semaphore
+
+from nameko_eventlog.store.databases import DatabaseError
+
+
+T = TypeVar("T")
+
+
+class Background:
+    """
+    Runs one call at a time in a real thread, and lets green threads wait for it.
+
+    Args:
+        seconds: For how long: a call that takes longer goes on, and nobody waits for it but
+            those that come after it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._turn = Semaphore()  # green: real threads never see it
+
+    def run(self, call: Callable[[], T]) -> T:
+        """
+        Run *call*.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            DatabaseError: If it takes too long.
+            Exception: What it raises.
+        """
+        # a green thread of its own: who waits may be killed, the call must keep its turn
+        running = eventlet.spawn(self._run, call)
+        with eventlet.Timeout(self._seconds, False):
+            result: T = running.wait()
+            return result
+        raise DatabaseError(f"the database did not answer within {self._seconds:g} s")
+
+    def _run(self, call: Callable[[], T]) -> T:
+        with self._turn:
+            result: T = tpool.execute(call)
+            return result

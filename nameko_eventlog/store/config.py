@@ -1,0 +1,71 @@
+"""
+``EVENTLOG_STORE``: from a mapping to one frozen value, or a `ConfigurationError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nameko_eventlog import checking
+from nameko_eventlog.store.databases import parse_uri
+
+
+CONFIG_KEY = "EVENTLOG_STORE"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """
+    The configuration of the store; the reference in the docs says what each key means.
+    """
+
+    uri: str = "sqlite:///eventlog.db"
+    services: tuple[str, ...] = ()
+    batch_size: int = 500
+    batch_seconds: float = 1
+    retention_days: float | None = None
+    quorum: bool = False
+    max_length: int | None = None
+    fan_in_exchange: str = "eventlog"
+    event_type: str = "log_event"
+
+
+def _database(value: Any) -> str:
+    uri = checking.text(value)
+    parse_uri(uri)
+    return uri
+
+
+def _days(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 36_500:
+        raise ValueError("a number of days, above 0 and less than 36500")
+    return value
+
+
+_CHECKS: dict[str, checking.Check] = {
+    "uri": _database,
+    "services": checking.names,
+    "batch_size": checking.positive_integer,
+    "batch_seconds": checking.seconds(minimum_excluded=True),
+    "retention_days": _days,
+    "quorum": checking.boolean,
+    "max_length": checking.positive_integer,
+    "fan_in_exchange": checking.routing_key,
+    "event_type": checking.routing_key,
+}
+
+
+def parse_store_config(config: Mapping[str, Any]) -> StoreConfig:
+    """
+    Read the store's configuration.
+
+    Args:
+        config: The whole of it, as in ``config.yaml``.
+
+    Raises:
+        ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
+            key, shows the value and says what was expected.
+    """
+    return StoreConfig(**checking.parse_section(config, CONFIG_KEY, _CHECKS))

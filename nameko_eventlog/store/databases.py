@@ -1,0 +1,153 @@
+"""
+Connections to the databases that keep event logs: SQLite and PostgreSQL.
+
+An engine is used by one thread at a time. Where green threads are about, that is a thread of
+``eventlet.tpool``, and nothing in here takes a lock that a green thread may hold: the engine's
+loggers are off, and its pool has one connection that nobody else asks for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from nameko_eventlog.exceptions import EventLogError
+
+
+BUSY_SECONDS = 30.0
+"""For how long SQLite waits for another writer."""
+
+CONNECT_SECONDS = 5
+"""For how long PostgreSQL is waited for."""
+
+
+class DatabaseError(EventLogError):
+    """
+    The database cannot be used now; the text names it and says why.
+    """
+
+
+def shown(url: URL) -> str:
+    """
+    Return the database's address without its password.
+    """
+    return url.render_as_string(hide_password=True)
+
+
+def parse_uri(uri: str) -> URL:
+    """
+    Read a database's address.
+
+    Raises:
+        ValueError: With what was expected, if it is not one of SQLite's or PostgreSQL's.
+    """
+    expected = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+    try:
+        url = make_url(uri)
+    except ArgumentError:
+        raise ValueError(expected) from None
+    backend = url.get_backend_name()
+    if backend == "postgresql" and url.get_driver_name() == "psycopg2":
+        return url
+    if backend == "sqlite" and url.get_driver_name() == "pysqlite":
+        if url.database in (None, "", ":memory:"):
+            raise ValueError("sqlite:///FILE: what is kept in memory ends with the process")
+        return url
+    raise ValueError(expected)
+
+
+def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None) -> Engine:
+    """
+    Make an engine with one connection, which is opened when it is first used.
+
+    Args:
+        uri: The database's address.
+        writes: Whether transactions take SQLite's write lock when they begin.
+        seconds: After how long a statement is given up, on PostgreSQL; None for never.
+
+    Raises:
+        DatabaseError: If *uri* is no address of a database that can be used.
+    """
+    try:
+        url = parse_uri(uri)
+    except ValueError as exc:
+        raise DatabaseError(f"{uri!r} is no database for event logs; use {exc}") from None
+    is_sqlite = url.get_backend_name() == "sqlite"
+    connect_args: dict[str, Any]
+    if is_sqlite:
+        connect_args = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+    else:
+        connect_args = {
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": "nameko-eventlog",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        }
+        if seconds is not None:
+            connect_args["options"] = f"-c statement_timeout={int(seconds * 1000)}"
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args=connect_args,
+        json_serializer=_encode,
+        json_deserializer=msgspec.json.decode,
+        logging_name="nameko_eventlog",
+        pool_logging_name="nameko_eventlog",
+    )
+    for silent in (engine, engine.pool):
+        silent.logger.disabled = True  # type: ignore[union-attr]
+    if is_sqlite:
+        _set_up_sqlite(engine, "BEGIN IMMEDIATE" if writes else "BEGIN")
+    return engine
+
+
+@contextmanager
+def database_errors(url: URL) -> Iterator[None]:
+    """
+    Turn what SQLAlchemy raises into a `DatabaseError`.
+    """
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        reason = str(getattr(exc, "orig", None) or exc).strip()
+        if "no such table" in reason or getattr(exc.orig, "pgcode", "") == "42P01":  # type: ignore[attr-defined]
+            reason = "it has no tables of event logs: start the store once, which makes them"
+        raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc
+
+
+def check_exists(url: URL) -> None:
+    """
+    Refuse an SQLite file that is not there: opening it would make an empty one.
+
+    Raises:
+        DatabaseError: It is not there.
+    """
+    if url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
+        raise DatabaseError(f"there is no file {url.database!r}: the store makes it at its start")
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _set_up_sqlite(engine: Engine, begin: str) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # pysqlite begins no transactions of its own
+        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        connection.exec_driver_sql(begin)

@@ -1,0 +1,122 @@
+"""
+Conditions on JSON that mean the same on PostgreSQL, which knows them, and on SQLite, which is
+taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Dialect, Text, cast, func, literal
+from sqlalchemy.dialects.postgresql import JSONB
+
+from nameko_eventlog.store.schema import event_logs
+
+
+_decode = msgspec.json.decode
+
+
+def equals(dialect: Dialect, path: Sequence[str], value: Any) -> ColumnElement[bool]:
+    """
+    Make the condition that the value at *path* in the body is *value*.
+    """
+    if dialect.name == "postgresql":
+        found = func.jsonb_extract_path(event_logs.c.body, *map(str, path), type_=JSONB)
+        return found == literal(value, JSONB(none_as_null=False))
+    return _function("eventlog_equals", _encode(list(path)), _encode(value))
+
+
+def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
+    """
+    Make the condition that the body contains *part*, as PostgreSQL's ``@>`` has it.
+    """
+    if dialect.name == "postgresql":
+        return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
+    return _function("eventlog_contains", _encode(part))
+
+
+def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
+    """
+    Make the condition that *text* is somewhere in the body as JSON, whatever its case.
+    """
+    needle = _encode(text)[1:-1].lower()
+    if dialect.name == "postgresql":
+        body = func.lower(cast(event_logs.c.body, Text))
+        return func.strpos(body, func.lower(literal(needle, Text))) > 0
+    return _function("eventlog_has_text", needle)
+
+
+def teach_sqlite(connection: Any) -> None:
+    """
+    Give a connection of sqlite3's the functions that `equals` and its like call.
+    """
+    for name, function in (
+        ("eventlog_equals", _equals),
+        ("eventlog_contains", _contains),
+        ("eventlog_has_text", _has_text),
+    ):
+        arguments = function.__code__.co_argcount
+        connection.create_function(name, arguments, function, deterministic=True)
+
+
+def _function(name: str, *arguments: str) -> ColumnElement[bool]:
+    body = cast(event_logs.c.body, Text)
+    condition: ColumnElement[bool] = getattr(func, name)(body, *arguments, type_=Boolean())
+    return condition == literal(1)
+
+
+def _encode(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _equals(body: str, path: str, value: str) -> bool:
+    found = _decode(body)
+    for key in _decode(path):
+        if type(found) is list and key.lstrip("-").isdecimal():
+            index = int(key)
+            if not -len(found) <= index < len(found):
+                return False
+            found = found[index]
+        elif type(found) is dict and key in found:
+            found = found[key]
+        else:
+            return False
+    return is_equal(found, _decode(value))
+
+
+def _contains(body: str, part: str) -> bool:
+    return is_contained(_decode(part), _decode(body))
+
+
+def _has_text(body: str, needle: str) -> bool:
+    return needle in body.lower()
+
+
+def is_equal(one: Any, other: Any) -> bool:
+    """
+    Compare as JSON: true is not 1, and 1 is 1.0.
+    """
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(is_equal(one[k], other[k]) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(is_equal, one, other))
+    return bool(one == other)
+
+
+def is_contained(part: Any, whole: Any) -> bool:
+    """
+    Tell whether *whole* contains *part*: mappings by their keys, lists in any order.
+    """
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(
+            key in whole and is_contained(value, whole[key]) for key, value in part.items()
+        )
+    if isinstance(part, list):
+        return isinstance(whole, list) and all(
+            any(is_contained(one, other) for other in whole) for one in part
+        )
+    return not isinstance(whole, (dict, list)) and is_equal(part, whole)

@@ -1,0 +1,126 @@
+"""
+What could not be stored: to look at, and to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, select
+
+from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
+from nameko_eventlog.store.rows import Unstorable, make_row
+from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.times import format_time, now_ms
+from nameko_eventlog.store.writing import content_types, insert
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """
+    A message that could not be stored.
+
+    Args:
+        id: The store's number for it.
+        rejected_at: When.
+        reason: Why.
+        message_id: As it was sent, if it was.
+        exchange: Where it was published to.
+        routing_key: The Nameko event type.
+        properties: AMQP's, with ``content_type``, ``content_encoding`` and ``headers``.
+        body: As it was received.
+    """
+
+    id: int
+    rejected_at: datetime
+    reason: str
+    message_id: str | None
+    exchange: str
+    routing_key: str
+    properties: dict[str, Any]
+    body: bytes
+
+
+class Rejects:
+    """
+    The table of rejects of one database.
+
+    Args:
+        uri: The database's address.
+        accept: The content types that `retry` may decode.
+
+    Raises:
+        DatabaseError: Here and from every method, if the database cannot be used.
+    """
+
+    def __init__(self, uri: str, accept: Collection[str] = ("json",)) -> None:
+        self._engine = open_engine(uri, writes=True)
+        self._accept = content_types(accept)
+        check_exists(self._engine.url)
+
+    def list(self, limit: int = 100) -> list[Reject]:
+        """
+        Return the latest.
+        """
+        with database_errors(self._engine.url), self._engine.begin() as connection:
+            found = connection.execute(select(rejects).order_by(rejects.c.id.desc()).limit(limit))
+            return [_reject(row) for row in found]
+
+    def get(self, id: int) -> Reject | None:  # noqa: A002
+        """
+        Return one, or None.
+        """
+        with database_errors(self._engine.url), self._engine.begin() as connection:
+            row = connection.execute(select(rejects).where(rejects.c.id == id)).one_or_none()
+            return None if row is None else _reject(row)
+
+    def retry(self, id: int) -> bool:  # noqa: A002
+        """
+        Try to store one: it is an event log now, and no reject any more, or all is as it was.
+        """
+        reject = self.get(id)
+        if reject is None:
+            return False
+        properties = dict(reject.properties)
+        message = ReceivedMessage(
+            body=reject.body,
+            content_type=properties.pop("content_type", None),
+            content_encoding=properties.pop("content_encoding", None),
+            headers=properties.pop("headers", None) or {},
+            properties=properties,
+            exchange=reject.exchange,
+            routing_key=reject.routing_key,
+            redelivered=True,
+            delivery_tag=0,
+        )
+        try:
+            row = make_row(message, self._accept, now_ms())
+        except Unstorable:
+            return False
+        with database_errors(self._engine.url), self._engine.begin() as connection:
+            insert(connection, event_logs, [row])
+            connection.execute(delete(rejects).where(rejects.c.id == id))
+        return True
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._engine.dispose()
+
+
+def _reject(row: Row[Any]) -> Reject:
+    return Reject(
+        id=row.id,
+        rejected_at=datetime.fromisoformat(format_time(row.rejected_ms)),
+        reason=row.reason,
+        message_id=row.message_id,
+        exchange=row.exchange,
+        routing_key=row.routing_key,
+        properties=row.properties,
+        body=bytes(row.body),
+    )

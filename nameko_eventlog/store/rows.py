@@ -1,0 +1,210 @@
+"""
+From what the broker has delivered to a row, or to the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+from collections.abc import Collection, Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.store.times import parse_time
+
+
+MAX_TEXT = 500
+"""The longest text of a column, in characters: PostgreSQL's indexes take 2,700 bytes a row."""
+
+MAX_DEPTH = 500
+"""How deep a body may be nested: SQLite's JSON functions end at 1000."""
+
+EARLIEST_MS = 946_684_800_000
+"""The year 2000."""
+
+AHEAD_MS = 86_400_000
+"""How far a clock may be ahead of the store's: a day."""
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
+_SURROGATES_AND_NUL = re.compile("[\x00\ud800-\udfff]")
+_NOT_PLAIN = re.compile(rb'"__type__"|\\u0000|\\u[dD][89a-fA-F]|\d{19}')
+
+
+class Unstorable(Exception):
+    """
+    A message that becomes no row; the text says why.
+    """
+
+
+def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dict[str, Any]:
+    """
+    Make a row of the table of event logs.
+
+    Args:
+        message: As it was received.
+        accept: The content types that may be decoded.
+        now: The time, in milliseconds since 1970.
+
+    Raises:
+        Unstorable: It is no event log.
+    """
+    body = _decode(message, accept)
+    if type(body) is not dict:
+        raise Unstorable(f"the body is no mapping but {_shown(body)}")
+    call_stack = body.get("call_stack")
+    if call_stack is None:
+        call_stack = []
+    if type(call_stack) is not list or not all(type(one) is str for one in call_stack):
+        raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
+    level = body.get("level")
+    time_ms = _body_time(body.get("timestamp"), now)
+    message_id = message.properties.get("message_id")
+    if message_id is None or message_id == "":
+        message_id = _own_id(now if time_ms is None else time_ms)
+    else:
+        message_id = spelt_out(str(message_id))
+        if _UUID7.fullmatch(message_id):
+            time_ms = _within_bounds(int(message_id[:8] + message_id[9:13], 16), message_id, now)
+    if time_ms is None:
+        raise Unstorable("the body has no timestamp, and the message id bears none")
+    return {
+        "message_id": _bounded("message_id", message_id),
+        "time_ms": time_ms,
+        "service_name": _text(body, "service_name"),
+        "event_type": _text(body, "event_type"),
+        "entrypoint_protocol": _text_or_none(body, "entrypoint_protocol"),
+        "entrypoint_name": _text_or_none(body, "entrypoint_name"),
+        "level": level if type(level) is str and len(level) <= MAX_TEXT else None,
+        "call_id": _text_or_none(body, "call_id"),
+        "origin_call_id": _bounded("call_stack[0]", call_stack[0]) if call_stack else None,
+        "parent_call_id": _bounded("call_stack[-2]", call_stack[-2])
+        if len(call_stack) > 1
+        else None,
+        "body": body,
+    }
+
+
+def spelt_out(text: str) -> str:
+    r"""
+    Write what no database takes as text, NUL and lone surrogates, as JSON does: ``\u0000``.
+    """
+    return _SURROGATES_AND_NUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def make_plain(value: Any, depth: int = 0) -> Any:
+    """
+    Return *value* with JSON's types alone.
+
+    NaN and infinities become text that says so, and so do integers beyond 64 bits, times,
+    decimals and UUIDs; bytes become base64.
+
+    Raises:
+        Unstorable: It is nested too deep.
+    """
+    if depth > MAX_DEPTH:
+        raise Unstorable(f"the body is nested deeper than {MAX_DEPTH} levels")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return spelt_out(value)
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {spelt_out(str(k)): make_plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [make_plain(one, depth + 1) for one in value]
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    return spelt_out(repr(value))
+
+
+def _decode(message: ReceivedMessage, accept: Collection[str]) -> Any:
+    body = message.body
+    if (
+        message.content_type == "application/json"
+        and message.content_encoding in ("utf-8", None)
+        and "application/json" in accept
+        and not message.headers.get("compression")
+        and body.count(b"[") + body.count(b"{") <= MAX_DEPTH
+        and not _NOT_PLAIN.search(body)
+    ):
+        try:
+            return msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass  # NaN, which JSON does not know and kombu does, or no JSON at all
+    try:
+        return make_plain(message.decode(accept))
+    except Unstorable:
+        raise
+    except Exception as exc:
+        raise Unstorable(f"the body cannot be decoded: {exc!r}") from exc
+
+
+def _body_time(value: Any, now: int) -> int | None:
+    if value is None:
+        return None
+    try:
+        time_ms = parse_time(value)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise Unstorable(f"timestamp is no ISO 8601 time but {_shown(value)}") from None
+    return _within_bounds(time_ms, value, now)
+
+
+def _within_bounds(time_ms: int, value: Any, now: int) -> int:
+    if time_ms < EARLIEST_MS:
+        raise Unstorable(f"its time is before the year 2000: {_shown(value)}")
+    if time_ms > now + AHEAD_MS:
+        raise Unstorable(f"its time is more than a day ahead of the store's: {_shown(value)}")
+    return time_ms
+
+
+def _own_id(time_ms: int) -> str:
+    """
+    Make a message id that bears its time, for senders that give none.
+    """
+    random = int.from_bytes(os.urandom(10), "big")
+    number = time_ms << 80 | random
+    number = number & ~(0xF << 76) | 0x7 << 76
+    return str(UUID(int=number & ~(0x3 << 62) | 0x2 << 62))
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body.get(name)
+    if type(value) is not str or not value:
+        raise Unstorable(f"{name} is no text but {_shown(value)}")
+    return _bounded(name, value)
+
+
+def _text_or_none(body: Mapping[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not str:
+        raise Unstorable(f"{name} is no text but {_shown(value)}")
+    return _bounded(name, value)
+
+
+def _bounded(name: str, value: str) -> str:
+    if len(value) > MAX_TEXT:
+        raise Unstorable(f"{name} has {len(value)} characters, of {MAX_TEXT} at the most")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = spelt_out(repr(value))
+    return text if len(text) <= 100 else f"{text[:100]}…"

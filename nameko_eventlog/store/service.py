@@ -1,0 +1,227 @@
+"""
+`EventLogStore`: the service that keeps event logs, and answers questions about them.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+import eventlet
+from eventlet.pools import Pool
+from nameko.extensions import DependencyProvider
+from nameko.rpc import rpc
+from nameko.timer import timer
+
+from nameko_eventlog import compat
+from nameko_eventlog.consumers import EventLogConsumer
+from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.exceptions import Unavailable
+from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.queries import EventLogQuery, InvalidQuery
+from nameko_eventlog.store.retention import purge
+from nameko_eventlog.store.times import now_ms
+from nameko_eventlog.store.writing import EventLogWriter, Probe
+
+
+_log = logging.getLogger("nameko_eventlog")
+
+WRITE_SECONDS = 60.0
+"""For how long a batch is waited for."""
+
+QUERY_SECONDS = 30.0
+"""For how long the answer of a query is waited for."""
+
+QUERIES_AT_ONCE = 4
+"""How many queries an instance of the store works on at the same time."""
+
+RETENTION_SECONDS = 60.0
+"""How often what is too old is looked for."""
+
+_REST = 0.05  # seconds between two steps of retention: others write, too
+
+
+class Database(DependencyProvider):
+    """
+    The store's database, which it writes to and reads from without blocking green threads.
+    """
+
+    def setup(self) -> None:
+        """
+        Read the configuration; nothing is connected yet.
+
+        Raises:
+            ConfigurationError: Something in it is wrong.
+        """
+        self.config = parse_store_config(compat.service_config(self.container))
+        self._writer = EventLogWriter(self.config.uri, self.container.accept)
+        self._writing = Background(WRITE_SECONDS)
+        self._readers = Pool(max_size=QUERIES_AT_ONCE, create=self._make_reader)
+
+    def get_dependency(self, worker_ctx: Any) -> Database:
+        """
+        Return what a worker uses.
+        """
+        return self
+
+    def write(self, messages: list[ReceivedMessage]) -> None:
+        """
+        Write a batch.
+
+        Raises:
+            Unavailable: If the database cannot take it now.
+        """
+        try:
+            reasons = self._writing.run(partial(self._writer.write, messages))
+        except DatabaseError as exc:
+            raise Unavailable(str(exc)) from exc
+        if reasons:
+            _log.warning(
+                "%d messages could not be stored and are kept as rejects, the first because: %s",
+                len(reasons),
+                reasons[0],
+            )
+
+    def probe(self) -> bool:
+        """
+        Tell whether the database takes writers.
+
+        Raises:
+            DatabaseError: It does not.
+        """
+        return Background(QUERY_SECONDS).run(Probe(self.config.uri))
+
+    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """
+        Call a method of `EventLogQuery`.
+
+        Raises:
+            InvalidQuery: If a parameter is wrong.
+            DatabaseError: If the database cannot be used.
+        """
+        with self._readers.item() as (query, thread):
+            return thread.run(partial(getattr(query, method), *args, **kwargs))
+
+    def apply_retention(self) -> None:
+        """
+        Delete what is older than ``retention_days``, with a rest after every step.
+        """
+        if self.config.retention_days is None:
+            return
+        now = datetime.fromtimestamp(now_ms() / 1000, timezone.utc)
+        steps = purge(self.config.uri, now - timedelta(days=self.config.retention_days))
+        thread = Background(WRITE_SECONDS)
+        try:
+            while thread.run(partial(next, steps, None)):
+                eventlet.sleep(_REST)
+        except DatabaseError as exc:
+            _log.warning("what is too old could not be deleted: %s", exc)
+
+    def _make_reader(self) -> tuple[EventLogQuery, Background]:
+        return EventLogQuery(self.config.uri, seconds=QUERY_SECONDS), Background(QUERY_SECONDS)
+
+
+class StoreConsumer(EventLogConsumer):
+    """
+    Hands the store messages as they were received, as its configuration says.
+    """
+
+    def setup(self) -> None:
+        """
+        Read the configuration.
+
+        Raises:
+            ConfigurationError: Something in it is wrong.
+        """
+        config = parse_store_config(compat.service_config(self.container))
+        self.services = config.services
+        self.batch_size = config.batch_size
+        self.batch_seconds = config.batch_seconds
+        self.quorum = config.quorum
+        self.max_length = config.max_length
+        self.fan_in_exchange = config.fan_in_exchange
+        self.routing_key = config.event_type
+        super().setup()
+
+    def read(self, message: ReceivedMessage) -> ReceivedMessage:
+        """
+        Return *message*: whether it can be stored is decided beside the table of rejects.
+        """
+        return message
+
+    def probe(self) -> bool:
+        """
+        Tell whether the database takes writers.
+        """
+        databases = (one for one in self.container.dependencies if isinstance(one, Database))
+        return next(databases).probe()
+
+
+_store_event_logs = StoreConsumer.decorator
+
+
+class EventLogStore:
+    """
+    Keeps event logs in a database: ``nameko run nameko_eventlog.store --config config.yaml``.
+
+    Its RPC methods are those of `EventLogQuery`, with the same parameters and answers; times are
+    text.
+
+    .. versionadded:: 0.2.0
+    """
+
+    name = "eventlog_store"
+    database = Database()
+
+    @_store_event_logs(queue="eventlog-store", expected_exceptions=(Unavailable,))
+    def store(self, messages: list[ReceivedMessage]) -> None:
+        """
+        Store what has arrived.
+        """
+        self.database.write(messages)
+
+    @timer(interval=RETENTION_SECONDS)
+    def apply_retention(self) -> None:
+        """
+        Delete what is too old.
+        """
+        self.database.apply_retention()
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def query(self, **parameters: Any) -> Any:
+        """
+        Return a page of event logs: `EventLogQuery.query`.
+        """
+        return self.database.ask("query", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def count(self, **parameters: Any) -> Any:
+        """
+        Count event logs: `EventLogQuery.count`.
+        """
+        return self.database.ask("count", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def get(self, message_id: str) -> Any:
+        """
+        Return one event log: `EventLogQuery.get`.
+        """
+        return self.database.ask("get", message_id)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def trace(self, call_id: str) -> Any:
+        """
+        Return the tree of calls: `EventLogQuery.trace`.
+        """
+        return self.database.ask("trace", call_id)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def services(self) -> Any:
+        """
+        Return the services there are event logs of: `EventLogQuery.services`.
+        """
+        return self.database.ask("services")

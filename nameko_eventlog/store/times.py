@@ -1,0 +1,45 @@
+"""
+Points in time: milliseconds since 1970 in the tables, ISO 8601 outside.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from time import time
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def parse_time(value: str | datetime) -> int:
+    """
+    Return the milliseconds since 1970 of a point in time.
+
+    Args:
+        value: ISO 8601, or a datetime; UTC where it does not say.
+
+    Raises:
+        ValueError: It cannot be read as one.
+    """
+    if isinstance(value, str):
+        # Python 3.10 does not know the Z
+        text = f"{value[:-1]}+00:00" if value[-1:] in ("Z", "z") else value
+        value = datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=timezone.utc)
+    return (value - _EPOCH) // _MILLISECOND
+
+
+def format_time(milliseconds: int) -> str:
+    """
+    Return a point in time as ISO 8601, UTC, with milliseconds.
+    """
+    return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds")
+
+
+def now_ms() -> int:
+    """
+    Return the time.
+    """
+    return int(time() * 1000)

@@ -1,0 +1,191 @@
+"""
+Batches of messages into the tables, each in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+from kombu.serialization import registry
+from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+
+from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.store.databases import database_errors, open_engine
+from nameko_eventlog.store.migrating import migrate
+from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
+from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.times import now_ms
+
+
+class EventLogWriter:
+    """
+    Writes to one database; the tables are made, or migrated, before the first row.
+
+    Args:
+        uri: The database's address.
+        accept: The content types, or the names of kombu's serializers, that may be decoded.
+
+    Raises:
+        DatabaseError: If *uri* is no address of a database that can be used.
+    """
+
+    def __init__(self, uri: str, accept: Collection[str]) -> None:
+        self._engine = open_engine(uri, writes=True)
+        self._accept = content_types(accept)
+        self._is_migrated = False
+
+    def prepare(self) -> None:
+        """
+        Make the tables, or bring them to this version.
+
+        Raises:
+            DatabaseError: If the database cannot be used.
+        """
+        if not self._is_migrated:
+            migrate(self._engine)
+            self._is_migrated = True
+
+    def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
+        """
+        Write *messages*: each is a row, or a reject, when this returns.
+
+        Returns:
+            The reasons of those that were rejected.
+
+        Raises:
+            DatabaseError: If the database cannot be used now: none of them may be there.
+        """
+        self.prepare()
+        now = now_ms()
+        rows: list[tuple[dict[str, Any], ReceivedMessage]] = []
+        rejected: list[dict[str, Any]] = []
+        for message in messages:
+            try:
+                rows.append((make_row(message, self._accept, now), message))
+            except Unstorable as exc:
+                rejected.append(make_reject(message, str(exc), now))
+        # one order for all writers: two that have the same rows do not wait for each other
+        rows.sort(key=lambda pair: pair[0]["message_id"])
+        with database_errors(self._engine.url):
+            try:
+                with self._engine.begin() as connection:
+                    insert(connection, event_logs, [row for row, _ in rows])
+                    insert(connection, rejects, rejected)
+            except StatementError as exc:
+                if not _is_about_a_row(exc):
+                    raise
+                rejected = self._write_singly(rows, rejected, now)
+        return [reject["reason"] for reject in rejected]
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._engine.dispose()
+
+    def _write_singly(
+        self,
+        rows: list[tuple[dict[str, Any], ReceivedMessage]],
+        rejected: list[dict[str, Any]],
+        now: int,
+    ) -> list[dict[str, Any]]:
+        rejected = list(rejected)
+        for row, message in rows:
+            try:
+                with self._engine.begin() as connection:
+                    insert(connection, event_logs, [row])
+            except StatementError as exc:
+                if not _is_about_a_row(exc):
+                    raise
+                rejected.append(make_reject(message, f"the database: {exc.orig or exc}", now))
+        with self._engine.begin() as connection:
+            insert(connection, rejects, rejected)
+        return rejected
+
+
+class Probe:
+    """
+    Asks whether a database takes writers, over a connection made for the question.
+
+    Args:
+        uri: The database's address.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __call__(self) -> bool:
+        """
+        Ask.
+
+        Raises:
+            DatabaseError: It does not.
+        """
+        engine: Engine = open_engine(self._uri, writes=True, seconds=5)
+        try:
+            with database_errors(engine.url), engine.begin() as connection:
+                connection.exec_driver_sql("SELECT 1")
+        finally:
+            engine.dispose()
+        return True
+
+
+def content_types(accept: Collection[str]) -> frozenset[str]:
+    """
+    Return the content types for the names of kombu's serializers, with the names.
+    """
+    names = registry.name_to_type
+    return frozenset(accept) | {names[name] for name in accept if name in names}
+
+
+def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """
+    Insert *rows*; one whose key is there already is left out.
+    """
+    if rows:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, Any]:
+    """
+    Make a row of the table of rejects: the message with nothing left out.
+    """
+    message_id = message.properties.get("message_id")
+    described: dict[str, Any] = {"unreadable": spelt_out(repr(message.properties)[:1000])}
+    with suppress(Unstorable):
+        described = make_plain(
+            {
+                **message.properties,
+                "content_type": message.content_type,
+                "content_encoding": message.content_encoding,
+                "headers": message.headers,
+            }
+        )
+    digest = hashlib.sha256(message.body)
+    for part in (message_id, message.exchange, message.routing_key, message.content_type):
+        digest.update(b"\0" + repr(part).encode(errors="backslashreplace"))
+    return {
+        "rejected_ms": now,
+        "reason": spelt_out(reason[:1000]),
+        "digest": digest.hexdigest(),
+        "message_id": None if message_id is None else spelt_out(str(message_id)),
+        "exchange": spelt_out(message.exchange),
+        "routing_key": spelt_out(message.routing_key),
+        "properties": described,
+        "body": message.body,
+    }
+
+
+def _is_about_a_row(exc: StatementError) -> bool:
+    """
+    Tell whether another row would have been taken: classes 22, 23 and 54 of SQLSTATE.
+    """
+    if not isinstance(exc, DBAPIError) or isinstance(exc, (DataError, IntegrityError)):
+        return True
+    return str(getattr(exc.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
