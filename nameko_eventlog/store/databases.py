@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from nameko_eventlog.exceptions import EventLogError
+from nameko_eventlog.store import matching
 
 
 BUSY_SECONDS = 30.0
@@ -147,6 +148,7 @@ def _set_up_sqlite(engine: Engine, begin: str) -> None:
         connection.isolation_level = None  # pysqlite begins no transactions of its own
         for pragma in ("journal_mode = WAL", "synchronous = FULL"):
             connection.execute(f"PRAGMA {pragma}").close()
+        matching.teach_sqlite(connection)
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ARRAY, Boolean, ColumnElement, Dialect, Text, cast, func, literal
+from sqlalchemy import Boolean, ColumnElement, Dialect, Text, cast, func, literal
 from sqlalchemy.dialects.postgresql import JSONB
 
 from nameko_eventlog.store.schema import event_logs

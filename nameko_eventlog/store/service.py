@@ -22,7 +22,8 @@ from nameko_eventlog.exceptions import Unavailable
 from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
-from nameko_eventlog.store.queries import EventLogQuery, InvalidQuery
+from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.writing import EventLogWriter, Probe

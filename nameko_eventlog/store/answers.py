@@ -1,0 +1,75 @@
+"""
+What queries answer: plain dictionaries, the same from code and by RPC.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class EventLogRow(TypedDict):
+    """
+    A stored event log; ``time`` is ISO 8601, UTC, with milliseconds.
+    """
+
+    message_id: str
+    time: str
+    body: dict[str, Any]
+
+
+class Page(TypedDict):
+    """
+    Some event logs, and what asks for the next ones: None, if there are none.
+    """
+
+    event_logs: list[EventLogRow]
+    cursor: str | None
+
+
+class Count(TypedDict):
+    """
+    How many event logs a group has; a group by time is the ISO time at which it begins.
+    """
+
+    group: str | None
+    count: int
+
+
+class ServiceInfo(TypedDict):
+    """
+    A service, and the times of its first and last event log.
+    """
+
+    service_name: str
+    first: str
+    last: str
+
+
+class Call(TypedDict):
+    """
+    A call in a trace.
+
+    ``status`` and ``duration``, in seconds, are those of its captured end; ``known`` is False for
+    a call of which there is nothing but its children.
+    """
+
+    call_id: str
+    parent_call_id: str | None
+    depth: int
+    service_name: str
+    entrypoint_name: str
+    started: str | None
+    duration: float | None
+    status: str | None
+    known: bool
+    event_logs: list[EventLogRow]
+
+
+class Trace(TypedDict):
+    """
+    All calls that one call has led to: parents first, each before its children.
+    """
+
+    origin_call_id: str
+    calls: list[Call]
+    truncated: bool

@@ -1,0 +1,275 @@
+"""
+What a query may ask for: validated once, and the cursors that go on with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from nameko_eventlog.exceptions import EventLogValueError
+from nameko_eventlog.store.rows import MAX_DEPTH, Unstorable, make_plain, spelt_out
+from nameko_eventlog.store.times import now_ms, parse_time
+
+
+MAX_LIMIT = 1000
+"""The longest page."""
+
+MAX_VALUES = 100
+"""How many values one filter takes."""
+
+DEFAULT_RANGE_MS = 86_400_000
+"""For filters that no index serves: the last 24 hours."""
+
+ORDERS = ("newest", "oldest")
+
+
+class InvalidQuery(EventLogValueError):
+    """
+    A parameter that cannot be: the text names it, shows its value and says what to do.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(f"{name}={spelt_out(repr(value)[:200])}: {expected}")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """
+    Which event logs: the parameters of `EventLogQuery.query`, validated.
+    """
+
+    columns: Mapping[str, tuple[str, ...]]
+    patterns: tuple[str, ...]
+    since: int | None
+    until: int | None
+    equalities: tuple[tuple[tuple[str, ...], Any], ...]
+    containments: tuple[Mapping[str, Any], ...]
+    text: str | None
+    digest: str = field(compare=False)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        service: Any = None,
+        entrypoint: Any = None,
+        event_type: Any = None,
+        level: Any = None,
+        call_id: Any = None,
+        origin_call_id: Any = None,
+        since: Any = None,
+        until: Any = None,
+        data: Any = None,
+        data_contains: Any = None,
+        metadata: Any = None,
+        metadata_contains: Any = None,
+        text: Any = None,
+    ) -> Filters:
+        """
+        Validate parameters.
+
+        Raises:
+            InvalidQuery: One is wrong.
+        """
+        given = {name: value for name, value in locals().items() if name != "cls"}
+        columns = {
+            column: _values(name, given[name])
+            for name, column in (
+                ("service", "service_name"),
+                ("entrypoint", "entrypoint_name"),
+                ("event_type", "event_type"),
+                ("level", "level"),
+                ("call_id", "call_id"),
+                ("origin_call_id", "origin_call_id"),
+            )
+            if given[name] is not None
+        }
+        patterns: tuple[str, ...] = ()
+        if any("*" in one for one in columns.get("event_type", ())):
+            patterns = columns.pop("event_type")
+        if text is not None and (not isinstance(text, str) or not text):
+            raise InvalidQuery("text", text, "pass what is looked for, a non-empty string")
+        since_ms, until_ms = _time("since", since), _time("until", until)
+        if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+            raise InvalidQuery("until", until, f"pass a time after since, which is {since!r}")
+        containments = []
+        if data_contains is not None:
+            containments.append({"data": _mapping("data_contains", data_contains)})
+        if metadata_contains is not None:
+            containments.append(_mapping("metadata_contains", metadata_contains))
+        equalities = [
+            *_equalities("data", data, ("data",)),
+            *_equalities("metadata", metadata, ()),
+        ]
+        told = msgspec.json.encode(
+            [
+                sorted(columns.items()), patterns, equalities, containments,
+                text and spelt_out(text), since_ms, until_ms,
+            ]
+        )  # fmt: skip
+        return cls(
+            columns=columns,
+            patterns=patterns,
+            since=since_ms,
+            until=until_ms,
+            equalities=tuple(equalities),
+            containments=tuple(containments),
+            text=text and spelt_out(text),
+            digest=hashlib.sha256(told).hexdigest()[:16],
+        )
+
+    @property
+    def needs_range(self) -> bool:
+        """
+        Whether no index serves it but that of the time.
+        """
+        return bool(self.equalities or self.containments or self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """
+    Where a page has ended, and the time range of the pages.
+    """
+
+    order: str
+    since: int | None
+    until: int | None
+    time_ms: int
+    message_id: str
+
+    def encode(self, filters: Filters) -> str:
+        """
+        Return it as text, for the same filters only.
+        """
+        parts = [
+            filters.digest, self.order, self.since, self.until, self.time_ms, self.message_id,
+        ]  # fmt: skip
+        return base64.urlsafe_b64encode(msgspec.json.encode(parts)).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: Any, filters: Filters, order: str) -> Cursor:
+        """
+        Read it from text.
+
+        Raises:
+            InvalidQuery: It is none, or another query's.
+        """
+        try:
+            padded = text + "=" * (-len(text) % 4)
+            digest, order_then, since, until, time_ms, message_id = msgspec.json.decode(
+                base64.b64decode(padded, altchars=b"-_", validate=True),
+                type=tuple[str, str, int | None, int | None, int, str],
+            )
+        except Exception:
+            raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is") from None
+        cursor = cls(order_then, since, until, time_ms, message_id)
+        if digest != filters.digest or cursor.order != order:
+            raise InvalidQuery(
+                "cursor", text, "it is another query's: pass the same filters and order with it"
+            )
+        if not -(2**63) <= cursor.time_ms < 2**63:
+            raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is")
+        return cursor
+
+
+def check_limit(limit: Any) -> int:
+    """
+    Return how many rows to answer: `MAX_LIMIT` at the most.
+
+    Raises:
+        InvalidQuery: It is no number of rows.
+    """
+    if type(limit) is not int or limit < 1:
+        raise InvalidQuery("limit", limit, f"pass an integer from 1 to {MAX_LIMIT}")
+    return min(limit, MAX_LIMIT)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """
+    Return *value*, if it is one of *choices*.
+
+    Raises:
+        InvalidQuery: It is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidQuery(name, value, f"pass one of {', '.join(choices)}")
+    return value
+
+
+def check_id(name: str, value: Any) -> str:
+    """
+    Return *value*, if it is a non-empty string.
+
+    Raises:
+        InvalidQuery: It is not.
+    """
+    if not isinstance(value, str) or not value:
+        raise InvalidQuery(name, value, "pass an id, a non-empty string")
+    return spelt_out(value)
+
+
+def compile_patterns(patterns: Sequence[str]) -> re.Pattern[str]:
+    """
+    Return what matches the names that one of *patterns* means: ``*`` is any text.
+    """
+    return re.compile(
+        "|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL
+    )
+
+
+def _values(name: str, value: Any) -> tuple[str, ...]:
+    values = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(values, (list, tuple, set, frozenset))
+        or not all(isinstance(one, str) and one for one in values)
+        or not 0 < len(values) <= MAX_VALUES
+    ):
+        raise InvalidQuery(
+            name, value, f"pass a non-empty string, or a list of 1 to {MAX_VALUES} of them"
+        )
+    return tuple(sorted({spelt_out(one) for one in values}))
+
+
+def _time(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, datetime)):
+        try:
+            return parse_time(value)
+        except (ValueError, OverflowError):
+            pass
+    raise InvalidQuery(name, value, "pass a datetime, or ISO 8601 like 2026-11-24T08:00:00+00:00")
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        raise InvalidQuery(name, value, "pass a mapping of what to look for")
+    try:
+        plain: dict[str, Any] = make_plain(value)
+    except Unstorable:
+        raise InvalidQuery(name, value, f"pass at most {MAX_DEPTH} levels") from None
+    return plain
+
+
+def _equalities(name: str, value: Any, at: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    if value is None:
+        return []
+    return [((*at, *path.split(".")), one) for path, one in _mapping(name, value).items()]
+
+
+def default_since(until: int | None) -> int:
+    """
+    Return where the default time range begins.
+    """
+    return (now_ms() if until is None else until) - DEFAULT_RANGE_MS

@@ -1,0 +1,411 @@
+"""
+`EventLogQuery`: finds what the store has written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    false,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
+
+from nameko_eventlog.store import matching
+from nameko_eventlog.store.answers import Count, EventLogRow, Page, ServiceInfo, Trace
+from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
+from nameko_eventlog.store.parameters import (
+    MAX_VALUES,
+    ORDERS,
+    Cursor,
+    Filters,
+    InvalidQuery,
+    check_choice,
+    check_id,
+    check_limit,
+    compile_patterns,
+    default_since,
+)
+from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.times import format_time
+from nameko_eventlog.store.traces import build_trace
+
+
+MAX_TRACE = 10_000
+"""How many event logs a trace holds at the most."""
+
+MAX_DISTINCT = 10_000
+"""How many event types are looked through for a wildcard."""
+
+GROUPS = {
+    "service": event_logs.c.service_name,
+    "event_type": event_logs.c.event_type,
+    "entrypoint": event_logs.c.entrypoint_name,
+    "level": event_logs.c.level,
+}
+
+# of several filters, the one whose index is used: those that leave the fewest first
+_BY_SELECTIVITY = (
+    "call_id",
+    "origin_call_id",
+    "entrypoint_name",
+    "event_type",
+    "level",
+    "service_name",
+)
+_ROW = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body)
+
+
+class EventLogQuery:
+    """
+    Queries of one database. They block: in a Nameko service call the store's RPC methods instead.
+
+    Args:
+        uri: The database's address: ``sqlite:///FILE`` or ``postgresql://…``.
+        seconds: After how long PostgreSQL gives a statement up.
+
+    Raises:
+        DatabaseError: Here and from every method, if the database cannot be used.
+
+    .. versionadded:: 0.2.0
+    """
+
+    def __init__(self, uri: str, *, seconds: float = 30.0) -> None:
+        self._engine = open_engine(uri, seconds=seconds)
+        self._dialect = self._engine.dialect
+
+    def __enter__(self) -> EventLogQuery:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._engine.dispose()
+
+    def query(
+        self,
+        *,
+        order: str = "newest",
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Any,
+    ) -> Page:
+        """
+        Return a page of event logs.
+
+        Args:
+            order: ``newest`` or ``oldest`` first.
+            limit: How many: 1000 at the most.
+            cursor: The last page's, for the one behind it.
+            **filters: Which; all must be met.
+
+                - ``service``, ``entrypoint``, ``level``: a name or a list of names.
+                - ``event_type``: the same; ``*`` stands for any text.
+                - ``call_id``, ``origin_call_id``: an id or a list of ids.
+                - ``since``, ``until``: a datetime or ISO 8601; from the one until before the
+                  other.
+                - ``data``, ``metadata``: a mapping of paths, ``"customer.id"``, to what is there.
+                - ``data_contains``, ``metadata_contains``: a mapping that is contained: nested
+                  mappings by their keys, lists in any order.
+                - ``text``: what is somewhere in the body as JSON, whatever its case.
+
+                With one of the last five and no ``since`` the last 24 hours are looked through.
+
+        Raises:
+            InvalidQuery: A parameter is wrong.
+        """
+        wanted = _parse(filters)
+        order = check_choice("order", order, ORDERS)
+        limit = check_limit(limit)
+        start = None
+        if cursor is not None:
+            start = Cursor.decode(cursor, wanted, order)
+            wanted = replace(wanted, since=start.since, until=start.until)
+        elif wanted.needs_range and wanted.since is None:
+            wanted = replace(wanted, since=default_since(wanted.until))
+        with self._connection() as connection:
+            wanted = self._resolve(connection, wanted)
+            statement = self._page(wanted, order, limit + 1, start)
+            rows = [_row(found) for found in connection.execute(statement)]
+            last = None
+            if len(rows) > limit:
+                last = connection.scalar(
+                    select(event_logs.c.time_ms).where(
+                        event_logs.c.message_id == rows[limit - 1]["message_id"]
+                    )
+                )
+        following = None
+        if last is not None:
+            end = rows[limit - 1]["message_id"]
+            following = Cursor(order, wanted.since, wanted.until, last, end).encode(wanted)
+        return {"event_logs": rows[:limit], "cursor": following}
+
+    def count(
+        self, *, group_by: str = "service", bucket: int = 3600, limit: int = 100, **filters: Any
+    ) -> list[Count]:
+        """
+        Count event logs: of the last 24 hours, if there is no ``since``.
+
+        Args:
+            group_by: ``service``, ``event_type``, ``entrypoint``, ``level`` or ``time``.
+            bucket: The length of a group by time, in seconds.
+            limit: How many groups: 1000 at the most; the largest, or the latest.
+            **filters: Which event logs: those of `query`.
+
+        Raises:
+            InvalidQuery: A parameter is wrong.
+        """
+        wanted = _parse(filters)
+        check_choice("group_by", group_by, (*GROUPS, "time"))
+        if type(bucket) is not int or not 0 < bucket < 10**9:
+            raise InvalidQuery("bucket", bucket, "pass an integer of seconds, above 0")
+        limit = check_limit(limit)
+        if wanted.since is None:
+            wanted = replace(wanted, since=default_since(wanted.until))
+        number = func.count()
+        group: ColumnElement[Any]
+        if group_by == "time":
+            length = literal(bucket * 1000, BigInteger)
+            group = event_logs.c.time_ms - event_logs.c.time_ms % length
+            ranking = group.desc()
+        else:
+            group = GROUPS[group_by]
+            ranking = number.desc()
+        with self._connection() as connection:
+            wanted = self._resolve(connection, wanted)
+            label = group.label("of")
+            counted = connection.execute(
+                select(label, number)
+                .where(*self._conditions(wanted))
+                .group_by(label)
+                .order_by(ranking if group_by != "time" else label.desc(), label)
+                .limit(limit)
+            ).all()
+        if group_by == "time":
+            return [{"group": format_time(of), "count": many} for of, many in reversed(counted)]
+        return [{"group": of, "count": many} for of, many in counted]
+
+    def get(self, message_id: str) -> EventLogRow | None:
+        """
+        Return the event log of a message id, or None.
+
+        Raises:
+            InvalidQuery: It is no id.
+        """
+        statement = select(*_ROW).where(
+            event_logs.c.message_id == check_id("message_id", message_id)
+        )
+        with self._connection() as connection:
+            found = connection.execute(statement).one_or_none()
+        return None if found is None else _row(found)
+
+    def services(self) -> list[ServiceInfo]:
+        """
+        Return the services there are event logs of, by name.
+        """
+        service, time_ms = event_logs.c.service_name, event_logs.c.time_ms
+        answer: list[ServiceInfo] = []
+        with self._connection() as connection:
+            for name in _distinct(connection, service):
+                first, last = (
+                    connection.scalars(
+                        select(time_ms).where(service == name).order_by(order).limit(1)
+                    ).one()
+                    for order in (time_ms, time_ms.desc())
+                )
+                answer.append(
+                    {
+                        "service_name": name,
+                        "first": format_time(first),
+                        "last": format_time(last),
+                    }
+                )
+        return answer
+
+    def trace(self, call_id: str) -> Trace | None:
+        """
+        Return all calls, of all services, that share an origin with a call; None if no event log
+        is known of it.
+
+        Raises:
+            InvalidQuery: It is no id.
+        """
+        origin = check_id("call_id", call_id)
+        own, first = event_logs.c.call_id, event_logs.c.origin_call_id
+        rows: dict[str, EventLogRow] = {}
+        with self._connection() as connection:
+            seen: set[str] = set()
+            while origin not in seen:  # Nameko cuts long call stacks: their first is no origin
+                seen.add(origin)
+                above = connection.scalar(
+                    select(first).where(own == origin, first.is_not(None)).limit(1)
+                )
+                origin = above or origin
+            new, seen = {origin}, set()
+            while new and len(rows) <= MAX_TRACE:
+                seen |= new
+                for found in self._led_to_by(connection, new, MAX_TRACE + 1 - len(rows)):
+                    rows[found["message_id"]] = found
+                new = {
+                    str(row["body"]["call_id"]) for row in rows.values() if row["body"]["call_id"]
+                } - seen
+        if not rows:
+            return None
+        return build_trace(origin, list(rows.values())[:MAX_TRACE], len(rows) > MAX_TRACE)
+
+    def _led_to_by(
+        self, connection: Connection, origins: Iterable[str], limit: int
+    ) -> Iterator[EventLogRow]:
+        for some in _portions(sorted(origins), MAX_VALUES):
+            statement = (
+                select(*_ROW)
+                .where(event_logs.c.origin_call_id.in_(some))
+                .order_by(event_logs.c.time_ms, event_logs.c.message_id)
+                .limit(limit)
+            )
+            yield from map(_row, connection.execute(statement))
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        check_exists(self._engine.url)
+        with database_errors(self._engine.url), self._engine.begin() as connection:
+            yield connection
+
+    def _resolve(self, connection: Connection, filters: Filters) -> Filters:
+        """
+        Put the event types that there are in the place of patterns.
+        """
+        if not filters.patterns:
+            return filters
+        means = compile_patterns(filters.patterns)
+        prefixes = {pattern.split("*")[0] for pattern in filters.patterns}
+        names = {
+            name
+            for prefix in prefixes
+            for name in _distinct(connection, event_logs.c.event_type, prefix)
+            if means.fullmatch(name)
+        }
+        columns = {**filters.columns, "event_type": tuple(sorted(names))}
+        if len(names) > MAX_VALUES and filters.since is None:
+            filters = replace(filters, since=default_since(filters.until))
+        return replace(filters, columns=columns)
+
+    def _page(self, filters: Filters, order: str, limit: int, start: Cursor | None) -> Select[Any]:
+        """
+        Make the statement for a page.
+
+        A column of several values has its rows in order for each of them, not for all: so each
+        gives its first rows, and the first of these are the page.
+        """
+        lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
+        values = filters.columns[lead] if lead else ()
+        if lead is None or not 1 < len(values) <= MAX_VALUES:
+            return self._branch(filters, order, limit, start)
+        branches = [
+            self._branch(
+                replace(filters, columns={**filters.columns, lead: (value,)}), order, limit, start
+            ).subquery()
+            for value in values
+        ]
+        every = union_all(*(select(branch) for branch in branches)).subquery()
+        return select(every).order_by(*_ordering(every.c, order)).limit(limit)
+
+    def _branch(
+        self, filters: Filters, order: str, limit: int, start: Cursor | None
+    ) -> Select[Any]:
+        statement = select(*_ROW).where(*self._conditions(filters))
+        if start is not None:
+            key = tuple_(event_logs.c.time_ms, event_logs.c.message_id)
+            end = tuple_(literal(start.time_ms, BigInteger), literal(start.message_id))
+            statement = statement.where(key < end if order == "newest" else key > end)
+        return statement.order_by(*_ordering(event_logs.c, order)).limit(limit)
+
+    def _conditions(self, filters: Filters) -> Sequence[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = []
+        for name, values in filters.columns.items():
+            column = event_logs.c[name]
+            if not values:
+                conditions.append(false())
+            else:
+                conditions.append(column == values[0] if len(values) == 1 else column.in_(values))
+        if filters.since is not None:
+            conditions.append(event_logs.c.time_ms >= filters.since)
+        if filters.until is not None:
+            conditions.append(event_logs.c.time_ms < filters.until)
+        conditions += [
+            matching.equals(self._dialect, path, value) for path, value in filters.equalities
+        ]
+        conditions += [
+            matching.contains(self._dialect, dict(part)) for part in filters.containments
+        ]
+        if filters.text:
+            conditions.append(matching.has_text(self._dialect, filters.text))
+        return conditions
+
+
+def _parse(filters: dict[str, Any]) -> Filters:
+    known = Filters.parse.__kwdefaults__ or {}
+    for name, value in filters.items():
+        if name not in known:
+            raise InvalidQuery(
+                name, value, f"there is no such filter; there are {', '.join(known)}"
+            )
+    return Filters.parse(**filters)
+
+
+def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
+    keys = (columns.time_ms, columns.message_id)
+    return keys if order == "oldest" else [key.desc() for key in keys]
+
+
+def _distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]:
+    """
+    Return the values of an indexed column by one look into its index for each.
+    """
+
+    def least(*conditions: ColumnElement[bool]) -> Any:
+        return (
+            select(func.min(column))
+            .where(column.is_not(None), column >= prefix, *conditions)
+            .scalar_subquery()
+        )
+
+    values = select(least().label("value")).cte("found", recursive=True)
+    values = values.union_all(
+        select(least(column > values.c.value)).where(
+            and_(
+                values.c.value.is_not(None), func.substr(values.c.value, 1, len(prefix)) == prefix
+            )
+        )
+    )
+    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(MAX_DISTINCT)
+    return [name for name in connection.scalars(statement) if name.startswith(prefix)]
+
+
+def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for at in range(0, len(values), size):
+        yield values[at : at + size]
+
+
+def _row(found: Any) -> EventLogRow:
+    return {
+        "message_id": found.message_id,
+        "time": format_time(found.time_ms),
+        "body": found.body,
+    }

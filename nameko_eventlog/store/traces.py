@@ -1,0 +1,125 @@
+"""
+The tree of calls that event logs tell of by their call stacks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from nameko_eventlog.store.answers import Call, EventLogRow, Trace
+from nameko_eventlog.store.times import format_time, parse_time
+
+
+_ENDS = {"entrypoint_completed": "completed", "entrypoint_failed": "failed"}
+
+
+def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Trace:
+    """
+    Make a trace.
+
+    Args:
+        origin: The call that all others come from.
+        rows: Their event logs, in any order.
+        truncated: Whether there are more.
+    """
+    of_call: dict[str, list[EventLogRow]] = defaultdict(list)
+    parents: dict[str, str | None] = {origin: None}
+    for row in sorted(rows, key=lambda row: (row["time"], row["message_id"])):
+        stack = list(row["body"].get("call_stack") or [])
+        call_id = row["body"].get("call_id")
+        if call_id:
+            of_call[call_id].append(row)
+            if stack[-1:] != [call_id]:
+                stack.append(call_id)
+        for parent, child in zip([None, *stack], stack, strict=False):
+            if parents.get(child) is None:
+                parents[child] = parent
+    calls = {
+        call_id: _call(call_id, parent, of_call.get(call_id, []))
+        for call_id, parent in parents.items()
+    }
+    return {
+        "origin_call_id": origin,
+        "calls": _in_order(calls, origin),
+        "truncated": truncated,
+    }
+
+
+def _in_order(calls: dict[str, Call], origin: str) -> list[Call]:
+    """
+    Bring *calls* into the tree's order, and note how deep each is.
+    """
+    children: dict[str | None, list[str]] = defaultdict(list)
+    for call_id, call in calls.items():
+        children[call["parent_call_id"]].append(call_id)
+    for siblings in children.values():
+        siblings.sort(key=lambda call_id: calls[call_id]["started"] or "")
+    ordered: list[Call] = []
+    seen: set[str] = set()
+    # those behind the roots are reached only if what they say of their parents is a circle
+    roots = [origin, *children[None], *calls]
+    for root in roots:
+        waiting = [(root, 0)]
+        while waiting:
+            call_id, depth = waiting.pop()
+            if call_id in seen:
+                continue
+            seen.add(call_id)
+            calls[call_id]["depth"] = depth
+            ordered.append(calls[call_id])
+            waiting += [(child, depth + 1) for child in reversed(children[call_id])]
+    return ordered
+
+
+def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
+    service, entrypoint = _names(call_id)
+    end = _end(rows)
+    duration = end["body"]["duration"] if end else None
+    started = rows[0]["time"] if rows else None
+    if end is not None and end is rows[0]:
+        started = format_time(parse_time(end["time"]) - round(end["body"]["duration"] * 1000))
+    return {
+        "call_id": call_id,
+        "parent_call_id": parent,
+        "depth": 0,
+        "service_name": rows[0]["body"]["service_name"] if rows else service,
+        "entrypoint_name": (rows[0]["body"].get("entrypoint_name") if rows else None)
+        or entrypoint,
+        "started": started,
+        "duration": duration,
+        "status": _status(end),
+        "known": bool(rows),
+        "event_logs": rows,
+    }
+
+
+def _end(rows: list[EventLogRow]) -> EventLogRow | None:
+    """
+    Return the event log that auto capture has made of a call's end.
+
+    Its event type can be another by a class attribute: then it is the last with a duration.
+    """
+    timed = [row for row in rows if _is_duration(row["body"].get("duration"))]
+    captured = [row for row in timed if row["body"]["event_type"] in _ENDS]
+    return next(reversed(captured or timed), None)
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
+
+
+def _status(end: EventLogRow | None) -> str | None:
+    if end is None:
+        return None
+    body = end["body"]
+    return _ENDS.get(body["event_type"]) or ("failed" if "exception" in body else "completed")
+
+
+def _names(call_id: str) -> tuple[str, str]:
+    """
+    Return what Nameko makes a call id of: service, entrypoint and a UUID.
+    """
+    service, _, rest = call_id.partition(".")
+    return service, rest.rpartition(".")[0]
