@@ -40,7 +40,7 @@ demo: $(VENV)/.runtime ## two services, four ways in, and what arrives downstrea
 	@$(VENV)/bin/python docs/examples/demo.py
 
 .PHONY: test
-test: rabbitmq ## the suite on this Python with both Namekos, coverage, the built wheel
+test: rabbitmq postgresql ## the suite on this Python with both Namekos, coverage, the built wheel
 	@$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
 		TESTS='--ignore tests/faults' # make test-all runs them there, too
@@ -50,7 +50,7 @@ test: rabbitmq ## the suite on this Python with both Namekos, coverage, the buil
 	@$(MAKE) wheel VENV=$(VENV)
 
 .PHONY: test-all
-test-all: rabbitmq ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
+test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
 	@for version in $(VERSIONS); do \
 		if python=$$(scripts/find-python $$version); then \
 			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)'; \
@@ -84,7 +84,7 @@ docs: $(VENV)/.check ## the documentation, into docs/_build/html
 	@$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 .PHONY: bench
-bench: rabbitmq $(VENV)/.bench ## the speed table, side by side with the peers
+bench: rabbitmq postgresql $(VENV)/.bench ## the speed table, side by side with the peers
 	$(call say,benchmarks)
 	@$(VENV)/bin/python -m benchmarks
 
@@ -109,6 +109,10 @@ clean: ## remove environments, builds, caches
 .PHONY: rabbitmq
 rabbitmq:
 	@scripts/install-rabbitmq $(PYTHON)
+
+.PHONY: postgresql
+postgresql:
+	@scripts/install-postgresql $(PYTHON)
 
 .PHONY: suite
 suite: $(VENV)/.test

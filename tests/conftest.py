@@ -10,6 +10,7 @@ eventlet.monkey_patch()
 
 import contextlib
 import logging
+import pathlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from nameko.testing.utils import find_free_port
 
 import logging_ext
 from tests.nameko_version import NAMEKO
+from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker, free_ports
 
 
@@ -63,6 +65,29 @@ def broker() -> Iterator[Broker]:
     """
     with Broker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """
+    A running PostgreSQL that only this test session uses.
+
+    A test that stops or kills it must start it again.
+    """
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """
+    The test runs twice: with the address of an empty database of SQLite's, and PostgreSQL's.
+    """
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/eventlog.db"
+    server = request.getfixturevalue("postgresql")
+    server.start()
+    return str(server.create_database())
 
 
 @pytest.fixture

@@ -54,10 +54,9 @@ def parse_uri(uri: str) -> URL:
         url = make_url(uri)
     except ArgumentError:
         raise ValueError(expected) from None
-    backend = url.get_backend_name()
-    if backend == "postgresql" and url.get_driver_name() == "psycopg2":
-        return url
-    if backend == "sqlite" and url.get_driver_name() == "pysqlite":
+    if url.drivername in ("postgresql", "postgresql+psycopg2"):
+        return url.set(drivername="postgresql+psycopg2")  # which driver is meant, changes
+    if url.drivername in ("sqlite", "sqlite+pysqlite"):
         if url.database in (None, "", ":memory:"):
             raise ValueError("sqlite:///FILE: what is kept in memory ends with the process")
         return url

@@ -26,6 +26,7 @@ from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import now_ms
+from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, Probe
 
 
@@ -59,6 +60,7 @@ class Database(DependencyProvider):
             ConfigurationError: Something in it is wrong.
         """
         self.config = parse_store_config(compat.service_config(self.container))
+        wait_in_real_threads()
         self._writer = EventLogWriter(self.config.uri, self.container.accept)
         self._writing = Background(WRITE_SECONDS)
         self._readers = Pool(max_size=QUERIES_AT_ONCE, create=self._make_reader)

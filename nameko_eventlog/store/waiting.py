@@ -1,0 +1,54 @@
+"""
+How psycopg2 waits for PostgreSQL, where there are green threads and real ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+from eventlet import patcher
+from psycopg2 import extensions
+
+
+WAIT_SECONDS = 45.0
+"""For how long a real thread waits for an answer: what is longer comes from a dead server."""
+
+_select = patcher.original("select")
+_thread = patcher.original("_thread")
+
+
+def wait_in_real_threads() -> None:
+    """
+    Let psycopg2 wait in real threads as if there were no green ones.
+
+    It has one way to wait for all connections of a process, and where ``eventlet.monkey_patch``
+    has been called, that is eventlet's, which runs a hub in whatever thread it is used in, and
+    knows no ``connect_timeout``. It is kept for the thread that calls this.
+    """
+    green = extensions.get_wait_callback()
+    if green is None or isinstance(green, _Wait):
+        return
+    extensions.set_wait_callback(_Wait(green, _thread.get_ident()))
+
+
+class _Wait:
+    """
+    Waits until a connection has finished what it does.
+    """
+
+    def __init__(self, green: Any, green_thread: int) -> None:
+        self._green = green
+        self._green_thread = green_thread
+
+    def __call__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
+        if _thread.get_ident() == self._green_thread:
+            self._green(connection, *args, **kwargs)
+            return
+        while (state := connection.poll()) != extensions.POLL_OK:
+            event = _select.POLLIN if state == extensions.POLL_READ else _select.POLLOUT
+            poll = _select.poll()
+            poll.register(connection.fileno(), event)
+            if not poll.poll(WAIT_SECONDS * 1000):
+                connection.close()
+                raise psycopg2.OperationalError(f"no answer within {WAIT_SECONDS:g} s")
