@@ -379,14 +379,11 @@ def _distinct(connection: Connection, column: Any, prefix: str = "") -> list[str
     Return the values of an indexed column by one look into its index for each.
     """
 
-    def least(*conditions: ColumnElement[bool]) -> Any:
-        return (
-            select(func.min(column))
-            .where(column.is_not(None), column >= prefix, *conditions)
-            .scalar_subquery()
-        )
+    def least(condition: ColumnElement[bool]) -> Any:
+        # one bound alone: of two, SQLite may search the index by the lesser
+        return select(func.min(column)).where(condition).scalar_subquery()
 
-    values = select(least().label("value")).cte("found", recursive=True)
+    values = select(least(column >= prefix).label("value")).cte("found", recursive=True)
     values = values.union_all(
         select(least(column > values.c.value)).where(
             and_(

@@ -55,14 +55,16 @@ for _name in (
     "call_id",
     "origin_call_id",
 ):
+    _column = event_logs.c[_name]
+    # Most event logs have no level, and what happens outside calls has no call.
+    _where = _column.is_not(None) if _column.nullable else None
     Index(
         f"event_logs_{_name}",
-        event_logs.c[_name],
+        _column,
         event_logs.c.time_ms,
         event_logs.c.message_id,
-        # Most event logs have no level, and what happens outside calls has no call.
-        postgresql_where=event_logs.c[_name].is_not(None),
-        sqlite_where=event_logs.c[_name].is_not(None),
+        postgresql_where=_where,
+        sqlite_where=_where,
     )
 
 rejects = Table(

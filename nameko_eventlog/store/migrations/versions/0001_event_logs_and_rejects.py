@@ -12,14 +12,8 @@ down_revision = None
 
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-BY_COLUMN = (
-    "service_name",
-    "event_type",
-    "entrypoint_name",
-    "level",
-    "call_id",
-    "origin_call_id",
-)
+ALWAYS_SET = ("service_name", "event_type")
+SOMETIMES_SET = ("entrypoint_name", "level", "call_id", "origin_call_id")
 
 
 def upgrade() -> None:
@@ -41,8 +35,8 @@ def upgrade() -> None:
         sa.Column("body", JSON, nullable=False),
     )
     op.create_index("event_logs_time", "event_logs", ["time_ms", "message_id"])
-    for name in BY_COLUMN:
-        is_set = sa.text(f"{name} IS NOT NULL")
+    for name in (*ALWAYS_SET, *SOMETIMES_SET):
+        is_set = sa.text(f"{name} IS NOT NULL") if name in SOMETIMES_SET else None
         op.create_index(
             f"event_logs_{name}",
             "event_logs",

@@ -1,0 +1,317 @@
+"""
+The store as a service, on real brokers and databases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import eventlet
+import kombu
+import pytest
+from kombu import Connection, Exchange
+from nameko.exceptions import ConfigurationError
+from nameko.standalone.rpc import ClusterRpcProxy
+from nameko.testing.services import dummy, entrypoint_hook
+
+from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.store import EventLogQuery, EventLogStore
+from tests.conftest import global_config
+from tests.nameko_version import event_exchange
+from tests.postgresql import PostgreSQL
+from tests.store.conftest import body
+from tests.waiting import wait_until
+
+
+Run = Callable[..., Any]
+
+
+class Shop:
+    """
+    Dispatches.
+    """
+
+    name = "shop"
+    eventlog = EventLogDispatcher()
+
+    @dummy
+    def pay(self, first: int, count: int) -> None:
+        """
+        Dispatch so many event logs.
+        """
+        for number in range(first, first + count):
+            self.eventlog("order_paid", {"number": number})
+
+
+class Billing(Shop):
+    """
+    Another one.
+    """
+
+    name = "billing"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Try again without much ado.
+    """
+    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("nameko_eventlog.consumers.LAST_RETRY", 0.2)
+
+
+@pytest.fixture
+def start(run_service: Run) -> Run:
+    """
+    Start a service with a store's configuration: ``start(EventLogStore, config, uri=...)``.
+    """
+
+    def start(service: type, config: dict[str, Any], **section: Any) -> Any:
+        section.setdefault("batch_seconds", 0.05)
+        return run_service(service, {**config, "EVENTLOG_STORE": section})
+
+    return start
+
+
+def pay(shop: Any, first: int, count: int = 1) -> None:
+    """
+    Let a shop dispatch.
+    """
+    with entrypoint_hook(shop, "pay") as hook:
+        hook(first, count)
+
+
+def stored(uri: str, count: int, **filters: Any) -> list[dict[str, Any]]:
+    """
+    Wait until so many event logs are stored, and return their bodies, oldest first.
+    """
+    with EventLogQuery(uri) as query:
+
+        def page() -> Any:
+            try:
+                return query.query(order="oldest", limit=1000, **filters)["event_logs"]
+            except Exception:
+                return []
+
+        wait_until(lambda: len(page()) >= count, 30)
+        return [found["body"] for found in page()]
+
+
+def publish(config: dict[str, Any], content: bytes, **properties: Any) -> None:
+    """
+    Send the shop's exchange a message as it is.
+    """
+    with Connection(config["AMQP_URI"]) as connection:
+        kombu.Producer(connection.channel()).publish(
+            content, exchange=event_exchange("shop"), routing_key="log_event", **properties
+        )
+
+
+class TestEventLogStore:
+    def test_stores(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        Event logs of all services are stored, by the fan-in exchange.
+        """
+        start(EventLogStore, rabbit_config, uri=database)
+        pay(start(Shop, rabbit_config), 0, 3)
+        pay(start(Billing, rabbit_config), 3, 2)
+
+        bodies = stored(database, 5)
+
+        assert [("billing", 3), ("billing", 4), ("shop", 0), ("shop", 1), ("shop", 2)] == sorted(
+            (one["service_name"], one["data"]["number"]) for one in bodies
+        )
+
+    def test_instances(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        Two instances and two services: every event log is there once.
+        """
+        for _ in range(2):
+            start(EventLogStore, rabbit_config, uri=database, batch_size=20)
+        shops = [start(Shop, rabbit_config), start(Billing, rabbit_config)]
+        for first in range(0, 400, 50):
+            for shop in shops:
+                pay(shop, first, 50)
+
+        bodies = stored(database, 800)
+
+        assert [number for number in range(400) for _ in shops] == sorted(
+            one["data"]["number"] for one in bodies
+        )
+
+    def test_redelivered(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        The same message id is one row; without one nothing is taken for a duplicate.
+        """
+        start(EventLogStore, rabbit_config, uri=database, services=["shop"])
+        content = json.dumps(body()).encode()
+        for message_id in ("one", "one", None, None):
+            publish(
+                rabbit_config,
+                content,
+                content_type="application/json",
+                content_encoding="utf-8",
+                message_id=message_id,
+            )
+        pay(start(Shop, rabbit_config), 0)
+
+        assert 4 == len(stored(database, 4))
+
+    def test_rejects(self, rabbit_config: Any, database: str, start: Run, caplog: Any) -> None:
+        """
+        What is no event log is kept with its bytes and the reason, and the service goes on.
+        """
+        from nameko_eventlog.store.rejecting import Rejects
+
+        start(EventLogStore, rabbit_config, uri=database, services=["shop"])
+        publish(rabbit_config, b"{nonsense", content_type="application/json", headers={"x": 1})
+        pay(start(Shop, rabbit_config), 0)
+
+        assert 1 == len(stored(database, 1))
+        wait_until(lambda: "kept as rejects" in caplog.text)
+        rejects = Rejects(database)
+        (reject,) = rejects.list()
+        rejects.close()
+        assert b"{nonsense" == reject.body
+        assert {"x": 1} == reject.properties["headers"]
+        assert reject.reason.startswith("the body cannot be decoded")
+
+    def test_database_down(
+        self,
+        rabbit_config: Any,
+        postgresql: PostgreSQL,
+        start: Run,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        With the database down nothing is lost: it is held, given back, and stored when it is up.
+        """
+        monkeypatch.setattr("nameko_eventlog.consumers.EventLogConsumer.hold_seconds", 0.5)
+        postgresql.start()
+        uri = postgresql.create_database()
+        start(EventLogStore, rabbit_config, uri=uri)
+        shop = start(Shop, rabbit_config)
+        pay(shop, 0, 10)
+        assert 10 == len(stored(uri, 10))
+        postgresql.kill()
+        try:
+            pay(shop, 10, 10)
+            eventlet.sleep(2)
+        finally:
+            postgresql.start()
+
+        assert list(range(20)) == [one["data"]["number"] for one in stored(uri, 20)]
+
+    def test_starts_without_database(
+        self, rabbit_config: Any, postgresql: PostgreSQL, start: Run
+    ) -> None:
+        """
+        It starts before its database does.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        postgresql.stop()
+        try:
+            start(EventLogStore, rabbit_config, uri=uri)
+            pay(start(Shop, rabbit_config), 0, 10)
+            eventlet.sleep(0.5)
+        finally:
+            postgresql.start()
+
+        assert 10 == len(stored(uri, 10))
+
+    def test_hub_is_free(self, rabbit_config: Any, postgresql: PostgreSQL, start: Run) -> None:
+        """
+        While the database does not answer, green threads go on.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        start(EventLogStore, rabbit_config, uri=uri)
+        shop = start(Shop, rabbit_config)
+        pay(shop, 0, 10)
+        assert 10 == len(stored(uri, 10))
+        postgresql.freeze()
+        try:
+            pay(shop, 10, 10)
+            ticks = 0
+            with eventlet.Timeout(2, False):
+                while True:
+                    eventlet.sleep(0.01)
+                    ticks += 1
+        finally:
+            postgresql.thaw()
+
+        assert ticks > 50
+        assert 20 == len(stored(uri, 20))
+
+    def test_rpc(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        What `EventLogQuery` answers, the RPC methods answer, and errors bear their names.
+        """
+        start(EventLogStore, rabbit_config, uri=database)
+        pay(start(Shop, rabbit_config), 0, 3)
+        stored(database, 3)
+        with EventLogQuery(database) as query, global_config(rabbit_config):
+            with ClusterRpcProxy(rabbit_config) as cluster:
+                store = cluster.eventlog_store
+                page = store.query(service="shop", limit=2)
+                first = page["event_logs"][0]
+
+                assert query.query(service="shop", limit=2) == page
+                assert query.get(first["message_id"]) == store.get(first["message_id"]) == first
+                assert [{"group": "shop", "count": 3}] == store.count()
+                assert query.services() == store.services()
+                assert query.trace(first["body"]["call_id"]) == store.trace(
+                    first["body"]["call_id"]
+                )
+                with pytest.raises(Exception, match="InvalidQuery limit=0: pass an integer"):
+                    store.query(limit=0)
+
+    def test_retention(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        What is older than ``retention_days`` goes.
+        """
+        store = start(
+            EventLogStore, rabbit_config, uri=database, services=["shop"], retention_days=7
+        )
+        for days in (1, 6, 8, 100):
+            time = datetime.now(timezone.utc) - timedelta(days=days)
+            publish(
+                rabbit_config,
+                json.dumps(body(timestamp=time.isoformat(), data={"days": days})).encode(),
+                content_type="application/json",
+                content_encoding="utf-8",
+            )
+        assert 4 == len(stored(database, 4))
+
+        with entrypoint_hook(store, "apply_retention") as apply_retention:
+            apply_retention()
+
+        assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
+
+    def test_configuration(self, rabbit_config: Any, start: Run) -> None:
+        """
+        A wrong key or address stops the service at its start, with its name.
+        """
+        for section, said in (
+            ({"retention_day": 5}, "did you mean 'retention_days'"),
+            ({"uri": "mysql://x"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
+            ({"uri": "sqlite://"}, "what is kept in memory ends with the process"),
+            ({"retention_days": 0}, "must be a number of days, above 0"),
+        ):
+            with pytest.raises(ConfigurationError, match=said):
+                start(EventLogStore, rabbit_config, **section)
+
+    def test_old_library(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        An exchange that is not there yet is declared as its sender would: either may come first.
+        """
+        start(EventLogStore, rabbit_config, uri=database, services=["shop", "billing"])
+        pay(start(Billing, rabbit_config), 0, 2)
+
+        assert 2 == len(stored(database, 2, service="billing"))
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            Exchange("shop.events", type="topic", passive=True)(connection).declare(passive=True)
