@@ -94,6 +94,26 @@ def service_config(container: Any) -> Mapping[str, Any]:
     return config
 
 
+def read_config_file(path: str) -> Any:
+    """
+    Read a ``config.yaml`` as ``nameko run`` does: the environment's variables in their places.
+
+    Raises:
+        OSError: It cannot be read.
+        yaml.YAMLError: It is no YAML.
+        ConfigurationError: A variable stands within another's.
+    """
+    import yaml
+
+    if IS_NAMEKO_3:
+        from nameko.cli.utils.config import setup_yaml_parser
+    else:
+        from nameko.cli.main import setup_yaml_parser
+    setup_yaml_parser()
+    with open(path, encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
 @contextmanager
 def container(service: type, config: Mapping[str, Any]) -> Iterator[Any]:
     """
@@ -111,7 +131,14 @@ def event_exchange(container: Any, service: str | None = None) -> Exchange:
     Return the exchange of a service's Nameko events: by default of the one in *container*.
     """
     name = container.service_name if service is None else service
-    return get_event_exchange(name) if IS_NAMEKO_3 else get_event_exchange(name, container.config)
+    return named_event_exchange(service_config(container), name)
+
+
+def named_event_exchange(config: Mapping[str, Any], service: str) -> Exchange:
+    """
+    Return the exchange of a service's Nameko events.
+    """
+    return get_event_exchange(service) if IS_NAMEKO_3 else get_event_exchange(service, config)
 
 
 def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +284,16 @@ def consumer_settings(container: Any) -> Settings:
     Raises:
         ConfigurationError: If there is none.
     """
-    config = service_config(container)
+    return broker_settings(service_config(container), container.serializer)
+
+
+def broker_settings(config: Mapping[str, Any], serializer: str = "json") -> Settings:
+    """
+    Gather how a configuration's broker is connected to.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
     uri = config.get(AMQP_URI_CONFIG_KEY)
     if not uri:
         raise ConfigurationError(
@@ -269,7 +305,7 @@ def consumer_settings(container: Any) -> Settings:
         login_method=config.get(LOGIN_METHOD_CONFIG_KEY),
         heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
         transport_options=dict(config.get(TRANSPORT_OPTIONS_CONFIG_KEY) or {}),
-        serializer=container.serializer,
+        serializer=serializer,
         headers={},
         expiration=None,
         priority=None,

@@ -99,7 +99,9 @@ class PostgreSQL:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-        self._run("initdb", "-D", self._data, "-A", "trust", "-U", "eventlog", "--no-sync")
+        self._run(
+            "initdb", "-D", self._data, "-A", "trust", "-U", "eventlog", "-E", "UTF8", "--no-sync"
+        )
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in _SETTINGS.items())
 

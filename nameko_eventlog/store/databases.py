@@ -87,6 +87,7 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
         connect_args = {
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "nameko-eventlog",
+            "client_encoding": "utf8",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import logging
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
 from nameko_eventlog.store.databases import DatabaseError, database_errors, shown
@@ -20,8 +17,7 @@ VERSION_TABLE = "eventlog_schema"
 _LOCK = 4_711_202_611
 """The key of PostgreSQL's advisory lock, the same for all instances of the store."""
 
-# It would log from a real thread, through handlers whose locks belong to green ones.
-logging.getLogger("alembic.runtime.migration").disabled = True
+_TALKATIVE = ("alembic.runtime.migration", "alembic.runtime.plugins")
 
 
 def migrate(engine: Engine) -> None:
@@ -31,6 +27,14 @@ def migrate(engine: Engine) -> None:
     Raises:
         DatabaseError: If it cannot be done, or the tables are of a later version.
     """
+    # They would log from a real thread, through handlers whose locks belong to green ones; the
+    # latter as soon as it is imported.
+    for name in _TALKATIVE:
+        logging.getLogger(name).disabled = True
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
     config = Config()
     config.set_main_option("script_location", "nameko_eventlog.store:migrations")
     script = ScriptDirectory.from_config(config)

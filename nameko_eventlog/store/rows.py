@@ -23,8 +23,8 @@ from nameko_eventlog.store.times import parse_time
 MAX_TEXT = 500
 """The longest text of a column, in characters: PostgreSQL's indexes take 2,700 bytes a row."""
 
-MAX_DEPTH = 500
-"""How deep a body may be nested: SQLite's JSON functions end at 1000."""
+MAX_DEPTH = 200
+"""How deep a body may be nested: twice what ours are cut to, within what Python recurses to."""
 
 EARLIEST_MS = 946_684_800_000
 """The year 2000."""
@@ -55,7 +55,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
     Raises:
         Unstorable: It is no event log.
     """
-    body = _decode(message, accept)
+    body = decode_body(message, accept)
     if type(body) is not dict:
         raise Unstorable(f"the body is no mapping but {_shown(body)}")
     call_stack = body.get("call_stack")
@@ -133,7 +133,13 @@ def make_plain(value: Any, depth: int = 0) -> Any:
     return spelt_out(repr(value))
 
 
-def _decode(message: ReceivedMessage, accept: Collection[str]) -> Any:
+def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
+    """
+    Return the body of *message*, with JSON's types alone.
+
+    Raises:
+        Unstorable: It cannot be decoded.
+    """
     body = message.body
     if (
         message.content_type == "application/json"

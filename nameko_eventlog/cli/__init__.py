@@ -1,0 +1,8 @@
+"""
+The command line ``nameko-eventlog``.
+"""
+
+from nameko_eventlog.cli.start import main
+
+
+__all__ = ["main"]

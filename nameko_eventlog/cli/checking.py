@@ -1,0 +1,202 @@
+"""
+Whether a config.yaml does what it says.
+"""
+
+from __future__ import annotations
+
+import logging.config
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
+from kombu import Connection
+from nameko.exceptions import ConfigurationError
+from nameko.utils import sanitize_url
+
+from nameko_eventlog import compat
+from nameko_eventlog.cli.settings import NOTHING, UNREACHABLE, config_option, read_config, telling
+from nameko_eventlog.cli.terminal import printable
+from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
+from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
+from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown
+from nameko_eventlog.store.queries import EventLogQuery
+from nameko_eventlog.store.writing import Probe
+
+
+Finding = tuple[str, str, str]
+"""What was looked at; "ok", "wrong" or "unreachable"; and the rest of the sentence."""
+
+
+@click.command()
+@config_option
+@telling
+def check(path: str) -> None:
+    """
+    Validate the configuration, then try the broker, the database and the spool.
+    """
+    findings = list(_findings(read_config(path)))
+    marks = {"ok": ("ok   ", "green"), "wrong": ("WRONG", "red"), "unreachable": ("FAILS", "red")}
+    for what, state, said in findings:
+        mark, colour = marks[state]
+        click.echo(f"{click.style(mark, fg=colour)}  {what}: {printable(said)}")
+    states = {state for _, state, _ in findings}
+    if "wrong" in states:
+        sys.exit(NOTHING)
+    if "unreachable" in states:
+        sys.exit(UNREACHABLE)
+
+
+def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
+    dispatcher: Config | None = None
+    try:
+        dispatcher = parse_config(config)
+        yield (
+            CONFIG_KEY,
+            "ok",
+            "as it should be" if CONFIG_KEY in config else "not there: defaults",
+        )
+    except ConfigurationError as exc:
+        yield CONFIG_KEY, "wrong", str(exc)
+    yield _logging(config)
+    yield from _broker(config, dispatcher)
+    if dispatcher is not None and dispatcher.spool is not None:
+        yield _spool(dispatcher.spool)
+    if STORE_KEY in config:
+        yield from _store(config)
+
+
+def _logging(config: Mapping[str, Any]) -> Finding:
+    section = config.get("LOGGING")
+    if section is None:
+        return (
+            "LOGGING",
+            "wrong",
+            ("it is not there, so that no log call is forwarded: see example_config.yaml"),
+        )
+    if not isinstance(section, Mapping):
+        return "LOGGING", "wrong", f"it must be a mapping, not {section!r}"
+    try:
+        logging.config.dictConfig(dict(section))
+    except Exception as exc:
+        cause = f" ({exc.__cause__})" if exc.__cause__ else ""
+        return "LOGGING", "wrong", f"dictConfig does not take it: {exc}{cause}"
+    if not any(_forwards(handler) for handler in _handlers()):
+        return (
+            "LOGGING",
+            "wrong",
+            (
+                "no logger has a handler of the class logging_ext.EventLogHandler: log calls are"
+                " not forwarded (those of structlog are, by EventLogProcessor)"
+            ),
+        )
+    return "LOGGING", "ok", "dictConfig takes it, and event logs are forwarded"
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    known = logging.root.manager.loggerDict.values()
+    for logger in (logging.root, *(one for one in known if isinstance(one, logging.Logger))):
+        yield from logger.handlers
+
+
+def _forwards(handler: logging.Handler) -> bool:
+    from logging_ext import EventLogHandler
+
+    return isinstance(handler, EventLogHandler)
+
+
+def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Finding]:
+    try:
+        settings = compat.broker_settings(config)
+    except ConfigurationError:
+        yield "AMQP_URI", "wrong", "it is not there: AMQP_URI: amqp://USER:PASSWORD@HOST/VHOST"
+        return
+    uris = dict.fromkeys([settings.uri, (dispatcher and dispatcher.uri) or settings.uri])
+    for uri in uris:
+        yield _connect(uri, settings)
+
+
+def _connect(uri: Any, settings: compat.Settings) -> Finding:
+    try:
+        connection = Connection(
+            uri,
+            ssl=settings.ssl,
+            login_method=settings.login_method,
+            connect_timeout=5,
+            transport_options=dict(settings.transport_options),
+        )
+        name = sanitize_url(str(uri))
+        errors = (*connection.connection_errors, *connection.channel_errors, OSError)
+    except Exception as exc:
+        return "broker", "wrong", f"{uri!r} is no address of one: {exc!r}"
+    try:
+        with connection:
+            connection.connect()
+            connection.channel().close()
+    except errors as exc:
+        return "broker", "unreachable", f"{name}: {_mend_broker(exc)}"
+    return "broker", "ok", f"{name} answers"
+
+
+def _mend_broker(exc: BaseException) -> str:
+    text = str(exc) or repr(exc)
+    for sign, mend in (
+        ("ACCESS_REFUSED", "user or password are wrong: rabbitmqctl add_user, change_password"),
+        ("not allowed", "the vhost is not there, or not the user's: rabbitmqctl add_vhost"),
+        ("refused", "nobody listens there: start the broker, or correct host and port"),
+        ("Name or service", "there is no such host"),
+        ("timed out", "it does not answer: a firewall, or another host"),
+    ):
+        if sign in text:
+            return f"{text}: {mend}"
+    return text
+
+
+def _spool(directory: str) -> Finding:
+    path = pathlib.Path(directory)
+    nearest = path
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return "spool", "wrong", f"{str(nearest)!r} is no directory"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return (
+            "spool",
+            "wrong",
+            f"{str(nearest)!r} cannot be written: chown it to the service's user",
+        )
+    made = "can be written" if nearest == path else "will be made"
+    return "spool", "ok", f"{directory!r} {made}"
+
+
+def _store(config: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        store = parse_store_config(config)
+    except ConfigurationError as exc:
+        yield STORE_KEY, "wrong", str(exc)
+        return
+    yield STORE_KEY, "ok", "as it should be"
+    url = parse_uri(store.uri)
+    if url.get_backend_name() == "sqlite":
+        database = pathlib.Path(str(url.database))
+        if not database.exists():
+            folder = database.resolve().parent
+            if not os.access(folder, os.W_OK):
+                yield "database", "wrong", f"{str(folder)!r} cannot be written, or is not there"
+            else:
+                yield "database", "ok", f"{shown(url)} will be made by the store"
+            return
+    yield _try("database", f"{shown(url)} answers", Probe(store.uri))
+    with EventLogQuery(store.uri) as query:
+        yield _try("tables", "they are there", query.services)
+
+
+def _try(what: str, fine: str, call: Callable[[], Any]) -> Finding:
+    try:
+        call()
+    except DatabaseError as exc:
+        return what, "unreachable", str(exc)
+    return what, "ok", fine

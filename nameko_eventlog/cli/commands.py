@@ -1,0 +1,28 @@
+"""
+The commands.
+"""
+
+from __future__ import annotations
+
+import click
+
+from nameko_eventlog.cli.checking import check
+from nameko_eventlog.cli.rejected import rejects
+from nameko_eventlog.cli.spools import spool
+from nameko_eventlog.cli.stored import count, purge, query, trace
+from nameko_eventlog.cli.tailing import tail
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nameko-eventlog")
+def cli() -> None:
+    """
+    Event logs of Nameko services: watch them, find them, follow a call.
+
+    Exit codes: 0 done, 1 nothing found or something wrong, 2 not understood, 3 broker or
+    database cannot be used.
+    """
+
+
+for _command in (tail, query, trace, count, check, spool, rejects, purge):
+    cli.add_command(_command)

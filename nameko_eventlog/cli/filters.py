@@ -1,0 +1,208 @@
+"""
+The options that say which event logs, and what they mean for one that is not stored.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import click
+
+from nameko_eventlog.store.matching import is_contained, is_equal
+from nameko_eventlog.store.parameters import Filters, compile_patterns
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """
+    ``90s``, ``5m``, ``2h``, ``7d``, ``1w``.
+    """
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        """
+        Read it.
+        """
+        if isinstance(value, timedelta):
+            return value
+        match = _AGO.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration: 90s, 5m, 2h, 7d or 1w", param, ctx)
+        try:
+            return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+        except OverflowError:
+            self.fail(f"{value!r} is too long", param, ctx)
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """
+    How long ago, ``2h``, or ISO 8601; without an offset in the zone of this machine.
+    """
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """
+        Read it.
+        """
+        if isinstance(value, datetime):
+            return value
+        text = str(value).strip()
+        try:
+            if _AGO.fullmatch(text):
+                return datetime.now(timezone.utc) - Duration().convert(text, param, ctx)
+            if text[-1:] in ("Z", "z"):
+                text = f"{text[:-1]}+00:00"
+            return datetime.fromisoformat(text).astimezone(timezone.utc)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no time: say how long ago, 2h, or 2026-11-24T08:00:00", param, ctx
+            )
+
+
+class Equality(click.ParamType):  # type: ignore[type-arg]
+    """
+    ``customer.id=5``: a path and a JSON value, or text.
+    """
+
+    name = "path=value"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
+        """
+        Read it.
+        """
+        if isinstance(value, tuple):
+            return value
+        path, is_there, text = str(value).partition("=")
+        if not is_there or not path:
+            self.fail(f"{value!r} is no PATH=VALUE, like customer.id=5", param, ctx)
+        try:
+            return path, json.loads(text)
+        except ValueError:
+            return path, text
+
+
+class Json(click.ParamType):  # type: ignore[type-arg]
+    """
+    A JSON object.
+    """
+
+    name = "json"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
+        """
+        Read it.
+        """
+        if isinstance(value, dict):
+            return value
+        try:
+            found = json.loads(value)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            self.fail(f'{value!r} is no JSON object, like {{"items": [{{"sku": 5}}]}}', param, ctx)
+        return found
+
+
+_OPTIONS = (
+    click.option("--service", "-s", multiple=True, help="The service's name; again for more."),
+    click.option("--entrypoint", "-e", multiple=True, help="The entrypoint's method."),
+    click.option(
+        "--type", "-t", "event_type", multiple=True, help="The event type; * is any text."
+    ),
+    click.option("--level", "-l", multiple=True, help="The level: info, error, ..."),
+    click.option("--call", "call_id", multiple=True, help="The call id."),
+    click.option("--origin", "origin_call_id", multiple=True, help="The origin's call id."),
+    click.option("--data", type=Equality(), multiple=True, help="What is at a path of the data."),
+    click.option("--data-contains", type=Json(), help="What the data contain."),
+    click.option("--metadata", type=Equality(), multiple=True, help="The same for metadata."),
+    click.option("--metadata-contains", type=Json(), help="The same for metadata."),
+    click.option("--text", help="What is somewhere in the event log, whatever its case."),
+)
+_TIMES = (
+    click.option("--since", type=Moment(), help="From: how long ago (2h), or ISO 8601."),
+    click.option("--until", type=Moment(), help="Until before: the same."),
+)
+
+
+def filter_options(command: F) -> F:
+    """
+    Give a command the options of the filters but for the times.
+    """
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def time_options(command: F) -> F:
+    """
+    Give a command ``--since`` and ``--until``.
+    """
+    for option in reversed(_TIMES):
+        command = option(command)
+    return command
+
+
+def parameters(options: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the parameters of `EventLogQuery.query` for what was given.
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None or value == ():
+            continue
+        if name in ("data", "metadata"):
+            found[name] = dict(value)
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
+    """
+    Return what tells whether a body is wanted.
+
+    Raises:
+        InvalidQuery: An option is wrong.
+    """
+    filters = Filters.parse(**parameters(options))
+    types = compile_patterns(filters.patterns) if filters.patterns else None
+
+    def is_wanted(body: Any) -> bool:
+        if not isinstance(body, dict):
+            return False
+        stack = body.get("call_stack") or [None]
+        seen = {**body, "origin_call_id": stack[0]}
+        if not all(seen.get(name) in values for name, values in filters.columns.items()):
+            return False
+        if types is not None and not types.fullmatch(str(body.get("event_type"))):
+            return False
+        if (
+            filters.text
+            and filters.text.lower()
+            not in json.dumps(body, ensure_ascii=False, default=str).lower()
+        ):
+            return False
+        return all(_at(body, path, value) for path, value in filters.equalities) and all(
+            is_contained(part, body) for part in filters.containments
+        )
+
+    return is_wanted
+
+
+def _at(body: Any, path: tuple[str, ...], value: Any) -> bool:
+    for key in path:
+        if not isinstance(body, dict) or key not in body:
+            return False
+        body = body[key]
+    return is_equal(body, value)

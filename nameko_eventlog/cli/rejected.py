@@ -1,0 +1,97 @@
+"""
+What the store could not store.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+
+import click
+
+from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
+from nameko_eventlog.cli.terminal import json_line, printable
+from nameko_eventlog.store.rejecting import Reject, Rejects
+
+
+@click.group()
+def rejects() -> None:
+    """
+    Messages that are no event logs, and why.
+    """
+
+
+@rejects.command("list")
+@click.option("--limit", "-n", default=50, show_default=True, help="How many at the most.")
+@config_option
+@telling
+def list_rejects(path: str, limit: int) -> None:
+    """
+    Print the latest.
+    """
+    found = Rejects(store_config(path).uri).list(limit)
+    if not found:
+        click.echo("there are no rejects")
+    for one in found:
+        time = one.rejected_at.astimezone().isoformat(" ", timespec="seconds")[:19]
+        click.echo(
+            f"{one.id:>6}  {time}  {len(one.body):>8} bytes  {printable(one.exchange)}"
+            f"  {printable(one.reason)}"
+        )
+
+
+@rejects.command()
+@click.argument("id", type=int)
+@config_option
+@telling
+def show(path: str, id: int) -> None:  # noqa: A002
+    """
+    Print one whole, as JSON.
+    """
+    found = _find(Rejects(store_config(path).uri), id)
+    try:
+        body, encoding = found.body.decode(), "utf-8"
+    except UnicodeDecodeError:
+        body, encoding = base64.b64encode(found.body).decode(), "base64"
+    click.echo(
+        json_line(
+            {
+                "id": found.id,
+                "rejected_at": found.rejected_at.isoformat(),
+                "reason": found.reason,
+                "exchange": found.exchange,
+                "routing_key": found.routing_key,
+                "properties": found.properties,
+                "body": body,
+                "body_encoding": encoding,
+            }
+        )
+    )
+
+
+@rejects.command()
+@click.argument("ids", type=int, nargs=-1, required=True)
+@config_option
+@telling
+def retry(path: str, ids: tuple[int, ...]) -> None:
+    """
+    Try to store some again, for instance with a later version.
+    """
+    store = Rejects(store_config(path).uri)
+    failed = 0
+    for id in ids:  # noqa: A001
+        _find(store, id)
+        if store.retry(id):
+            click.echo(f"{id}: stored")
+        else:
+            failed += 1
+            click.echo(f"{id}: still cannot be stored", err=True)
+    if failed:
+        sys.exit(NOTHING)
+
+
+def _find(store: Rejects, id: int) -> Reject:  # noqa: A002
+    found = store.get(id)
+    if found is None:
+        raise Failure(f"there is no reject {id}: see `nameko-eventlog rejects list`", NOTHING)
+    return found

@@ -1,0 +1,113 @@
+"""
+What all commands share: the config.yaml, their errors, and their exit codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+import yaml
+from nameko.exceptions import ConfigurationError
+
+from nameko_eventlog import compat
+from nameko_eventlog.cli.terminal import printable
+from nameko_eventlog.store.config import StoreConfig, parse_store_config
+from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.parameters import InvalidQuery
+
+
+NOTHING = 1
+"""Exit code: nothing was found, or something is wrong."""
+
+USAGE = 2
+"""Exit code: the command, or the configuration, cannot be understood."""
+
+UNREACHABLE = 3
+"""Exit code: the broker or the database cannot be used."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """
+    Ends a command with a message and an exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(printable(message))
+        self.exit_code = exit_code  # type: ignore[misc]
+
+
+def read_config(path: str) -> Mapping[str, Any]:
+    """
+    Read the configuration.
+
+    Raises:
+        Failure: It cannot be read.
+    """
+    try:
+        config = compat.read_config_file(path)
+    except FileNotFoundError:
+        raise Failure(
+            f"there is no file {path!r}: pass --config, the file that `nameko run` reads", USAGE
+        ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Failure(f"{path} cannot be read: {exc}", USAGE) from None
+    except yaml.YAMLError as exc:
+        raise Failure(f"{path} is no YAML: {exc}", USAGE) from None
+    except ConfigurationError as exc:
+        raise Failure(f"{path}: {exc}", USAGE) from None
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        raise Failure(f"{path} must be a mapping, not {config!r:.100}", USAGE)
+    return config
+
+
+def store_config(path: str) -> StoreConfig:
+    """
+    Read where the store keeps event logs.
+
+    Raises:
+        Failure: The configuration is wrong.
+    """
+    try:
+        return parse_store_config(read_config(path))
+    except ConfigurationError as exc:
+        raise Failure(f"{path}: {exc}", USAGE) from None
+
+
+def config_option(command: F) -> F:
+    """
+    Give a command the option ``--config``.
+    """
+    return click.option(
+        "--config",
+        "path",
+        default="config.yaml",
+        show_default=True,
+        metavar="FILE",
+        help="The configuration, as `nameko run` reads it.",
+    )(command)
+
+
+def telling(command: F) -> F:
+    """
+    Turn what goes wrong into a message and an exit code.
+    """
+
+    @wraps(command)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InvalidQuery as exc:
+            raise Failure(str(exc), USAGE) from None
+        except DatabaseError as exc:
+            raise Failure(str(exc), UNREACHABLE) from None
+        except ConfigurationError as exc:
+            raise Failure(str(exc), USAGE) from None
+
+    return told  # type: ignore[return-value]

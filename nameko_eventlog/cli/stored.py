@@ -1,0 +1,238 @@
+"""
+What asks the store's database: query, trace, count; and purge.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import click
+from rich.progress import Progress
+from rich.text import Text
+from rich.tree import Tree
+
+from nameko_eventlog.cli.filters import Duration, filter_options, parameters, time_options
+from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
+from nameko_eventlog.cli.terminal import (
+    console,
+    json_line,
+    local_time,
+    printable,
+    row_line,
+)
+from nameko_eventlog.store.answers import Call, EventLogRow
+from nameko_eventlog.store.parameters import MAX_LIMIT
+from nameko_eventlog.store.queries import GROUPS, EventLogQuery
+from nameko_eventlog.store.retention import count_before
+from nameko_eventlog.store.retention import purge as purge_steps
+
+
+_CSV = (
+    "message_id", "time", "service_name", "entrypoint_protocol", "entrypoint_name", "call_id",
+    "event_type", "level", "data",
+)  # fmt: skip
+
+
+@click.command()
+@filter_options
+@time_options
+@click.option("--limit", "-n", default=50, show_default=True, help="How many at the most.")
+@click.option("--all", "is_all", is_flag=True, help="All there are.")
+@click.option("--oldest", is_flag=True, help="The oldest first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
+@config_option
+@telling
+def query(
+    path: str, limit: int, is_all: bool, oldest: bool, as_json: bool, as_csv: bool, **options: Any
+) -> None:
+    """
+    Print stored event logs.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json or --csv, not both")
+    if limit < 1:
+        raise click.UsageError(f"--limit {limit}: pass a number above 0")
+    found = 0
+    out = console()
+    writer = csv.writer(sys.stdout)
+    if as_csv:
+        writer.writerow(_CSV)
+    with EventLogQuery(store_config(path).uri) as store:
+        rows = _rows(store, parameters(options), oldest, None if is_all else limit)
+        for row in rows:
+            found += 1
+            if as_json:
+                click.echo(json_line(row))
+            elif as_csv:
+                writer.writerow([_cell(row, name) for name in _CSV])
+            else:
+                out.print(row_line(row), soft_wrap=True)
+    if not found:
+        if not as_json and not as_csv:
+            click.echo("no event logs found", err=True)
+        sys.exit(NOTHING)
+
+
+def _rows(
+    store: EventLogQuery, filters: dict[str, Any], oldest: bool, limit: int | None
+) -> Iterator[EventLogRow]:
+    cursor = None
+    while limit is None or limit > 0:
+        size = MAX_LIMIT if limit is None else min(limit, MAX_LIMIT)
+        page = store.query(
+            order="oldest" if oldest else "newest", limit=size, cursor=cursor, **filters
+        )
+        yield from page["event_logs"]
+        cursor = page["cursor"]
+        if cursor is None:
+            return
+        if limit is not None:
+            limit -= len(page["event_logs"])
+
+
+def _cell(row: EventLogRow, name: str) -> str:
+    value = row[name] if name in ("message_id", "time") else row["body"].get(name)  # type: ignore[literal-required]
+    if value is None:
+        return ""
+    return printable(value) if isinstance(value, str) else json_line(value)
+
+
+@click.command()
+@click.argument("call_id")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--logs/--no-logs", default=True, help="With the event logs of each call.")
+@config_option
+@telling
+def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
+    """
+    Print all calls that share an origin with CALL_ID, as a tree.
+    """
+    with EventLogQuery(store_config(path).uri) as store:
+        found = store.trace(call_id)
+    if found is None:
+        raise Failure(f"there are no event logs of the call {call_id!r}", NOTHING)
+    if as_json:
+        click.echo(json_line(found))
+        return
+    branches: list[Tree] = []
+    roots: list[Tree] = []
+    for call in found["calls"]:
+        branch = Tree(_call_line(call, call_id))
+        if logs:
+            for row in call["event_logs"]:
+                branch.add(row_line(row))
+        del branches[call["depth"] :]
+        if branches:
+            branches[-1].children.append(branch)
+        else:
+            roots.append(branch)
+        branches.append(branch)
+    out = console()
+    for root in roots:
+        out.print(root, soft_wrap=True)
+    if found["truncated"]:
+        click.echo("there are more event logs than a trace shows", err=True)
+
+
+def _call_line(call: Call, asked: str) -> Text:
+    name = f"{call['service_name']}.{call['entrypoint_name']}"
+    line = Text(printable(name), style="bold cyan" if call["call_id"] == asked else "cyan")
+    if call["duration"] is not None:
+        line.append(f"  {call['duration'] * 1000:.1f} ms", style="magenta")
+    if call["status"] is not None:
+        line.append(f"  {call['status']}", style="red" if call["status"] == "failed" else "green")
+    if not call["known"]:
+        line.append("  (known by its children only)", style="dim")
+    line.append(f"  {printable(call['call_id'])}", style="dim")
+    return line
+
+
+@click.command()
+@filter_options
+@time_options
+@click.option(
+    "--by",
+    type=click.Choice([*GROUPS, "time"]),
+    default="event_type",
+    show_default=True,
+    help="What is counted by.",
+)
+@click.option("--bucket", type=Duration(), default="1h", help="The length of a group by time.")
+@click.option("--limit", "-n", default=50, show_default=True, help="How many groups at the most.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@config_option
+@telling
+def count(
+    path: str, by: str, bucket: timedelta, limit: int, as_json: bool, **options: Any
+) -> None:
+    """
+    Count stored event logs: of the last 24 hours, unless --since says otherwise.
+    """
+    with EventLogQuery(store_config(path).uri) as store:
+        groups = store.count(
+            group_by=by,
+            bucket=max(1, int(bucket.total_seconds())),
+            limit=limit,
+            **parameters(options),
+        )
+    if not groups:
+        click.echo("no event logs found", err=True)
+        sys.exit(NOTHING)
+    if as_json:
+        for group in groups:
+            click.echo(json_line(group))
+        return
+    names = [
+        local_time(str(group["group"]))[:16]
+        if by == "time"
+        else printable(str(group["group"] or "-"))
+        for group in groups
+    ]
+    widest, most = max(map(len, names)), max(group["count"] for group in groups)
+    digits = len(str(most))
+    out = console()
+    for name, group in zip(names, groups, strict=True):
+        line = Text(f"{name:<{widest}}  {group['count']:>{digits}}  ")
+        line.append("█" * max(1, round(group["count"] / most * 40)), style="cyan")
+        out.print(line, soft_wrap=True)
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    type=Duration(),
+    help="How old: 30d. Default: retention_days of the configuration.",
+)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@config_option
+@telling
+def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
+    """
+    Delete old event logs, in small steps.
+    """
+    config = store_config(path)
+    if older_than is None:
+        if config.retention_days is None:
+            raise click.UsageError("pass --older-than 30d, or set EVENTLOG_STORE.retention_days")
+        older_than = timedelta(days=config.retention_days)
+    before = datetime.now(timezone.utc) - older_than
+    total = count_before(config.uri, before)
+    if not total:
+        click.echo("nothing is older")
+        return
+    if not yes:
+        click.confirm(
+            f"delete {total} event logs of before {before:%Y-%m-%d %H:%M} UTC?", abort=True
+        )
+    deleted = 0
+    with Progress(console=console(), disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("deleting", total=total)
+        for step in purge_steps(config.uri, before):
+            deleted += step
+            progress.advance(task, step)
+    click.echo(f"{deleted} event logs deleted")

@@ -1,0 +1,163 @@
+"""
+Event logs as they come: from the broker, or from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import click
+import kombu
+from kombu import Connection, Exchange
+from nameko.utils import sanitize_url
+
+from nameko_eventlog import compat
+from nameko_eventlog.cli.filters import filter_options, matcher, parameters
+from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
+from nameko_eventlog.cli.terminal import console, event_line, json_line, row_line
+from nameko_eventlog.config import parse_config
+from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.queries import EventLogQuery
+from nameko_eventlog.store.rows import Unstorable, decode_body
+from nameko_eventlog.store.writing import content_types
+
+
+OVERLAP = timedelta(seconds=10)
+"""A lower id may be committed after a higher one: so far back is read again."""
+
+EVERY = 0.5
+"""Seconds between two looks into the store."""
+
+_REMEMBERED = 100_000
+
+
+@click.command()
+@filter_options
+@click.option("--follow", "-f", is_flag=True, help="Follow the store instead of the broker.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--count", "-n", type=click.IntRange(1), help="End after so many.")
+@config_option
+@telling
+def tail(path: str, follow: bool, as_json: bool, count: int | None, **options: Any) -> None:
+    """
+    Print event logs as they come, until interrupted.
+
+    From the broker come those of all services, by the fan-in exchange; those of --service are
+    taken from the services' own exchanges.
+    """
+    config = read_config(path)
+    if follow:
+        _follow(parse_store_config(config).uri, parameters(options), as_json, count)
+    else:
+        _listen(config, options, as_json, count)
+
+
+def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None) -> None:
+    known: OrderedDict[str, None] = OrderedDict()
+    out = console()
+    begun = since = datetime.now(timezone.utc)
+    left = count
+    with EventLogQuery(uri) as store, suppress(KeyboardInterrupt):
+        while left is None or left > 0:
+            cursor = None
+            while True:
+                try:
+                    page = store.query(
+                        order="oldest", limit=1000, since=since, cursor=cursor, **filters
+                    )
+                except DatabaseError as exc:
+                    if cursor is None and not known and since is begun:
+                        raise
+                    click.echo(f"{exc}; it is tried again", err=True)
+                    time.sleep(5)
+                    break
+                for row in page["event_logs"]:
+                    if row["message_id"] in known:
+                        continue
+                    known[row["message_id"]] = None
+                    if len(known) > _REMEMBERED:
+                        known.popitem(last=False)
+                    if as_json:
+                        click.echo(json_line(row))
+                    else:
+                        out.print(row_line(row), soft_wrap=True)
+                    if left is not None:
+                        left -= 1
+                        if not left:
+                            return
+                cursor = page["cursor"]
+                if cursor is None:
+                    break
+            since = max(begun, datetime.now(timezone.utc) - OVERLAP)
+            time.sleep(EVERY)
+
+
+def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | None) -> None:
+    is_wanted = matcher(options)
+    settings = compat.broker_settings(config)
+    dispatcher = parse_config(config)
+    uri = dispatcher.uri or settings.uri
+    accept = content_types(config.get("ACCEPT") or ["json"])
+    services = options["service"]
+    if not services and dispatcher.fan_in_exchange is None:
+        raise click.UsageError("there is no fan-in exchange: name services by --service")
+    exchanges = [compat.named_event_exchange(config, name) for name in services] or [
+        Exchange(str(dispatcher.fan_in_exchange), type="topic", durable=True)
+    ]
+    out = console()
+    left = count
+
+    def receive(message: Any) -> None:
+        nonlocal left
+        received = ReceivedMessage.read(message)
+        try:
+            body = decode_body(received, accept)
+        except Unstorable as exc:
+            click.echo(f"a message that is no event log: {exc}", err=True)
+            return
+        if not is_wanted(body) or left == 0:
+            return
+        if as_json:
+            click.echo(json_line({**_identity(received), "body": body}))
+        else:
+            at = datetime.now().astimezone().isoformat(" ", timespec="milliseconds")[:23]
+            out.print(event_line(at, body), soft_wrap=True)
+        if left is not None:
+            left -= 1
+
+    connection = Connection(
+        uri,
+        ssl=settings.ssl,
+        login_method=settings.login_method,
+        heartbeat=settings.heartbeat,
+        connect_timeout=5,
+        transport_options=dict(settings.transport_options),
+    )
+    errors = (*connection.connection_errors, *connection.channel_errors, OSError)
+    try:
+        with connection, suppress(KeyboardInterrupt):
+            channel = connection.channel()
+            queue = kombu.Queue("", exclusive=True, auto_delete=True, durable=False)(channel)
+            queue.declare()
+            for exchange in exchanges:
+                exchange(channel).declare()
+                queue.bind_to(exchange, routing_key=dispatcher.event_type or "log_event")
+            with kombu.Consumer(channel, [queue], on_message=receive, no_ack=True, accept=None):
+                while left is None or left > 0:
+                    with suppress(TimeoutError):
+                        connection.drain_events(timeout=1)
+                    connection.heartbeat_check()
+    except errors as exc:
+        raise Failure(
+            f"the broker {sanitize_url(uri)} cannot be used: {exc}", UNREACHABLE
+        ) from None
+
+
+def _identity(received: ReceivedMessage) -> dict[str, Any]:
+    return {"message_id": received.properties.get("message_id"), "exchange": received.exchange}

@@ -1,0 +1,180 @@
+"""
+The store is killed, its broker and its database with it, while event logs flow in.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import eventlet
+import kombu
+import pytest
+import yaml
+from eventlet import tpool
+from kombu import Connection
+from sqlalchemy import func, select
+
+from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.schema import event_logs, rejects
+from tests.faults.conftest import Running, settled
+from tests.postgresql import PostgreSQL
+from tests.rabbitmq import Broker
+from tests.waiting import wait_until
+
+
+KILLS = 20
+EACH = 50_000  # event logs of each of two publishers
+
+
+class Store:
+    """
+    A ``nameko run nameko_eventlog.store``.
+    """
+
+    def __init__(self, folder: pathlib.Path, uri: str, database: str) -> None:
+        self._folder = folder
+        config = {
+            "AMQP_URI": uri,
+            "EVENTLOG_STORE": {"uri": database, "services": ["foo"], "batch_seconds": 0.2},
+        }
+        (folder / "store.yaml").write_text(yaml.safe_dump(config))
+        self.start()
+
+    def start(self) -> None:
+        """
+        Start it.
+        """
+        nameko = pathlib.Path(sys.executable).with_name("nameko")
+        with (self._folder / "store.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(nameko), "run", "--config", "store.yaml", "nameko_eventlog.store"],
+                cwd=self._folder,
+                env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        """
+        End it by SIGKILL.
+        """
+        self.process.kill()
+        self.process.wait()
+
+
+def numbers(database: str) -> tuple[list[str], int]:
+    """
+    Return the number of each stored event log, and how many rejects there are.
+    """
+    engine = open_engine(database)
+    try:
+        with engine.begin() as connection:
+            bodies = connection.scalars(select(event_logs.c.body))
+            found = [body["data"]["number"] for body in bodies]
+            return found, connection.scalar(select(func.count()).select_from(rejects)) or 0
+    finally:
+        engine.dispose()
+
+
+def count(database: str) -> int:
+    """
+    Count the rows; 0 if the database does not answer.
+    """
+    engine = open_engine(database)
+    try:
+        with engine.begin() as connection:
+            return connection.scalar(select(func.count()).select_from(event_logs)) or 0
+    except Exception:
+        return 0
+    finally:
+        engine.dispose()
+
+
+def is_there(config: dict[str, Any], queue: str) -> bool:
+    """
+    Whether the broker has that queue: before, event logs go nowhere.
+    """
+    with Connection(config["AMQP_URI"]) as connection:
+        try:
+            kombu.Queue(queue, channel=connection.default_channel).queue_declare(passive=True)
+        except connection.channel_errors:
+            return False
+        return True
+
+
+@pytest.fixture
+def store(rabbit_config: dict[str, Any], database: str, tmp_path: pathlib.Path) -> Iterator[Store]:
+    """
+    The store, in a process of its own.
+    """
+    store = Store(tmp_path, rabbit_config["AMQP_URI"], database)
+    yield store
+    store.kill()
+
+
+@pytest.mark.timeout(600)
+class TestStore:
+    def test_killed(
+        self,
+        request: pytest.FixtureRequest,
+        rabbit_config: dict[str, Any],
+        broker: Broker,
+        database: str,
+        store: Store,
+        run: Callable[..., Running],
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+    ) -> None:
+        """
+        SIGKILL twenty times, broker and database restarted twice: each event log is there once.
+        """
+        server: PostgreSQL | None = None
+        if database.startswith("postgresql"):
+            server = request.getfixturevalue("postgresql")
+        wait_until(lambda: is_there(rabbit_config, "eventlog-store"), timeout=30)
+        publishers = []
+        for name in ("one", "two"):
+            folder = tmp_path / name
+            folder.mkdir()
+            spool = folder / "spool"
+            publishers.append(
+                run(
+                    rabbit_config["AMQP_URI"],
+                    {"spool": str(spool)},
+                    folder=folder,
+                    COUNT=EACH,
+                    PAUSE=0.008,
+                )
+            )
+        for kill in range(KILLS):
+            eventlet.sleep(seed.uniform(1, 3))
+            store.kill()
+            if kill in (5, 14):
+                broker.kill()
+                broker.start()
+            if kill in (8, 17) and server is not None:
+                server.kill()
+                eventlet.sleep(seed.random())
+                server.start()
+            store.start()
+        for publisher in publishers:
+            wait_until(lambda publisher=publisher: publisher.is_done, timeout=120)
+        for publisher, name in zip(publishers, ("one", "two"), strict=True):
+            wait_until(settled(publisher, tmp_path / name / "spool"), timeout=120)
+            publisher.stop()
+        logged = [number for publisher in publishers for number in publisher.logged]
+        wait_until(
+            lambda: tpool.execute(count, database) >= len(logged), timeout=240, interval=0.5
+        )
+
+        stored, rejected = tpool.execute(numbers, database)
+        print(f"{len(logged)} accepted, {len(stored)} rows, {len(set(stored))} of them distinct")
+        assert 2 * EACH == len(logged)
+        assert sorted(logged) == sorted(stored)
+        assert 0 == rejected
