@@ -1,0 +1,192 @@
+"""
+spool: what a killed process has left.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import kombu
+import pytest
+from kombu import Connection
+
+from nameko_eventlog.cli.spools import parse_line
+from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.segments import encode
+from tests.cli.conftest import Cli
+from tests.nameko_version import event_exchange
+from tests.store.conftest import body
+
+
+@pytest.fixture
+def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], Directory]:
+    """
+    A directory of the shop's spool with three event logs and a corrupt line, not closed.
+    """
+    configure(EVENTLOG_DISPATCHER={"spool": str(folder / "spool")})
+
+    def make() -> Directory:
+        directory = Directory(folder / "spool" / "shop" / "one", "shop")
+        for number in range(3):
+            content = json.dumps(body(data={"n": number})).encode()
+            message = Message(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)
+            message.message_id = f"id-{number}"
+            directory.append(encode(message))
+        directory.append(b"rubbish\n")
+        return directory
+
+    return make
+
+
+def received(uri: str, queue: kombu.Queue) -> list[tuple[Any, Any]]:
+    """
+    Take what is in the queue: message ids and numbers.
+    """
+    found = []
+    with Connection(uri) as connection:
+        bound = queue(connection.default_channel)
+        while message := bound.get(no_ack=True):
+            found.append((message.properties["message_id"], json.loads(message.body)["data"]["n"]))
+    return found
+
+
+@pytest.fixture
+def queue(rabbit_config: dict[str, Any], configure: Callable[..., None]) -> kombu.Queue:
+    """
+    A queue for the shop's event logs.
+    """
+    configure(AMQP_URI=rabbit_config["AMQP_URI"])
+    queue = kombu.Queue("q", event_exchange("shop"), routing_key="log_event", durable=True)
+    with Connection(rabbit_config["AMQP_URI"]) as connection:
+        queue(connection.default_channel).declare()
+    return queue
+
+
+class TestSpool:
+    def test_list(self, run: Cli, spool: Callable[[], Directory]) -> None:
+        """
+        What waits, whose it is, and whether a process has it.
+        """
+        directory = spool()
+        in_use = run("spool", "list").stdout
+        directory.close()
+
+        assert in_use.startswith("shop/one  3 waiting  in use  oldest 2027-01-15")
+        assert "1 corrupt" in in_use
+        assert "left behind" in run("spool", "list").stdout
+
+    def test_show(self, run: Cli, spool: Callable[[], Directory]) -> None:
+        """
+        The event logs, like stored ones.
+        """
+        spool().close()
+
+        lines = run("spool", "show", "-n", "2").stdout.splitlines()
+
+        assert ['{"n": 0}', '{"n": 1}'] == [line.split("  ")[-1] for line in lines]
+
+    def test_replay(
+        self,
+        run: Cli,
+        spool: Callable[[], Directory],
+        queue: kombu.Queue,
+        rabbit_config: dict[str, Any],
+    ) -> None:
+        """
+        What was left behind is published under its message ids, and what is in use is not.
+        """
+        directory = spool()
+        refused = run("spool", "replay")
+        assert "shop/one is in use: left to its process" in refused.stderr
+        directory.close()
+
+        result = run("spool", "replay")
+
+        assert "shop: 3 published, 0 still wait" in result.stdout
+        assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
+        assert "nothing waits" in run("spool", "list").stdout
+        assert 1 == run("spool", "show").exit_code
+
+    def test_export(
+        self,
+        run: Cli,
+        spool: Callable[[], Directory],
+        queue: kombu.Queue,
+        rabbit_config: dict[str, Any],
+        folder: pathlib.Path,
+    ) -> None:
+        """
+        Exported lines, and those of a log with a prefix of its own, are published by replay.
+        """
+        spool().close()
+        lines = run("spool", "export").stdout.splitlines()
+        (folder / "log").write_text(
+            "\n".join([f"2026-11-24 ERROR [x] {line}" for line in lines] + ["another line", ""])
+        )
+
+        result = run("spool", "replay", "log")
+
+        assert "3 published, 1 lines are no event logs" in result.stdout
+        assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
+
+    def test_unreachable(
+        self,
+        run: Cli,
+        spool: Callable[[], Directory],
+        configure: Callable[..., None],
+        nowhere: str,
+        folder: pathlib.Path,
+    ) -> None:
+        """
+        Without a broker everything stays where it is.
+        """
+        spool().close()
+        lines = run("spool", "export").stdout
+        (folder / "log").write_text(lines)
+        configure(
+            AMQP_URI=nowhere,
+            EVENTLOG_DISPATCHER={"spool": str(folder / "spool"), "flush_timeout": 0},
+        )
+
+        assert 3 == run("spool", "replay", "log").exit_code
+        assert 3 == run("spool", "replay", "--seconds", "0.5").exit_code
+        assert lines == run("spool", "export").stdout
+
+    def test_mistakes(self, run: Cli, configure: Callable[..., None]) -> None:
+        """
+        No spool, or none there, is said.
+        """
+        assert "configures no spool" in run("spool", "list").stderr
+        configure(EVENTLOG_DISPATCHER={"spool": "nowhere"})
+        assert "there is no directory 'nowhere'" in run("spool", "list").stderr
+
+    def test_base64(self) -> None:
+        """
+        Bodies that are no text come back as they were.
+        """
+        line = '{"exchange": "e", "routing_key": "r", "properties": {}, "body": "/w==",' + (
+            ' "body_encoding": "base64", "reason": "r"}'
+        )
+
+        assert b"\xff" == parse_line(line)[0]
+
+
+def test_extra_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What is not installed is named with the extra that brings it.
+    """
+    from nameko_eventlog.cli import main
+
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.delitem(sys.modules, "nameko_eventlog.cli.commands", raising=False)
+    for name in [name for name in sys.modules if name.startswith("nameko_eventlog.cli.")]:
+        if not name.endswith("start"):
+            monkeypatch.delitem(sys.modules, name)
+
+    with pytest.raises(SystemExit, match="pip install 'nameko-eventlog\\[cli\\]'"):
+        main()

@@ -1,0 +1,284 @@
+"""
+query, trace, count, purge and rejects, on a database of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from nameko_eventlog.store.queries import EventLogQuery
+from nameko_eventlog.store.writing import EventLogWriter
+from tests.cli.conftest import Cli
+from tests.store.conftest import Make, body
+
+
+Stored = Callable[..., None]
+
+
+class TestQuery:
+    def test_lines(self, run: Cli, stored: Stored) -> None:
+        """
+        The newest first, one a line: time, level, where, what, data.
+        """
+        stored({"level": "info", "data": {"order": 1}}, {"event_type": "order_sent"})
+
+        first, second = run("query").stdout.splitlines()
+
+        assert first.endswith("shop.pay  order_sent")
+        assert second.endswith('info    shop.pay  order_paid  {"order": 1}')
+
+    def test_json(self, run: Cli, stored: Stored) -> None:
+        """
+        JSON lines are what `EventLogQuery` answers.
+        """
+        stored({"data": {"name": "☃"}}, {})
+
+        lines = run("query", "--json", "--oldest").stdout.splitlines()
+
+        assert ["☃", None] == [json.loads(line)["body"]["data"].get("name") for line in lines]
+
+    def test_csv(self, run: Cli, stored: Stored) -> None:
+        """
+        CSV has a head, and data as JSON.
+        """
+        stored({"data": {"a": "x,y\n"}})
+
+        head, row = csv.reader(io.StringIO(run("query", "--csv").stdout))
+
+        assert ["message_id", "time", "service_name"] == head[:3]
+        assert {"a": "x,y\n"} == json.loads(row[-1])
+
+    def test_filters(self, run: Cli, stored: Stored) -> None:
+        """
+        The options are the filters of `EventLogQuery`.
+        """
+        stored(
+            {"event_type": "order_paid", "level": "info", "data": {"customer": {"id": 5}}},
+            {"event_type": "order_sent", "level": "error", "data": {"items": [{"sku": 1}]}},
+            {"event_type": "login", "service_name": "web", "meta": "x", "call_id": "c"},
+        )
+
+        def types(*options: str) -> list[str]:
+            lines = run("query", "--json", "--oldest", *options).stdout.splitlines()
+            return [json.loads(line)["body"]["event_type"] for line in lines]
+
+        assert ["order_paid", "order_sent"] == types("-t", "order_*")
+        assert ["order_paid", "login"] == types("-t", "login", "-t", "order_paid")
+        assert ["login"] == types("-s", "web")
+        assert ["order_sent"] == types("--level", "error")
+        assert ["login"] == types("--call", "c")
+        assert ["order_paid"] == types("--data", "customer.id=5")
+        assert ["order_sent"] == types("--data-contains", '{"items": [{"sku": 1}]}')
+        assert ["login"] == types("--metadata", "meta=x")
+        assert ["login"] == types("--metadata-contains", '{"meta": "x"}')
+        assert ["order_sent"] == types("--text", "SKU")
+        assert [] == types("--until", "2020-01-01")
+        assert 3 == len(types("--since", "2h"))
+
+    def test_all(self, run: Cli, stored: Stored) -> None:
+        """
+        --all goes through all pages, --limit ends in the midst of one.
+        """
+        stored(*[{"data": {"n": number}} for number in range(2100)])
+
+        assert 2100 == len(run("query", "--all").stdout.splitlines())
+        assert 1500 == len(run("query", "-n", "1500").stdout.splitlines())
+
+    def test_control_characters(self, run: Cli, stored: Stored) -> None:
+        """
+        What a terminal would obey is shown as text, wherever it stands.
+        """
+        evil = "\x1b[2J\x9b31m\u202e\r"
+        stored({"event_type": evil, "data": {evil: evil}, "level": evil, "service_name": evil})
+
+        for options in ((), ("--json",), ("--csv",)):
+            said = run("query", *options).stdout
+            assert not set("\x1b\x9b\u202e") & set(said)
+        assert "\\x1b[2J\\x9b31m\\u202e\\x0d" in run("query").stdout
+
+    @pytest.mark.parametrize(
+        ("args", "code", "said"),
+        [
+            (("query", "-s", "nobody"), 1, "no event logs found"),
+            (("query", "--since", "tomorrow"), 2, "'tomorrow' is no time: say how long ago, 2h"),
+            (("query", "--data", "x"), 2, "'x' is no PATH=VALUE"),
+            (("query", "--data-contains", "[]"), 2, "'[]' is no JSON object"),
+            (("query", "--json", "--csv"), 2, "--json or --csv, not both"),
+            (("query", "--limit", "0"), 2, "--limit 0: pass a number above 0"),
+            (("query", "--text", ""), 2, "text='': pass what is looked for"),
+            (("query", "--config", "nope.yaml"), 2, "there is no file 'nope.yaml'"),
+            (("trace", "nobody"), 1, "there are no event logs of the call 'nobody'"),
+            (("count", "-s", "nobody"), 1, "no event logs found"),
+            (("count", "--bucket", "5x"), 2, "'5x' is no duration"),
+            (("purge",), 2, "pass --older-than 30d, or set EVENTLOG_STORE.retention_days"),
+            (("rejects", "show", "5"), 1, "there is no reject 5"),
+        ],
+    )
+    def test_mistakes(
+        self, run: Cli, stored: Stored, args: tuple[str, ...], code: int, said: str
+    ) -> None:
+        """
+        A mistake is told in a sentence, with an exit code.
+        """
+        stored({})
+
+        result = run(*args)
+
+        assert code == result.exit_code
+        assert said in result.stderr
+
+    def test_no_database(self, run: Cli) -> None:
+        """
+        A database that is not there is not made.
+        """
+        result = run("query")
+
+        assert 3 == result.exit_code
+        assert "there is no file" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [("a: [", "is no YAML"), ("[1]", "must be a mapping"), ("EVENTLOG_STORE: 5", "a mapping")],
+    )
+    def test_config(self, folder: pathlib.Path, run: Cli, text: str, said: str) -> None:
+        """
+        So is a mistake in the config.yaml.
+        """
+        (folder / "config.yaml").write_text(text)
+
+        result = run("query")
+
+        assert 2 == result.exit_code
+        assert said in result.stderr
+
+    def test_environment(
+        self, folder: pathlib.Path, run: Cli, stored: Stored, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Variables of the environment stand in for values, as for `nameko run`.
+        """
+        stored({})
+        (folder / "config.yaml").write_text("EVENTLOG_STORE: {uri: '${WHERE:sqlite:///nowhere}'}")
+        monkeypatch.setenv("WHERE", f"sqlite:///{folder}/eventlog.db")
+
+        assert 0 == run("query").exit_code
+
+
+class TestTrace:
+    def test_tree(self, run: Cli, stored: Stored) -> None:
+        """
+        Calls hang below the calls that made them, with durations, their event logs below them.
+        """
+        top, call = "web.get.1", "shop.pay.2"
+        stored(
+            {"call_stack": [top, call]},
+            {"call_stack": [top, call], "event_type": "entrypoint_completed", "duration": 0.25},
+            {
+                "call_stack": [top, call, "stock.take.3"],
+                "call_id": "stock.take.3",
+                "service_name": "stock",
+                "entrypoint_name": "take",
+                "event_type": "entrypoint_failed",
+                "duration": 0.1,
+            },
+        )
+
+        lines = run("trace", call, "--no-logs").stdout.splitlines()
+
+        assert [
+            "web.get  (known by its children only)  web.get.1",
+            "└── shop.pay  250.0 ms  completed  shop.pay.2",
+            "    └── stock.take  100.0 ms  failed  stock.take.3",
+        ] == lines
+        assert 6 == len(run("trace", call).stdout.splitlines())
+        assert 3 == len(json.loads(run("trace", call, "--json").stdout)["calls"])
+
+
+class TestCount:
+    def test_bars(self, run: Cli, stored: Stored) -> None:
+        """
+        Each group has its number, and a bar.
+        """
+        stored({}, {}, {"event_type": "login"})
+
+        assert [
+            "order_paid  2  ████████████████████████████████████████",
+            "login       1  ████████████████████",
+        ] == run("count").stdout.splitlines()
+
+    def test_json(self, run: Cli, stored: Stored) -> None:
+        """
+        The same as JSON lines, and by time.
+        """
+        stored({}, {})
+
+        lines = run("count", "--by", "time", "--bucket", "1d", "--json").stdout.splitlines()
+
+        assert 2 == sum(json.loads(line)["count"] for line in lines)
+        assert "2  ███" in run("count", "--by", "time", "--bucket", "7d").stdout
+
+
+class TestPurge:
+    def test_old(self, run: Cli, stored: Stored, folder: pathlib.Path, message: Make) -> None:
+        """
+        What is older goes, when it was asked for.
+        """
+        old = datetime.now(timezone.utc) - timedelta(days=40)
+        writer = EventLogWriter(f"sqlite:///{folder}/eventlog.db", ["json"])
+        writer.write(
+            [message(body(timestamp=old.isoformat()), message_id=f"m{n}") for n in range(2500)]
+        )
+        writer.close()
+        stored({})
+
+        assert 1 == run("purge", "--older-than", "30d", input="n\n").exit_code
+        assert "2500 event logs deleted" in run("purge", "--older-than", "30d", "--yes").stdout
+        assert "nothing is older" in run("purge", "--older-than", "30d").stdout
+        with EventLogQuery(f"sqlite:///{folder}/eventlog.db") as query:
+            assert 1 == len(query.query()["event_logs"])
+
+
+class TestRejects:
+    def test_retry(self, run: Cli, folder: pathlib.Path, message: Make) -> None:
+        """
+        Rejects are listed with their reasons, shown whole, and stored when they can be.
+        """
+        soon = datetime.now(timezone.utc) + timedelta(hours=24, seconds=1)
+        writer = EventLogWriter(f"sqlite:///{folder}/eventlog.db", ["json"])
+        writer.write(
+            [
+                message(b"\xff\x1b", message_id="bad"),
+                message(body(timestamp=soon.isoformat()), message_id="early"),
+            ]
+        )
+        writer.close()
+
+        listed = run("rejects", "list").stdout
+        assert "more than a day ahead" in listed
+        assert "cannot be decoded" in listed
+        shown = json.loads(run("rejects", "show", "1").stdout)
+        assert ("bad", "base64") == (shown["properties"]["message_id"], shown["body_encoding"])
+        assert (
+            "early" == json.loads(run("rejects", "show", "2").stdout)["properties"]["message_id"]
+        )
+
+        def retried() -> Any:
+            return run("rejects", "retry", "1", "2")
+
+        import time
+
+        time.sleep(1.5)
+        result = retried()
+        assert 1 == result.exit_code
+        assert "2: stored" in result.stdout
+        assert "1: still cannot be stored" in result.stderr
+        assert 1 == len(run("query").stdout.splitlines())
+        assert 1 == len(run("rejects", "list").stdout.splitlines())
