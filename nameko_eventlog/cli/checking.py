@@ -150,7 +150,7 @@ def _mend_broker(exc: BaseException) -> str:
         ("Name or service", "there is no such host"),
         ("timed out", "it does not answer: a firewall, or another host"),
     ):
-        if sign in text:
+        if sign.lower() in text.lower():
             return f"{text}: {mend}"
     return text
 

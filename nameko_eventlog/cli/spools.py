@@ -32,6 +32,7 @@ from nameko_eventlog.cli.settings import (
 )
 from nameko_eventlog.cli.terminal import console, event_line, json_line, local_time, printable
 from nameko_eventlog.config import CONFIG_KEY, parse_config
+from nameko_eventlog.delivery.directories import CORRUPT
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.segments import SUFFIX, Corrupt, decode
 from nameko_eventlog.standalone import event_log_dispatcher
@@ -58,7 +59,13 @@ def directories(path: str) -> list[pathlib.Path]:
     root = pathlib.Path(configured)
     if not root.is_dir():
         raise Failure(f"there is no directory {configured!r}, the spool of {path}", NOTHING)
-    return sorted({segment.parent for segment in root.glob(f"*/*/*{SUFFIX}") if segment.is_file()})
+    return sorted(
+        {
+            segment.parent
+            for segment in root.glob(f"*/*/*{SUFFIX}")
+            if segment.parent.name != CORRUPT
+        }
+    )
 
 
 def waiting(directory: pathlib.Path) -> Iterator[Message | None]:

@@ -8,6 +8,16 @@ import sys
 import warnings
 
 
+_EXTRAS = {
+    "click": "cli",
+    "rich": "cli",
+    "yaml": "cli",
+    "sqlalchemy": "store",
+    "alembic": "store",
+    "psycopg2": "store",
+}
+
+
 def main() -> None:
     """
     Run the command line.
@@ -17,8 +27,10 @@ def main() -> None:
         try:
             from nameko_eventlog.cli.commands import cli
         except ImportError as exc:
-            if exc.name not in ("click", "rich", "yaml", "sqlalchemy", "alembic", "psycopg2"):
+            missing = str(exc.name).partition(".")[0]
+            if missing not in _EXTRAS:
                 raise
-            extra = "cli" if exc.name in ("click", "rich", "yaml") else "store"
-            sys.exit(f"{exc.name} is not installed: pip install 'nameko-eventlog[{extra}]'")
+            sys.exit(
+                f"{missing} is not installed: pip install 'nameko-eventlog[{_EXTRAS[missing]}]'"
+            )
     cli()

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import uuid4
 
 import click
 import kombu
@@ -143,7 +144,9 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
     try:
         with connection, suppress(KeyboardInterrupt):
             channel = connection.channel()
-            queue = kombu.Queue("", exclusive=True, auto_delete=True, durable=False)(channel)
+            queue = kombu.Queue(
+                f"eventlog-tail-{uuid4()}", exclusive=True, auto_delete=True, durable=False
+            )(channel)
             queue.declare()
             for exchange in exchanges:
                 exchange(channel).declare()

@@ -185,7 +185,7 @@ class EventLogQuery:
             group = event_logs.c.time_ms - event_logs.c.time_ms % length
             ranking = group.desc()
         else:
-            group = GROUPS[group_by]
+            group = GROUPS[group_by] + ""  # as such, SQLite would go through all of its index
             ranking = number.desc()
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)

@@ -169,8 +169,14 @@ class TestSpool:
         """
         Bodies that are no text come back as they were.
         """
-        line = '{"exchange": "e", "routing_key": "r", "properties": {}, "body": "/w==",' + (
-            ' "body_encoding": "base64", "reason": "r"}'
+        line = json.dumps(
+            {
+                "exchange": "e",
+                "routing_key": "r",
+                "properties": {},
+                "body": "/w==",
+                "body_encoding": "base64",
+            }
         )
 
         assert b"\xff" == parse_line(line)[0]

@@ -166,7 +166,7 @@ class TestQuery:
         Variables of the environment stand in for values, as for `nameko run`.
         """
         stored({})
-        (folder / "config.yaml").write_text("EVENTLOG_STORE: {uri: '${WHERE:sqlite:///nowhere}'}")
+        (folder / "config.yaml").write_text("EVENTLOG_STORE:\n  uri: ${WHERE:sqlite:///x}\n")
         monkeypatch.setenv("WHERE", f"sqlite:///{folder}/eventlog.db")
 
         assert 0 == run("query").exit_code

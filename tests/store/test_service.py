@@ -13,7 +13,6 @@ import eventlet
 import kombu
 import pytest
 from kombu import Connection, Exchange
-from nameko.exceptions import ConfigurationError
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
 
@@ -292,20 +291,7 @@ class TestEventLogStore:
 
         assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
 
-    def test_configuration(self, rabbit_config: Any, start: Run) -> None:
-        """
-        A wrong key or address stops the service at its start, with its name.
-        """
-        for section, said in (
-            ({"retention_day": 5}, "did you mean 'retention_days'"),
-            ({"uri": "mysql://x"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
-            ({"uri": "sqlite://"}, "what is kept in memory ends with the process"),
-            ({"retention_days": 0}, "must be a number of days, above 0"),
-        ):
-            with pytest.raises(ConfigurationError, match=said):
-                start(EventLogStore, rabbit_config, **section)
-
-    def test_old_library(self, rabbit_config: Any, database: str, start: Run) -> None:
+    def test_services(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
         An exchange that is not there yet is declared as its sender would: either may come first.
         """

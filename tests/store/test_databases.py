@@ -1,0 +1,228 @@
+"""
+Schemas, engines, retention, and the writer's troubles.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import eventlet
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from eventlet import patcher, tpool
+from nameko.exceptions import ConfigurationError
+from sqlalchemy import text
+
+from nameko_eventlog.store import DatabaseError, EventLogQuery
+from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.config import StoreConfig, parse_store_config
+from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
+from nameko_eventlog.store.retention import count_before, purge
+from nameko_eventlog.store.schema import metadata
+from nameko_eventlog.store.waiting import wait_in_real_threads
+from nameko_eventlog.store.writing import EventLogWriter
+from tests.postgresql import PostgreSQL
+from tests.store.conftest import Make, body
+
+
+class TestMigrate:
+    def test_schema(self, database: str) -> None:
+        """
+        The migrations make the tables of `schema`.
+        """
+        engine = open_engine(database, writes=True)
+        migrate(engine)
+        migrate(engine)
+        with engine.connect() as connection:
+            context = MigrationContext.configure(
+                connection,
+                opts={
+                    "include_name": lambda name, kind, parents: name != VERSION_TABLE,
+                    "compare_type": False,
+                },
+            )
+            assert [] == compare_metadata(context, metadata)
+        engine.dispose()
+
+    def test_at_once(self, database: str) -> None:
+        """
+        Several instances may start at once: one makes the tables.
+        """
+
+        def one(_: int) -> None:
+            engine = open_engine(database, writes=True)
+            migrate(engine)
+            engine.dispose()
+
+        if database.startswith("postgresql"):
+            wait_in_real_threads()
+        list(eventlet.GreenPool(4).imap(lambda n: tpool.execute(one, n), range(4)))
+
+        with EventLogQuery(database) as query:
+            assert [] == query.services()
+
+    def test_later_version(self, database: str, message: Make) -> None:
+        """
+        Tables of a later version are left alone, and nothing is written.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.write([message(body())])
+        writer.close()
+        engine = open_engine(database, writes=True)
+        with engine.begin() as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        engine.dispose()
+
+        later = EventLogWriter(database, ["json"])
+        with pytest.raises(DatabaseError, match="the schema '9999', which this version"):
+            later.write([message(body())])
+        later.close()
+
+
+class TestWriter:
+    def test_refused_by_database(self, database: str, message: Make) -> None:
+        """
+        A row that the database alone refuses is a reject, and the others of its batch are rows.
+        """
+        engine = open_engine(database, writes=True)
+        migrate(engine)
+        with engine.begin() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.execute(
+                    text(
+                        "CREATE TRIGGER refuse BEFORE INSERT ON event_logs WHEN NEW.event_type ="
+                        " 'bad' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                    )
+                )
+            else:
+                connection.execute(text("ALTER TABLE event_logs ADD CHECK (event_type <> 'bad')"))
+        engine.dispose()
+        writer = EventLogWriter(database, ["json"])
+
+        reasons = writer.write(
+            [message(body(event_type=name)) for name in ("good", "bad", "fine")]
+        )
+        writer.close()
+
+        assert 1 == len(reasons)
+        assert reasons[0].startswith("the database: ")
+        with EventLogQuery(database) as query:
+            assert {"good", "fine"} == {
+                row["body"]["event_type"] for row in query.query()["event_logs"]
+            }
+
+    def test_disk_full(self, tmp_path: Any, message: Make) -> None:
+        """
+        A database that takes no more is unavailable: nothing becomes a reject for it.
+        """
+        uri = f"sqlite:///{tmp_path}/x.db"
+        writer = EventLogWriter(uri, ["json"])
+        writer.prepare()
+        with writer._engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(DatabaseError, match="full"):
+            writer.write([message(body(data={"x": "y" * 100_000})) for _ in range(10)])
+        writer.close()
+
+        with EventLogQuery(uri) as query:
+            assert [] == query.query()["event_logs"]
+
+
+class TestPurge:
+    def test_steps(self, database: str, message: Make) -> None:
+        """
+        What is older goes in small steps, rejects as well.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.write(
+            [
+                message(body(timestamp=f"2026-01-0{day}T00:00:00Z"), message_id=f"{day}-{n}")
+                for day in (1, 2, 3)
+                for n in range(10)
+            ]
+        )
+        writer.write([message(b"rubbish")])
+        writer.close()
+        third = datetime(2026, 1, 3, tzinfo=timezone.utc)
+
+        assert 20 == count_before(database, third)
+        assert [8, 8, 4] == list(purge(database, third, step=8))
+        assert 11 == count_before(database, datetime(2100, 1, 1, tzinfo=timezone.utc))
+        assert [10, 1] == list(purge(database, datetime(2100, 1, 1, tzinfo=timezone.utc)))
+
+
+class TestWaiting:
+    def test_frozen(self, postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A server that does not answer is given up, in real threads, while green ones go on.
+        """
+        monkeypatch.setattr("nameko_eventlog.store.waiting.WAIT_SECONDS", 1)
+        postgresql.start()
+        uri = postgresql.create_database()
+        wait_in_real_threads()
+        engine = open_engine(uri)
+
+        def ask() -> Any:
+            with engine.connect() as connection:
+                return connection.scalar(text("SELECT 1"))
+
+        assert 1 == ask()  # green
+        assert 1 == tpool.execute(ask)
+        postgresql.freeze()
+        try:
+            with pytest.raises(Exception, match="no answer within 1 s"):
+                tpool.execute(ask)
+        finally:
+            postgresql.thaw()
+        assert 1 == tpool.execute(ask)
+        engine.dispose()
+
+
+class TestBackground:
+    def test_too_long(self) -> None:
+        """
+        Who waits for too long is told so, and the next waits for its turn.
+        """
+        time = patcher.original("time")
+        background = Background(0.2)
+
+        with pytest.raises(DatabaseError, match="did not answer within 0.2 s"):
+            background.run(lambda: time.sleep(0.5))
+        with pytest.raises(DatabaseError):
+            background.run(lambda: 5)
+        eventlet.sleep(0.4)
+        assert 5 == background.run(lambda: 5)
+
+
+class TestConfig:
+    def test_defaults(self) -> None:
+        """
+        Nothing is needed.
+        """
+        assert StoreConfig() == parse_store_config({})
+        assert StoreConfig(retention_days=0.5, services=("a",)) == parse_store_config(
+            {"EVENTLOG_STORE": {"retention_days": 0.5, "services": ["a"], "uri": None}}
+        )
+
+    @pytest.mark.parametrize(
+        ("section", "said"),
+        [
+            ({"retention_day": 5}, "did you mean 'retention_days'"),
+            ({"uri": "mysql://x"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
+            ({"uri": "nonsense"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
+            ({"uri": "sqlite://"}, "what is kept in memory ends with the process"),
+            ({"retention_days": 0}, "must be a number of days, above 0"),
+            ({"batch_size": "many"}, "EVENTLOG_STORE.batch_size must be an integer above 0"),
+            ([], "EVENTLOG_STORE must be a mapping"),
+        ],
+    )
+    def test_wrong(self, section: Any, said: str) -> None:
+        """
+        A wrong key or value stops the service at its start, with its name.
+        """
+        with pytest.raises(ConfigurationError, match=said):
+            parse_store_config({"EVENTLOG_STORE": section})
