@@ -33,7 +33,12 @@ for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 sys.stdin.read()
 try:
     with open(sys.argv[1] + "/data/postmaster.pid") as file:
-        os.kill(int(file.readline()), signal.SIGQUIT)
+        server = int(file.readline())
+    with open(f"/proc/{server}/task/{server}/children") as file:
+        processes = [server, *map(int, file.read().split())]
+    for signum in (signal.SIGKILL, signal.SIGCONT):
+        for process in processes:
+            os.kill(process, signum)
 except (OSError, ValueError):
     pass
 shutil.rmtree(sys.argv[1], ignore_errors=True)
@@ -170,15 +175,18 @@ class PostgreSQL:
         """
         Stop all its processes where they are.
         """
-        for pid in self._processes():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """
         Let them go on.
         """
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, signum: int) -> None:
         for pid in self._processes():
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
 
     def create_database(self) -> str:
         """

@@ -27,6 +27,7 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 import logging_ext
 import nameko_eventlog
 from nameko_eventlog.config import Config, parse_config
+from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.testing import capture_event_logs
 from tests.conftest import global_config
 from tests.nameko_version import NAMEKO
@@ -58,6 +59,7 @@ def evaluate_yaml(example: Any) -> None:
     """
     config = load_yaml(example.parsed)
     parse_config(config)
+    parse_store_config(config)
     if "LOGGING" in config:
         logging.config.dictConfig(copy.deepcopy(config["LOGGING"]))
     example.namespace["config"] = config
@@ -265,16 +267,19 @@ class TestReadme:
 
 
 class TestComplete:
-    def test_configuration(self):
+    @pytest.mark.parametrize(
+        ("page", "config"), [("configuration", Config), ("store", StoreConfig)]
+    )
+    def test_configuration(self, page, config):
         """
         The reference has every key of the configuration, with its default.
         """
-        text = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
+        text = (ROOT / f"docs/reference/{page}.md").read_text("utf-8")
         table = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)`", text, re.M))
         shown = {name: load_yaml(default) for name, default in table.items()}
         defaults = {
             field.name: list(field.default) if isinstance(field.default, tuple) else field.default
-            for field in dataclasses.fields(Config)
+            for field in dataclasses.fields(config)
         }
 
         assert defaults == shown

@@ -50,5 +50,5 @@ class _Wait:
             poll = _select.poll()
             poll.register(connection.fileno(), event)
             if not poll.poll(WAIT_SECONDS * 1000):
-                connection.close()
+                # it closes the connection for this
                 raise psycopg2.OperationalError(f"no answer within {WAIT_SECONDS:g} s")
