@@ -35,7 +35,7 @@ help: ## this list
 	@echo "  PYTHON=python3.12 make ... takes another interpreter (now: $(PYTHON))"
 
 .PHONY: demo
-demo: $(VENV)/.runtime ## two services, four ways in, and what arrives downstream
+demo: $(VENV)/.runtime ## two services, four ways in, what arrives downstream, and what the store knows
 	$(call say,demo: docs/examples/demo.py)
 	@$(VENV)/bin/python docs/examples/demo.py
 
@@ -150,12 +150,12 @@ $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@# The pip that comes with Python 3.11 does not know dependency groups.
 	@$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --editable . '$(NAMEKO)'
+	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli]' '$(NAMEKO)'
 	@echo "$(ORIGIN)" > $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(call say,$(VENV): test tools)
-	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli]' --group test
+	@$(VENV)/bin/python -m pip install --quiet --group test
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

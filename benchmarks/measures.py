@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
+from benchmarks.databases import addresses
 from benchmarks.rounds import Result, alternate, in_fresh_process, medians, ratio
 from benchmarks.table import Row
 from tests.rabbitmq import Broker
@@ -179,10 +180,98 @@ def stalls(broker: Broker, rounds: int) -> list[Row]:
     return rows
 
 
+def storing(broker: Broker, rounds: int) -> list[Row]:
+    """
+    Measure the way from a queue into a database, beside one insert and commit an event log.
+    """
+    rows = []
+    for database, times in (("sqlite", 4), ("postgresql", 6)):
+        with addresses(database) as make:
+            results = alternate(
+                rounds,
+                [OURS, "handler"],
+                lambda side, database=database, make=make: _on_empty_vhost(  # type: ignore[misc]
+                    broker,
+                    "storing",
+                    side=side,
+                    database=make(),
+                    count=20_000 if side == OURS else 3_000,
+                ),
+            )
+        rate = medians(results, "rate")
+        rows.append(
+            Row.at_least(
+                f"queue into {database} / @event_handler, a commit each",
+                f"{rate[OURS]:,.0f}/s",
+                f"{rate['handler']:,.0f}/s",
+                ratio(results, "rate", OURS, "handler"),
+                times,
+            )
+        )
+        again = median(one[OURS]["again"] for one in results)
+        slower = median(one[OURS]["rate"] / one[OURS]["again"] for one in results)
+        rows.append(
+            Row.at_most(
+                f"the same, all of them duplicates / new, {database}",
+                f"{1e6 / again:.0f} us",
+                f"{1e6 / rate[OURS]:.0f} us",
+                slower,
+                1.0,
+            )
+        )
+    return rows
+
+
+def queries(broker: Broker, rounds: int) -> list[Row]:
+    """
+    Measure first pages and traces among a million rows, beside the same among a thousand.
+    """
+    rows = []
+    for database in ("sqlite", "postgresql"):
+        with addresses(database) as make:
+            few, many = (
+                in_fresh_process("queries", database=make(), rows=number, rounds=10 * rounds)
+                for number in (1_000, 1_000_000)
+            )
+        name = max(many, key=lambda name: many[name] / few[name])
+        rows.append(
+            Row.at_most(
+                f"{database}, a million rows / a thousand; the worst: {name}",
+                f"{many[name]:.2f} ms",
+                f"{few[name]:.2f} ms",
+                many[name] / few[name],
+                50,
+            )
+        )
+    return rows
+
+
+def backlog(broker: Broker, rounds: int) -> list[Row]:
+    """
+    Measure the store's memory while it works off a million messages, once.
+    """
+    with addresses("sqlite") as make:
+        result = _on_empty_vhost(
+            broker, "storing", side=OURS, database=make(), count=1_000_000, again=False
+        )
+    return [
+        Row.at_most(
+            "store's memory at the end of a backlog of a million / at a tenth",
+            f"{result['end'] / 2**20:.0f} MiB",
+            f"{result['tenth'] / 2**20:.0f} MiB",
+            result["end"] / result["tenth"],
+            1.1,
+        )
+    ]
+
+
 MEASURES: dict[str, Callable[[Broker, int], list[Row]]] = {
     "log_call": log_call,
     "spool": spool,
     "throughput": throughput,
     "group_commit": group_commit,
     "stalls": stalls,
+    "storing": storing,
+    "queries": queries,
+    "backlog": backlog,
 }

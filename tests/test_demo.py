@@ -38,7 +38,7 @@ def run_demo(monkeypatch):
 class TestDemo:
     def test_memory(self, run_demo):
         """
-        Without a broker it shows the four ways in, and a console line of the same call.
+        Without a broker it shows the four ways in, a console line of the same call, and its trace.
         """
         done = run_demo()
 
@@ -51,7 +51,9 @@ class TestDemo:
             "payment_checked   structlog",
             "payment_made      the manual call",
             "foo.close_books (Timer)",
-            "==> all 6 expected event logs arrived",
+            "bar.thank  customer_thanked",
+            "└── bar.thank  bar.thank.",
+            "==> all 6 expected event logs arrived, by all four ways in, and are stored",
         ):
             assert shown in done.stdout
 

@@ -17,6 +17,7 @@ from nameko.testing.services import entrypoint_hook
 
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.config import Config, parse_config
+from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.testing import capture_event_logs
 from tests.nameko_version import NAMEKO
 
@@ -89,7 +90,19 @@ class TestKeys:
         section = EXAMPLE.read_text("utf-8").partition("EVENTLOG_DISPATCHER:\n")[2]
         bare = re.findall(r"\n *[a-z_]+:.*\n  ([a-z_]+):", section)
 
-        assert ["buffer_bytes", "spool_max_bytes"] == bare
+        assert [
+            *("buffer_bytes", "spool_max_bytes"),
+            *("batch_seconds", "max_length", "event_type"),
+        ] == bare
+
+    def test_store(self, example):
+        """
+        So is every key of the store's, with its default but for the services.
+        """
+        keys = {field.name for field in dataclasses.fields(StoreConfig)}
+
+        assert keys == example["EVENTLOG_STORE"].keys()
+        assert StoreConfig(services=("foo", "bar")) == parse_store_config(example)
 
 
 class TestEnvironment:

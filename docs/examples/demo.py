@@ -1,5 +1,5 @@
 """
-Run ``foo`` and ``bar``, call ``foo``, and show what ``bar`` received.
+Run ``foo``, ``bar`` and the store, call ``foo``, show what ``bar`` received, and ask the store.
 
 ``make demo`` runs this. The broker is one within the process (``memory://``), or that of the
 environment variable AMQP_URI. It exits with 0 if an event log of each kind arrived; else it
@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -25,6 +26,8 @@ import warnings
 
 EXAMPLES = pathlib.Path(__file__).resolve().parent
 CONFIG = EXAMPLES.parent.parent / "example_config.yaml"
+
+SERVICES = ("foo", "bar", "nameko_eventlog.store")
 
 # event type -> way in
 EXPECTED = {
@@ -45,13 +48,15 @@ class Services:
     Args:
         uri: The broker's.
         address: Where the web server listens.
+        database: Where the store keeps event logs.
     """
 
-    def __init__(self, uri, address):
+    def __init__(self, uri, address, database):
         environment = {
             **os.environ,
             "AMQP_URI": uri,
             "WEB_SERVER_ADDRESS": address,
+            "EVENTLOG_STORE_URI": database,
             "PYTHONUNBUFFERED": "1",
         }
         environment.setdefault("EVENTLOG_AUTO_CAPTURE", "true")
@@ -60,7 +65,7 @@ class Services:
         self.other = []  # what is no JSON
         self._queue = queue.Queue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nameko", "run", "--config", str(CONFIG), "foo", "bar"],
+            [sys.executable, "-m", "nameko", "run", "--config", str(CONFIG), *SERVICES],
             cwd=EXAMPLES,
             env=environment,
             stdout=subprocess.PIPE,
@@ -183,6 +188,39 @@ def mine(bodies, payment):
     return chosen + list(others.values())
 
 
+def trace_of(database, bodies):
+    """
+    Return what the store knows of the payment's call, or None.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from nameko_eventlog.store import DatabaseError, EventLogQuery
+
+    call_id = next((body["call_id"] for body in bodies if body["entrypoint_name"] == "pay"), None)
+    try:
+        with EventLogQuery(database) as store:
+            return call_id and store.trace(call_id)
+    except DatabaseError:
+        return None
+
+
+def ask_store(database, *arguments):
+    """
+    Run ``nameko-eventlog`` as one would by hand, and return whether it found something.
+    """
+    print("==> nameko-eventlog " + " ".join(arguments))
+    command = pathlib.Path(sys.executable).with_name("nameko-eventlog")
+    done = subprocess.run(
+        [str(command), *arguments, "--config", str(CONFIG)],
+        env={**os.environ, "EVENTLOG_STORE_URI": database, "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    for line in (done.stdout or done.stderr).splitlines():
+        print(f"  {line}")
+    return done.returncode == 0
+
+
 def show(body, way_in):
     """
     Print an event log, readable.
@@ -214,8 +252,10 @@ def main():
     address = f"127.0.0.1:{free_port()}"
 
     shown = "the broker of AMQP_URI" if with_rpc else "memory://, a broker within the process"
-    print(f"==> nameko run --config example_config.yaml foo bar   ({shown})")
-    services = Services(uri, address)
+    print(f"==> nameko run --config example_config.yaml {' '.join(SERVICES)}   ({shown})")
+    folder = tempfile.TemporaryDirectory()
+    database = f"sqlite:///{folder.name}/eventlog.db"
+    services = Services(uri, address, database)
     try:
         # An event that is published before bar has its queue is nobody's: wait for the timer's.
         while not services.received and services.running and time.monotonic() < deadline:
@@ -234,6 +274,13 @@ def main():
 
         while missing() and services.running and time.monotonic() < deadline:
             services.look(0.1)
+
+        def is_stored():
+            trace = trace_of(database, mine(services.received, payment))
+            return trace is not None and len(trace["calls"]) == 2 and trace["calls"][1]["known"]
+
+        while not is_stored() and services.running and time.monotonic() < deadline:
+            services.look(0.1)
     finally:
         code = services.stop()
 
@@ -247,21 +294,31 @@ def main():
     line = next((raw for raw, one in services.lines if one.get("call_id") in call_ids), None)
     print(f"  {line}")
 
+    stored = is_stored()
+    ask_store(database, "query", "--data", f"payment={payment}", "--oldest")
+    for call_id in call_ids:
+        stored = ask_store(database, "trace", call_id) and stored
+    folder.cleanup()
+
     lacking = missing()
     for name in lacking:
         print(f"==> missing: {name} ({expected[name]})")
     if line is None:
         print("==> missing: a console line with the call_id of the HTTP call")
+    if not stored:
+        print("==> missing: the trace of foo.pay and bar.thank in the store")
     if code != 0:
         print(f"==> nameko run ended with {code}")
-    if lacking or line is None or code != 0:
+    if lacking or line is None or not stored or code != 0:
         for raw, one in services.lines:
             if one.get("level") not in ("debug", "info"):
                 print(f"  {raw}")
         for text in services.other:
             print(f"  {text}")
         return 1
-    print(f"==> all {len(expected)} expected event logs arrived, by all four ways in")
+    print(
+        f"==> all {len(expected)} expected event logs arrived, by all four ways in, and are stored"
+    )
     return 0
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 
 import structlog
+from nameko.events import EventDispatcher
 from nameko.rpc import rpc
 from nameko.timer import timer
 from nameko.web.handlers import http
@@ -43,6 +44,7 @@ class Foo:
     name = "foo"
 
     eventlog = EventLogDispatcher()
+    dispatch = EventDispatcher()
 
     @http("POST", "/payments/<string:payment>")
     def pay(self, request, payment):
@@ -58,6 +60,7 @@ class Foo:
 
         # Returns when the broker has taken the event log.
         self.eventlog("payment_made", {"payment": payment}, metadata={"tenant": "acme"})
+        self.dispatch("payment_taken", {"payment": payment})  # bar thanks for it
         return json.dumps({"payment": payment})
 
     @rpc

@@ -1,0 +1,180 @@
+"""
+From a queue that is full into a database: the store, or what one writes without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from time import perf_counter, time
+from typing import Any
+
+import eventlet
+import psycopg2
+from kombu import Connection
+from nameko.containers import ServiceContainer
+from nameko.events import event_handler
+from nameko.standalone.events import get_event_exchange
+
+from benchmarks.container import EVENT_DATA, METADATA, OURS, SERVICE
+from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.store import EventLogStore
+from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.migrating import migrate
+from nameko_eventlog.store.service import Database
+
+
+_INSERT = (
+    "INSERT INTO event_logs (message_id, time_ms, service_name, event_type, entrypoint_name,"
+    " level, call_id, origin_call_id, body) VALUES ({0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0})"
+)
+
+
+def body(number: int) -> dict[str, Any]:
+    """
+    Make the body of an event log.
+    """
+    call = f"foo.work.{number // 10}"
+    return {
+        "service_name": SERVICE,
+        "entrypoint_protocol": "Rpc",
+        "entrypoint_name": "work",
+        "call_id": call,
+        "call_stack": ["standalone_rpc_proxy.call.3f34a8c1-6d3c-4d6e-8a58-0c7c1f2b7d10", call],
+        **METADATA,
+        "timestamp": "2026-11-24T08:00:00+00:00",
+        "event_type": "session_created",
+        "data": {**EVENT_DATA, "number": number},
+    }
+
+
+def _publish(uri: str, ids: list[str]) -> None:
+    with Connection(uri, transport_options={"confirm_publish": False}) as connection:
+        channel = connection.default_channel
+        for number, message_id in enumerate(ids):
+            channel.basic_publish(
+                channel.prepare_message(
+                    json.dumps(body(number)),
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    properties={"message_id": message_id, "delivery_mode": 2},
+                ),
+                f"{SERVICE}.events",
+                "log_event",
+            )
+
+
+class _Progress:
+    """
+    How many were written, and how much memory the process had at a tenth, and has.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.written = 0
+        self.tenth = 0
+        self._count = count
+
+    def add(self, number: int) -> None:
+        self.written += number
+        if not self.tenth and self.written >= self._count // 10:
+            self.tenth = self.resident()
+
+    @staticmethod
+    def resident() -> int:
+        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _store(progress: _Progress) -> type:
+    class Counting(Database):
+        def write(self, messages: Any) -> None:
+            super().write(messages)
+            progress.add(len(messages))
+
+    class Store(EventLogStore):
+        database = Counting()
+
+    return Store
+
+
+def _handler(database: str, progress: _Progress) -> type:
+    if database.startswith("sqlite"):
+        import sqlite3
+
+        connection: Any = sqlite3.connect(database.removeprefix("sqlite:///"))
+        connection.execute("PRAGMA synchronous = FULL")
+        statement = _INSERT.format("?")
+    else:
+        connection = psycopg2.connect(database)
+        statement = _INSERT.format("%s")
+    cursor = connection.cursor()
+    ids = UUID7Generator()
+
+    class Handler:
+        name = "handler"
+
+        @event_handler(SERVICE, "log_event")
+        def store(self, body: dict[str, Any]) -> None:
+            values = (
+                ids.make(time()), int(time() * 1000), body["service_name"], body["event_type"],
+                body["entrypoint_name"], body["level"], body["call_id"], body["call_stack"][0],
+                json.dumps(body),
+            )  # fmt: skip
+            cursor.execute(statement, values)
+            connection.commit()
+            progress.add(1)
+
+    return Handler
+
+
+def run(side: str, uri: str, database: str, count: int, again: bool = True) -> dict[str, Any]:
+    """
+    Work off a queue of *count* messages.
+
+    Args:
+        side: Ours, or ``handler``: Nameko's ``event_handler``, one insert and commit each.
+        uri: An empty vhost.
+        database: An empty database.
+        count: How many.
+        again: Whether the store gets them all a second time, as duplicates.
+
+    Returns:
+        ``rate``: event logs a second; ``again``: duplicates a second; ``tenth``, ``end``: bytes
+        of memory after a tenth, and at the end.
+    """
+    engine = open_engine(database, writes=True)
+    migrate(engine)
+    engine.dispose()
+    config = {
+        "AMQP_URI": uri,
+        "EVENTLOG_STORE": {"uri": database, "services": [SERVICE]},
+    }
+    with Connection(uri) as connection:
+        get_event_exchange(SERVICE, {})(connection.default_channel).declare()
+
+    generator, begin = UUID7Generator(), time() - 3600
+    ids = [generator.make(begin + number / 1000) for number in range(count)]
+
+    def once() -> tuple[float, _Progress]:
+        progress = _Progress(count)
+        service = _store(progress) if side == OURS else _handler(database, progress)
+        container = ServiceContainer(service, config)
+        container.start()  # which makes the queue
+        container.stop()
+        _publish(uri, ids)
+        container = ServiceContainer(service, config)
+        start = perf_counter()
+        container.start()
+        while progress.written < count:
+            eventlet.sleep(0.01)
+        elapsed = perf_counter() - start
+        container.stop()
+        return elapsed, progress
+
+    elapsed, progress = once()
+    result = {"rate": count / elapsed, "tenth": progress.tenth, "end": progress.resident()}
+    if side == OURS and again:
+        elapsed, _ = once()
+        result["again"] = count / elapsed
+    return result
