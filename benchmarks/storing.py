@@ -12,6 +12,7 @@ from typing import Any
 
 import eventlet
 import psycopg2
+from eventlet.pools import Pool
 from kombu import Connection
 from nameko.containers import ServiceContainer
 from nameko.events import event_handler
@@ -102,13 +103,16 @@ def _handler(database: str, progress: _Progress) -> type:
     if database.startswith("sqlite"):
         import sqlite3
 
-        connection: Any = sqlite3.connect(database.removeprefix("sqlite:///"))
-        connection.execute("PRAGMA synchronous = FULL")
-        statement = _INSERT.format("?")
+        def connect() -> Any:
+            connection = sqlite3.connect(database.removeprefix("sqlite:///"))
+            connection.execute("PRAGMA synchronous = FULL")
+            return connection
+
+        connections, statement = Pool(max_size=1, create=connect), _INSERT.format("?")
     else:
-        connection = psycopg2.connect(database)
+        # green threads at once want a connection each
+        connections = Pool(max_size=10, create=lambda: psycopg2.connect(database))
         statement = _INSERT.format("%s")
-    cursor = connection.cursor()
     ids = UUID7Generator()
 
     class Handler:
@@ -121,8 +125,9 @@ def _handler(database: str, progress: _Progress) -> type:
                 body["entrypoint_name"], body["level"], body["call_id"], body["call_stack"][0],
                 json.dumps(body),
             )  # fmt: skip
-            cursor.execute(statement, values)
-            connection.commit()
+            with connections.item() as connection:
+                connection.cursor().execute(statement, values)
+                connection.commit()
             progress.add(1)
 
     return Handler
