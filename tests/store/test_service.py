@@ -19,7 +19,7 @@ from nameko.testing.services import dummy, entrypoint_hook
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.store import EventLogQuery, EventLogStore
 from tests.conftest import global_config
-from tests.nameko_version import event_exchange
+from tests.nameko_version import NAMEKO, event_exchange
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import body
 from tests.waiting import wait_until
@@ -290,6 +290,30 @@ class TestEventLogStore:
             apply_retention()
 
         assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
+
+    @pytest.mark.skipif(NAMEKO == 3, reason="nameko-eventlog-dispatcher needs Nameko 2")
+    def test_old_library(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        What nameko-eventlog-dispatcher sends is stored and found, each delivery as a row.
+        """
+        from nameko_eventlog_dispatcher import EventLogDispatcher as OldEventLogDispatcher
+
+        class Old:
+            name = "old"
+            eventlog = OldEventLogDispatcher()
+
+            @dummy
+            def pay(self) -> None:
+                self.eventlog("order_paid", {"order": 4711}, {"tenant": "acme"})
+
+        start(EventLogStore, rabbit_config, uri=database, services=["old"])
+        with entrypoint_hook(start(Old, rabbit_config), "pay") as pay:
+            pay()
+
+        (found,) = stored(
+            database, 1, service="old", data={"order": 4711}, metadata={"tenant": "acme"}
+        )
+        assert ("pay", "order_paid") == (found["entrypoint_name"], found["event_type"])
 
     def test_services(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
