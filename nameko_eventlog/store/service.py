@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -64,6 +65,23 @@ class Database(DependencyProvider):
         self._writer = EventLogWriter(self.config.uri, self.container.accept)
         self._writing = Background(WRITE_SECONDS)
         self._readers = Pool(max_size=QUERIES_AT_ONCE, create=self._make_reader)
+
+    def start(self) -> None:
+        """
+        Make the tables, or bring them to this version; if that cannot be done now, it is done
+        before the first row.
+        """
+        try:
+            self._writing.run(self._writer.prepare)
+        except DatabaseError as exc:
+            _log.warning("%s: the store begins without it", exc)
+
+    def stop(self) -> None:
+        """
+        Close the connection that writes.
+        """
+        with suppress(DatabaseError):  # it does not answer: the process ends all the same
+            self._writing.run(self._writer.close)
 
     def get_dependency(self, worker_ctx: Any) -> Database:
         """

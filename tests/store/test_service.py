@@ -204,6 +204,15 @@ class TestEventLogStore:
 
         assert list(range(20)) == [one["data"]["number"] for one in stored(uri, 20)]
 
+    def test_tables(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        The tables are there as soon as the service is.
+        """
+        start(EventLogStore, rabbit_config, uri=database)
+
+        with EventLogQuery(database) as query:
+            assert [] == query.services()
+
     def test_starts_without_database(
         self, rabbit_config: Any, postgresql: PostgreSQL, start: Run
     ) -> None:
