@@ -64,7 +64,7 @@ test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they ex
 	echo "==> passed with both Namekos on Python:$$tested"
 
 .PHONY: chaos
-chaos: rabbitmq $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
+chaos: rabbitmq postgresql $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
 	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
 	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults \
 		--override-ini 'python_files=test_*.py chaos_*.py'

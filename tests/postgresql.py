@@ -100,7 +100,7 @@ class PostgreSQL:
             self._user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         self._server: subprocess.Popen[bytes] | None = None
         self._watchdog = subprocess.Popen(
-            [sys.executable, "-c", _WATCHDOG, str(self._folder)],
+            [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(self._folder)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -161,8 +161,9 @@ class PostgreSQL:
 
     def stop(self) -> None:
         """
-        Stop it: sessions are ended, what was committed is on disk.
+        Stop it: sessions are ended, what was committed is on disk. A frozen one is thawed.
         """
+        self.thaw()
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
@@ -193,7 +194,7 @@ class PostgreSQL:
         Make an empty database.
 
         Returns:
-            Its address, for SQLAlchemy.
+            Its address, as `EVENTLOG_STORE` takes it.
         """
         name = next(self._names)
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "eventlog", name)

@@ -4,12 +4,30 @@ The tests' own PostgreSQL.
 
 from __future__ import annotations
 
+import pathlib
+import subprocess
+import sys
+
 import eventlet
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from nameko_eventlog.store.databases import open_engine
+from tests.postgresql import DatabaseServerError, PostgreSQL
+from tests.waiting import wait_until
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+OWNER = """
+import time
 from tests.postgresql import PostgreSQL
+server = PostgreSQL()
+server.start()
+{then}
+print(server._folder, server._server.pid, flush=True)
+time.sleep(60)
+"""
 
 
 def execute(uri: str, statement: str) -> list[tuple[object, ...]]:
@@ -23,6 +41,17 @@ def execute(uri: str, statement: str) -> list[tuple[object, ...]]:
             return [tuple(row) for row in result] if result.returns_rows else []
     finally:
         engine.dispose()
+
+
+def is_running(pid: int) -> bool:
+    """
+    Whether there is such a process, other than a dead one that nobody waited for.
+    """
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class TestPostgreSQL:
@@ -66,3 +95,46 @@ class TestPostgreSQL:
             postgresql.thaw()
 
         assert [(1,)] == execute(uri, "SELECT 1")
+
+    def test_stop_frozen(self, postgresql: PostgreSQL) -> None:
+        """
+        A frozen server can be stopped.
+        """
+        postgresql.freeze()
+        postgresql.stop()
+
+        assert not postgresql.running
+        postgresql.start()
+
+    def test_start_fails(self) -> None:
+        """
+        A server that does not start says why.
+        """
+        server = PostgreSQL()
+        try:
+            with (server._data / "postgresql.conf").open("a") as file:
+                file.write("nonsense = 1\n")
+            with pytest.raises(DatabaseServerError) as raised:
+                server.start()
+        finally:
+            server.close()
+
+        assert 'unrecognized configuration parameter "nonsense"' in str(raised.value)
+
+    @pytest.mark.parametrize("then", ["", "server.freeze()"])
+    def test_owner_is_killed(self, then: str) -> None:
+        """
+        The server and its files go with the process that made it, killed or not, frozen or not.
+        """
+        with subprocess.Popen(
+            [sys.executable, "-c", OWNER.format(then=then)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as owner:
+            assert owner.stdout is not None
+            folder, pid = owner.stdout.readline().split()
+            owner.kill()
+
+        wait_until(lambda: not pathlib.Path(folder).exists())
+        wait_until(lambda: not is_running(int(pid)))
