@@ -43,16 +43,20 @@ eventlet.patcher.original("threading").settrace(threading.gettrace())
 
 
 @contextlib.contextmanager
-def global_config(config: Config) -> Iterator[Config]:
+def global_config(config: Config, *, alone: bool = False) -> Iterator[Config]:
     """
     Put a configuration where Nameko 3 looks for it; Nameko 2 is handed it.
+
+    Args:
+        config: It is added to what is there.
+        alone: It takes the place of what is there.
     """
     if NAMEKO == 2:
         yield config
     else:
         import nameko
 
-        with nameko.config.patch(config):
+        with nameko.config.patch(config, clear=alone):
             yield config
 
 

@@ -381,8 +381,9 @@ class TestOptions:
         """
         Without a broker's address the service does not start.
         """
-        with global_config({}) as config, pytest.raises(ConfigurationError, match="AMQP_URI"):
-            start(config, "shop")
+        with global_config({}, alone=True) as config:
+            with pytest.raises(ConfigurationError, match="AMQP_URI"):
+                start(config, "shop")
 
     def test_queue(self, rabbit_config: Any, broker: Any, start: Start) -> None:
         """

@@ -53,6 +53,14 @@ class Billing(Shop):
     name = "billing"
 
 
+class Web(Shop):
+    """
+    A third one.
+    """
+
+    name = "web"
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
@@ -126,18 +134,18 @@ class TestEventLogStore:
 
     def test_instances(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
-        Two instances and two services: every event log is there once.
+        Two instances and three services: every event log is there once.
         """
         for _ in range(2):
             start(EventLogStore, rabbit_config, uri=database, batch_size=20)
-        shops = [start(Shop, rabbit_config), start(Billing, rabbit_config)]
-        for first in range(0, 400, 50):
+        shops = [start(service, rabbit_config) for service in (Shop, Billing, Web)]
+        for first in range(0, 300, 50):
             for shop in shops:
                 pay(shop, first, 50)
 
-        bodies = stored(database, 800)
+        bodies = stored(database, 900)
 
-        assert [number for number in range(400) for _ in shops] == sorted(
+        assert [number for number in range(300) for _ in shops] == sorted(
             one["data"]["number"] for one in bodies
         )
 
