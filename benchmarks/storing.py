@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import socket
 from time import perf_counter, time
 from typing import Any
 
@@ -51,7 +52,9 @@ def body(number: int) -> dict[str, Any]:
 
 
 def _publish(uri: str, ids: list[str]) -> None:
-    with Connection(uri, transport_options={"confirm_publish": False}) as connection:
+    # a broker that writes a million messages down does not read for a while
+    options = {"confirm_publish": False, "socket_settings": {socket.TCP_USER_TIMEOUT: 0}}
+    with Connection(uri, transport_options=options) as connection:
         channel = connection.default_channel
         for number, message_id in enumerate(ids):
             channel.basic_publish(

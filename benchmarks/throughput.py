@@ -29,11 +29,11 @@ from benchmarks.container import (
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery import Message
 from nameko_eventlog.delivery.wire import (
-    BufferedReader,
     FrameGatherer,
     PropertiesEncoder,
     Publisher,
 )
+from nameko_eventlog.frames import BufferedReader
 
 
 CEILING = "ceiling"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -190,6 +190,7 @@ class EventLogConsumer(Entrypoint):
         """
         self._stopping = True
         if self._is_started:  # the service may have failed before
+            self._subscription.wake()
             self._ended.wait()
 
     def kill(self) -> None:
@@ -214,6 +215,8 @@ class EventLogConsumer(Entrypoint):
             Exception: The message becomes a dead letter.
         """
         body = message.decode(self._accept)
+        if not isinstance(body, Mapping):
+            raise ValueError(f"the body is no mapping but {body!r:.100}")
         if self.event_types is not None and body["event_type"] not in self.event_types:
             return SKIPPED
         return body
@@ -310,6 +313,7 @@ class EventLogConsumer(Entrypoint):
         self, batch: _Batch, worker_ctx: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
         self._done.append((batch, exc_info and exc_info[1]))
+        self._subscription.wake()
         return result, exc_info
 
     def _settle(self, batch: _Batch, exc: BaseException | None) -> None:

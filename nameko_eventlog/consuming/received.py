@@ -46,14 +46,16 @@ class ReceivedMessage:
         Take what is needed from a message of py-amqp's, or of one of kombu's transports.
         """
         properties = dict(message.properties)
-        headers = properties.pop("application_headers", None) or message.headers or {}
+        headers = properties.pop("application_headers", None) or _attribute(message, "headers")
         info = message.delivery_info
         body = message.body
         return cls(
             body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
-            content_type=properties.pop("content_type", None) or message.content_type,
-            content_encoding=properties.pop("content_encoding", None) or message.content_encoding,
-            headers=headers,
+            content_type=properties.pop("content_type", None)
+            or _attribute(message, "content_type"),
+            content_encoding=properties.pop("content_encoding", None)
+            or _attribute(message, "content_encoding"),
+            headers=headers or {},
             properties=properties,
             exchange=info.get("exchange") or "",
             routing_key=info.get("routing_key") or "",
@@ -87,3 +89,8 @@ class ReceivedMessage:
             self.content_encoding or "utf-8",
             accept=prepare_accept_content(accept),
         )
+
+
+def _attribute(message: Any, name: str) -> Any:
+    # kombu's messages have them all, py-amqp's those that were sent
+    return getattr(message, name, None)

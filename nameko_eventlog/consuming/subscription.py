@@ -18,13 +18,17 @@ from uuid import uuid4
 
 import eventlet
 from eventlet.event import Event
+from eventlet.hubs import get_hub, trampoline
+from greenlet import getcurrent
 from kombu import Connection, Producer
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
+from nameko_eventlog.consuming.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming.queues import QueueOptions
 from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.settling import Settling
+from nameko_eventlog.frames import Reader, open_reader
 
 
 _log = logging.getLogger("nameko_eventlog")
@@ -34,6 +38,9 @@ CONNECT_TIMEOUT = 5.0
 
 PATIENCE = 0.05
 """Seconds for which the connection is listened to before the rest has its turn."""
+
+FRAMES_AT_ONCE = 300
+"""How many frames are read, three to a message, before the rest has its turn."""
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 """Seconds between attempts to reach the broker."""
@@ -82,6 +89,8 @@ class Subscription:
             OSError,
         )
         self._channel: Any = None
+        self._reader: Reader | None = None
+        self._listener: Any = None  # the green thread that waits for the socket
         self._unsettled = Settling()
         self._stopping = False
         self._backoff = FIRST_BACKOFF
@@ -121,6 +130,13 @@ class Subscription:
         End `run`, after its turn.
         """
         self._stopping = True
+
+    def wake(self) -> None:
+        """
+        Let ``on_turn`` be called soon: there is something to settle.
+        """
+        if self._listener is not None:
+            get_hub().schedule_call_global(0, self._interrupt)
 
     def acknowledge(self, messages: list[ReceivedMessage]) -> None:
         """
@@ -171,29 +187,64 @@ class Subscription:
         channel.basic_consume(
             queue=self._options.name,
             no_ack=False,
-            callback=self._received,
+            callback=lambda message: self._received(ReceivedMessage.read(message)),
             consumer_tag=f"eventlog-{uuid4()}",
         )
+        if hasattr(self._client.connection, "on_inbound_frame"):
+            assembler = DeliveryAssembler(
+                self._client.connection, channel.channel_id, self._received
+            )
+            self._reader = open_reader(self._client.connection, assembler.handle)
         self._restored()
         while not self._stopping:
             self._listen()
             self._on_turn()
             eventlet.sleep(0)
 
-    def _received(self, message: Any) -> None:
-        received = ReceivedMessage.read(message)
+    def _received(self, received: ReceivedMessage) -> None:
         self._unsettled.add(received.delivery_tag)
         self.waiting.append(received)
 
     def _listen(self) -> None:
-        with suppress(TimeoutError):
+        try:
+            self._read()
+        except TimeoutError:
+            pass
+        except self._errors:
+            raise
+        except Exception as exc:  # of what somebody has sent, which ends no service
+            raise ConnectionError(f"what the broker sent cannot be read: {exc!r}") from exc
+        if self._client.heartbeat and monotonic() - self._beat_at > self._client.heartbeat / 4:
+            self._beat_at = monotonic()
+            self._client.heartbeat_check()
+
+    def _read(self) -> None:
+        if self._reader is None:  # one of kombu's transports that is not AMQP's
             self._client.drain_events(timeout=PATIENCE)
             until = monotonic() + PATIENCE
             while monotonic() < until:  # as long as there is something to read at once
                 self._client.drain_events(timeout=0.001)
-        if self._client.heartbeat and monotonic() - self._beat_at > self._client.heartbeat / 4:
-            self._beat_at = monotonic()
-            self._client.heartbeat_check()
+        elif not self._reader.read(FRAMES_AT_ONCE):
+            self._wait_for_more()
+            self._reader.read(FRAMES_AT_ONCE)
+
+    def _wait_for_more(self) -> None:
+        self._listener = getcurrent()
+        try:
+            trampoline(
+                self._client.connection.sock,
+                read=True,
+                timeout=PATIENCE,
+                timeout_exc=TimeoutError,
+            )
+        finally:
+            self._listener = None
+
+    def _interrupt(self) -> None:
+        # in the hub: who was woken by the socket meanwhile is no listener any more
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.throw(TimeoutError)
 
     def _lost(self, exc: BaseException) -> None:
         if not self._is_lost:
@@ -222,5 +273,6 @@ class Subscription:
     def _close(self) -> None:
         self.waiting.clear()
         self._unsettled = Settling()
+        self._reader = None
         with suppress(*self._errors, eventlet.Timeout), eventlet.Timeout(1):
             self._client.close()

@@ -22,13 +22,11 @@ from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
 from nameko_eventlog.delivery.wire import (
-    BufferedReader,
     FrameGatherer,
-    PlainReader,
     PropertiesEncoder,
     Publisher,
-    Reader,
 )
+from nameko_eventlog.frames import Reader, open_reader
 
 
 _os_socket = patcher.original("socket")
@@ -173,7 +171,7 @@ class Broker:
             self.abandon()
             raise BrokerTimeout("the process has forked meanwhile")
         if hasattr(connection, "frame_writer"):
-            self._reader = (BufferedReader if self._is_quick else PlainReader)(connection)
+            self._reader = open_reader(connection)
         self.frame_max = getattr(connection, "frame_max", None) or self.frame_max
         self._open_channel()
 

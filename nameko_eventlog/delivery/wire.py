@@ -1,29 +1,26 @@
 """
-Fewer system calls, and less encoding, around py-amqp's own frames.
+Fewer system calls, and less encoding, for the frames that py-amqp writes.
 
-The only room that leans on more of py-amqp than it documents; the tests of this module pin what
-that is. py-amqp encodes every frame and every property; here they are gathered and kept.
+It leans on more of py-amqp than that documents, as `nameko_eventlog.frames` does for reading; the
+tests of both pin what that is. py-amqp encodes every frame and every property; here they are
+gathered and kept.
 """
 
 from __future__ import annotations
 
 import functools
-import socket
-import ssl
-import struct
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from amqp import Message as AMQPMessage
 from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_writer
 from amqp.serialization import dumps
-from amqp.transport import TCPTransport
-from eventlet import patcher
 
+from nameko_eventlog import frames
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery.message import (
     Message,
@@ -33,18 +30,6 @@ from nameko_eventlog.delivery.message import (
     shortstr,
 )
 
-
-_poll = patcher.original("select").poll
-
-_FRAME_OVERHEAD = 8
-_frame_size = struct.Struct(">I")  # behind a frame's type and channel (AMQP 0-9-1, 4.2.3)
-
-# with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
-# other, eventlet lets others run until the rest is there
-_AT_ONCE = 1e-6
-
-_MOST_READ = 1 << 14
-"""Bytes taken from the operating system at once."""
 
 _MOST_KEPT = 1_000
 """Of each thing that is encoded once and kept."""
@@ -75,20 +60,7 @@ def works() -> bool:
             with gatherer.batch():
                 write(1, 1, spec.Basic.Publish, dumps("Bssbb", (0, "", "", 0, 0)), content)
             written.append(transport.written)
-        here, there = socket.socketpair()
-        with here, there:
-            reading = TCPTransport("localhost", None)
-            reading.sock, reading.connected = here, True
-            reading._setup_transport()
-            handled: list[Any] = []
-            reader = BufferedReader(
-                types.SimpleNamespace(
-                    sock=here, transport=reading, on_inbound_frame=handled.append
-                )
-            )
-            there.sendall(b"\x08\x00\x00\x00\x00\x00\x00\xce")
-            is_read = reader.read(2) == 1 and handled == [(8, 0, b"")]
-        return is_read and len(written[1]) == 1 and written[0] == written[1]
+        return frames.works() and len(written[1]) == 1 and written[0] == written[1]
     except Exception:
         return False
 
@@ -103,46 +75,6 @@ class _Frames:
 
     def write(self, frames: Any) -> None:
         self.written.append(bytes(frames))
-
-
-class Reader(Protocol):
-    """
-    What lets py-amqp handle frames.
-    """
-
-    def read(self, limit: int) -> int:
-        """
-        Let it handle the frames that are here, without waiting for more.
-        """
-
-
-class PlainReader:
-    """
-    Read by what py-amqp documents.
-
-    Args:
-        connection: An open connection.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def read(self, limit: int) -> int:
-        """
-        Let py-amqp handle the frames that are here, without waiting for more.
-
-        Args:
-            limit: How many at most.
-
-        Returns:
-            How many there were.
-        """
-        for number in range(limit):
-            try:
-                self._connection.drain_events(timeout=_AT_ONCE)
-            except TimeoutError:
-                return number
-        return limit
 
 
 class FrameGatherer:
@@ -187,100 +119,6 @@ class FrameGatherer:
             gathered, self._frames = b"".join(self._frames), None
             if gathered and self._write is not None:
                 self._write(gathered)
-
-
-class BufferedReader:
-    """
-    Read from a connection's socket in large pieces, and only when there is something to read.
-
-    py-amqp reads each frame in three pieces, and waits for the first in a way that costs a turn
-    of the hub when there is nothing to wait for.
-
-    Args:
-        connection: An open connection, on which py-amqp has read all that there was.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._transport = connection.transport
-        self._socket = connection.sock
-        self._buffer = b""
-        self._at = 0
-        self._poll = _poll()
-        self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are told of as well
-        self._receive = self._transport._quick_recv
-        self._transport._quick_recv = self.receive
-
-    def receive(self, size: int) -> bytes:
-        """
-        Return at most *size* bytes, and at least one unless the connection has ended.
-
-        In the place of the socket's ``recv``.
-        """
-        at = self._at
-        if at >= len(self._buffer):
-            self._buffer = self._receive(max(size, _MOST_READ))
-            at = 0
-        self._at = at + size
-        return self._buffer[at : at + size]
-
-    def read(self, limit: int) -> int:
-        """
-        Let py-amqp handle the frames that are here, without waiting for more.
-
-        Args:
-            limit: How many at most.
-
-        Returns:
-            How many there were; if *limit*, maybe more are here already.
-
-        Raises:
-            Exception: What py-amqp raises for what a frame says.
-            ConnectionError: If the connection has ended.
-        """
-        for number in range(limit):
-            while not self._has_frame():
-                if not self._fill():
-                    return number
-            self._connection.on_inbound_frame(self._transport.read_frame())
-        return limit
-
-    def _has_frame(self) -> bool:
-        left = len(self._buffer) - self._at
-        if left < _FRAME_OVERHEAD:
-            return False
-        (size,) = _frame_size.unpack_from(self._buffer, self._at + 3)
-        return bool(left >= size + _FRAME_OVERHEAD)
-
-    def _fill(self) -> bool:
-        if isinstance(self._socket, ssl.SSLSocket):
-            received = self._receive_tls()
-            if received is None:
-                return False
-        elif self._poll.poll(0):
-            received = self._receive(_MOST_READ)
-        else:
-            return False
-        if not received:
-            raise ConnectionResetError("the broker has closed the connection")
-        self._buffer = self._buffer[self._at :] + received
-        self._at = 0
-        return True
-
-    def _receive_tls(self) -> bytes | None:
-        # no poll tells of what is decrypted already, and what one tells of may be half a record,
-        # or none of ours
-        if not self._socket.pending() and not self._poll.poll(0):
-            return None
-        before = self._socket.gettimeout()
-        self._socket.settimeout(_AT_ONCE)
-        try:
-            received: bytes = self._receive(_MOST_READ)
-        except TimeoutError:
-            return None
-        finally:
-            self._socket.settimeout(before)
-        return received
 
 
 class PropertiesEncoder:

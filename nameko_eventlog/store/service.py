@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import eventlet
-from eventlet.pools import Pool
 from nameko.extensions import DependencyProvider
 from nameko.rpc import rpc
 from nameko.timer import timer
@@ -24,7 +23,7 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
-from nameko_eventlog.store.queries import EventLogQuery
+from nameko_eventlog.store.reading import QUERY_SECONDS, Readers
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.waiting import wait_in_real_threads
@@ -35,12 +34,6 @@ _log = logging.getLogger("nameko_eventlog")
 
 WRITE_SECONDS = 60.0
 """For how long a batch is waited for."""
-
-QUERY_SECONDS = 30.0
-"""For how long the answer of a query is waited for."""
-
-QUERIES_AT_ONCE = 4
-"""How many queries an instance of the store works on at the same time."""
 
 RETENTION_SECONDS = 60.0
 """How often what is too old is looked for."""
@@ -64,7 +57,7 @@ class Database(DependencyProvider):
         wait_in_real_threads()
         self._writer = EventLogWriter(self.config.uri, self.container.accept)
         self._writing = Background(WRITE_SECONDS)
-        self._readers = Pool(max_size=QUERIES_AT_ONCE, create=self._make_reader)
+        self.ask = Readers(self.config.uri).ask
 
     def start(self) -> None:
         """
@@ -116,17 +109,6 @@ class Database(DependencyProvider):
         """
         return Background(QUERY_SECONDS).run(Probe(self.config.uri))
 
-    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """
-        Call a method of `EventLogQuery`.
-
-        Raises:
-            InvalidQuery: If a parameter is wrong.
-            DatabaseError: If the database cannot be used.
-        """
-        with self._readers.item() as (query, thread):
-            return thread.run(partial(getattr(query, method), *args, **kwargs))
-
     def apply_retention(self) -> None:
         """
         Delete what is older than ``retention_days``, with a rest after every step.
@@ -141,9 +123,6 @@ class Database(DependencyProvider):
                 eventlet.sleep(_REST)
         except DatabaseError as exc:
             _log.warning("what is too old could not be deleted: %s", exc)
-
-    def _make_reader(self) -> tuple[EventLogQuery, Background]:
-        return EventLogQuery(self.config.uri, seconds=QUERY_SECONDS), Background(QUERY_SECONDS)
 
 
 class StoreConsumer(EventLogConsumer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import amqp
 import eventlet
 import kombu
 import pytest
@@ -16,7 +17,13 @@ from nameko.exceptions import ConfigurationError
 from nameko.testing.services import dummy, entrypoint_hook
 from nameko.testing.utils import get_extension
 
-from nameko_eventlog import EventLogConsumer, EventLogDispatcher, Unavailable, event_log_handler
+from nameko_eventlog import (
+    EventLogConsumer,
+    EventLogDispatcher,
+    Unavailable,
+    event_log_handler,
+    frames,
+)
 from tests.conftest import global_config
 from tests.delivery.proxy import Proxy
 from tests.nameko_version import event_exchange
@@ -272,6 +279,62 @@ class TestFailure:
         log.stop()
 
         assert (0, 1) == lengths(rabbit_config)
+
+    def test_unreadable_properties(
+        self, rabbit_config: Any, start: Start, handled: Handled, run_service: Any
+    ) -> None:
+        """
+        A message whose properties are no UTF-8 becomes a dead letter; those behind it are handled.
+        """
+
+        class Rubbish(amqp.Message):
+            def _serialize_properties(self) -> bytes:
+                return b"\x80\x00\x02\xff\xfe"
+
+        start(rabbit_config, "shop")
+        shop = run_service(Shop, rabbit_config)
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            connection.connection.channel().basic_publish(
+                Rubbish("{}"), exchange=event_exchange("shop").name, routing_key="log_event"
+            )
+        pay(shop, 0)
+
+        wait_until(lambda: handled.numbers == [0])
+        wait_until(lambda: lengths(rabbit_config) == (0, 1))
+
+    def test_plain_path(
+        self,
+        rabbit_config: Any,
+        start: Start,
+        handled: Handled,
+        run_service: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        With a py-amqp whose frames cannot be read otherwise, event logs come as it documents.
+        """
+        monkeypatch.setattr(frames, "works", lambda: False)
+        start(rabbit_config, "shop", batch_size=10, batch_seconds=0.1)
+        pay(run_service(Shop, rabbit_config), 0, 30)
+
+        wait_until(lambda: len(handled.numbers) == 30)
+
+    def test_settled_at_once(
+        self,
+        rabbit_config: Any,
+        start: Start,
+        handled: Handled,
+        run_service: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        What was handled is acknowledged without waiting for the broker to say something.
+        """
+        monkeypatch.setattr("nameko_eventlog.consuming.subscription.PATIENCE", 60)
+        start(rabbit_config, "shop", prefetch=1)
+        pay(run_service(Shop, rabbit_config), 0, 5)
+
+        wait_until(lambda: handled.numbers == [0, 1, 2, 3, 4])
 
     def test_connection_lost(
         self,

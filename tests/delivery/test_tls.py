@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nameko_eventlog import frames
 from nameko_eventlog.delivery import BrokerDelivery, wire
 from tests.delivery.conftest import Lines, Received, check_sum, hang_up, make_message, settled
 from tests.rabbitmq import Broker
@@ -70,6 +71,7 @@ class TestDelivery:
         Event logs of all sizes arrive, over a connection that is lost in between as well.
         """
         monkeypatch.setattr(wire, "works", lambda: quick)
+        monkeypatch.setattr(frames, "works", lambda: quick)
         delivery = make_delivery(tls_uri, settings={"ssl": options(tls_broker)})
         for number in range(3000):
             delivery.accept(make_message(number, headers={"a": "x" * (number % 500)}))

@@ -4,7 +4,6 @@ What leans on more of py-amqp than it documents.
 
 import dataclasses
 import os
-import socket
 from typing import Any
 
 import amqp
@@ -12,10 +11,10 @@ import pytest
 from amqp.serialization import loads
 from kombu import Connection
 
+from nameko_eventlog import frames
 from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import properties, sent_headers
 from nameko_eventlog.delivery.wire import (
-    BufferedReader,
     FrameGatherer,
     PropertiesEncoder,
     Publisher,
@@ -220,7 +219,7 @@ class TestWithoutIt:
         ("where", "name", "value"),
         [
             (wire, "frame_writer", lambda connection, transport: lambda *args: None),
-            (wire, "TCPTransport", object),
+            (frames, "works", lambda: False),
             (wire._Content, "_serialize_properties", lambda content: b"another"),
         ],
     )
@@ -248,6 +247,7 @@ class TestWithoutIt:
         With such a one event logs take the documented way.
         """
         monkeypatch.setattr(wire, "works", lambda: False)
+        monkeypatch.setattr(frames, "works", lambda: False)
         delivery = make_delivery(uri)
         for number in range(500):
             delivery.accept(make_message(number))
@@ -258,75 +258,3 @@ class TestWithoutIt:
         assert list(range(502)) == received.wait_for(502)
         assert 502 == check_sum(delivery)["confirmed"]
         assert delivery._relay._broker._publisher is None
-
-
-class TestBufferedReader:
-    @pytest.fixture
-    def pair(self) -> Any:
-        """
-        A connection whose reader is on one end of a pair of sockets, and the other end.
-        """
-        here, there = socket.socketpair()
-        connection = amqp.Connection()
-        transport = amqp.transport.TCPTransport("localhost:1", None)
-        transport.sock, transport.connected = here, True
-        transport._setup_transport()
-        connection._transport = transport
-        connection.handled = []
-        connection._on_inbound_frame = connection.handled.append
-        connection.reader = BufferedReader(connection)
-        with here, there:
-            yield connection, there
-
-    FRAME = b"\x01\x00\x01\x00\x00\x00\x02ab\xce"
-
-    def test_frames(self, pair: Any) -> None:
-        """
-        Whole frames are handled, so many at a time; half a frame waits for its other half.
-        """
-        connection, there = pair
-        assert 0 == connection.reader.read(10)
-        there.sendall(self.FRAME * 3 + self.FRAME[:4])
-
-        assert [2, 1, 0] == [connection.reader.read(2) for _ in range(3)]
-        there.sendall(self.FRAME[4:9])
-        assert 0 == connection.reader.read(2)
-        there.sendall(self.FRAME[9:])
-        assert 1 == connection.reader.read(2)
-        assert [(1, 1, b"ab")] * 4 == connection.handled
-
-    def test_large(self, pair: Any) -> None:
-        """
-        A frame may be larger than what is read at once.
-        """
-        connection, there = pair
-        body = os.urandom(100_000)
-        there.sendall(b"\x03\x00\x01\x00\x01\x86\xa0" + body + b"\xce")
-
-        assert 1 == connection.reader.read(2)
-        assert [(3, 1, body)] == connection.handled
-
-    def test_shared(self, pair: Any) -> None:
-        """
-        What py-amqp reads by itself comes out of the same buffer.
-        """
-        connection, there = pair
-        there.sendall(self.FRAME * 2)
-        assert 1 == connection.reader.read(1)
-
-        assert (1, 1, b"ab") == connection.transport.read_frame()
-        there.sendall(self.FRAME)
-        assert (1, 1, b"ab") == connection.transport.read_frame()
-        assert 0 == connection.reader.read(1)
-
-    def test_end(self, pair: Any) -> None:
-        """
-        The end of the connection is an error, after the frames before it.
-        """
-        connection, there = pair
-        there.sendall(self.FRAME)
-        there.close()
-
-        assert 1 == connection.reader.read(1)
-        with pytest.raises(ConnectionResetError):
-            connection.reader.read(1)

@@ -4,7 +4,6 @@ From messages to rows and rejects, whatever they hold.
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -24,6 +23,7 @@ from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.store.conftest import Make, body
+from tests.store.hostile import HOSTILE_MESSAGES
 
 
 ACCEPT = content_types(["json"])
@@ -135,34 +135,6 @@ class TestMakeRow:
         assert make_row(message(body(timestamp=soon.isoformat())), ACCEPT, now_ms())
 
 
-_TEXT = st.text(max_size=20) | st.text("\0\ud800\udfff'\"\\é☃🐍", max_size=10)
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | _TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
-    max_leaves=10,
-)
-_BODIES = st.dictionaries(st.sampled_from([*body(), "level", "meta"]), _JSON, max_size=5).map(
-    lambda changes: json.dumps({**body(), **changes}).encode(errors="surrogatepass")
-)
-_MESSAGES = st.builds(
-    ReceivedMessage,
-    body=_BODIES | _JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=50),
-    content_type=st.sampled_from(
-        ["application/json", "application/x-yaml", "text/plain", "", None]
-    ),
-    content_encoding=st.sampled_from(["utf-8", "latin-1", "binary", "nonsense", None]),
-    headers=st.dictionaries(_TEXT, _JSON, max_size=2)
-    | st.just({"compression": "application/x-gzip"}),
-    properties=st.dictionaries(
-        st.sampled_from(["message_id", "type", "app_id"]), _TEXT, max_size=3
-    ),
-    exchange=_TEXT,
-    routing_key=_TEXT,
-    redelivered=st.booleans(),
-    delivery_tag=st.just(1),
-)
-
-
 class TestHostile:
     @pytest.mark.timeout(600)
     def test_row_or_reject(self, database: str) -> None:
@@ -179,7 +151,7 @@ class TestHostile:
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         )
-        @given(st.lists(_MESSAGES, min_size=20, max_size=20))
+        @given(st.lists(HOSTILE_MESSAGES, min_size=20, max_size=20))
         def write(messages: list[ReceivedMessage]) -> None:
             before = total()
             reasons = writer.write(messages)

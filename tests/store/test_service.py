@@ -12,16 +12,25 @@ from typing import Any
 import eventlet
 import kombu
 import pytest
+from amqp.exceptions import FrameSyntaxError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kombu import Connection, Exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
+from sqlalchemy import func, select
 
 from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.store import EventLogQuery, EventLogStore
+from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.rejecting import Rejects
+from nameko_eventlog.store.schema import event_logs, rejects
 from tests.conftest import global_config
 from tests.nameko_version import NAMEKO, event_exchange
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import body
+from tests.store.hostile import HOSTILE_MESSAGES
 from tests.waiting import wait_until
 
 
@@ -117,6 +126,15 @@ def publish(config: dict[str, Any], content: bytes, **properties: Any) -> None:
         )
 
 
+def waiting(config: dict[str, Any]) -> int:
+    """
+    How many messages the store's queue has to give.
+    """
+    with Connection(config["AMQP_URI"]) as connection:
+        queue = kombu.Queue("eventlog-store", channel=connection.default_channel)
+        return int(queue.queue_declare(passive=True)[1])
+
+
 class TestEventLogStore:
     def test_stores(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
@@ -171,20 +189,84 @@ class TestEventLogStore:
         """
         What is no event log is kept with its bytes and the reason, and the service goes on.
         """
-        from nameko_eventlog.store.rejecting import Rejects
-
         start(EventLogStore, rabbit_config, uri=database, services=["shop"])
         publish(rabbit_config, b"{nonsense", content_type="application/json", headers={"x": 1})
         pay(start(Shop, rabbit_config), 0)
 
         assert 1 == len(stored(database, 1))
         wait_until(lambda: "kept as rejects" in caplog.text)
-        rejects = Rejects(database)
-        (reject,) = rejects.list()
-        rejects.close()
+        kept = Rejects(database)
+        (reject,) = kept.list()
+        kept.close()
         assert b"{nonsense" == reject.body
         assert {"x": 1} == reject.properties["headers"]
         assert reject.reason.startswith("the body cannot be decoded")
+
+    @pytest.mark.timeout(600)
+    def test_hostile(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        Five thousand hostile messages through each store: every one is a row or a reject, the
+        service stays up, and stores what comes behind them.
+        """
+        store = start(EventLogStore, rabbit_config, uri=database, services=["shop"])
+        shop = start(Shop, rabbit_config)
+        sent = 0
+        connection = Connection(rabbit_config["AMQP_URI"])
+
+        def send(message: ReceivedMessage, **properties: Any) -> None:
+            channel = connection.default_channel
+            channel.basic_publish(
+                channel.prepare_message(
+                    message.body,
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                    **properties,
+                ),
+                event_exchange("shop").name,
+                "log_event",
+            )
+
+        @settings(
+            max_examples=250,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        )
+        @given(st.lists(HOSTILE_MESSAGES, min_size=20, max_size=20))
+        def send_all(messages: list[ReceivedMessage]) -> None:
+            nonlocal sent
+            for message in messages:
+                # each is one of its own: what is a duplicate is not asked here
+                sent += 1
+                # RabbitMQ ends a connection for headers that are no text, which others may send
+                headers = {k: v for k, v in message.headers.items() if isinstance(v, str)}
+                properties = {**message.properties, "message_id": f"{sent}"}
+                try:
+                    send(message, headers=headers, properties=properties)
+                except (FrameSyntaxError, UnicodeEncodeError):  # AMQP cannot say them
+                    send(message, properties={"message_id": f"{sent}"})
+
+        send_all()
+        connection.release()
+        pay(shop, 0)
+
+        def kept() -> int:
+            engine = open_engine(database)
+            try:
+                with engine.begin() as connection:
+                    return sum(
+                        connection.scalar(select(func.count()).select_from(table)) or 0
+                        for table in (event_logs, rejects)
+                    )
+            finally:
+                engine.dispose()
+
+        wait_until(lambda: kept() >= sent + 1, 60)
+        assert sent >= 5000
+        assert sent + 1 == kept()
+        assert 1 == len(stored(database, 1, service="shop", data={"number": 0}))
+        with entrypoint_hook(store, "services") as hook:
+            assert "shop" in {one["service_name"] for one in hook()}
 
     def test_database_down(
         self,
@@ -206,7 +288,7 @@ class TestEventLogStore:
         postgresql.kill()
         try:
             pay(shop, 10, 10)
-            eventlet.sleep(2)
+            wait_until(lambda: waiting(rabbit_config) == 10)  # given back to the broker
         finally:
             postgresql.start()
 
