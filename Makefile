@@ -10,6 +10,7 @@ VERSIONS := 3.10 3.11 3.12 3.13
 MAKEFLAGS += --no-print-directory
 SEED ?= 1
 ROUNDS ?= 20
+PORT ?= 8000
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -38,6 +39,11 @@ help: ## this list
 demo: $(VENV)/.runtime ## two services, four ways in, what arrives downstream, and what the store knows
 	$(call say,demo: docs/examples/demo.py)
 	@$(VENV)/bin/python docs/examples/demo.py
+
+.PHONY: explore
+explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, with traffic: PORT=8000
+	$(call say,explore: docs/examples/explore.py)
+	@$(VENV)/bin/python docs/examples/explore.py --port $(PORT)
 
 .PHONY: test
 test: rabbitmq postgresql ## the suite on this Python with both Namekos, coverage, the built wheel
@@ -150,7 +156,7 @@ $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@# The pip that comes with Python 3.11 does not know dependency groups.
 	@$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli]' '$(NAMEKO)'
+	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli,explorer]' '$(NAMEKO)'
 	@echo "$(ORIGIN)" > $@
 
 $(VENV)/.test: $(VENV)/.runtime

@@ -17,6 +17,7 @@ from nameko.testing.services import entrypoint_hook
 
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.config import Config, parse_config
+from nameko_eventlog.explorer.config import ExplorerConfig, parse_explorer_config
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.testing import capture_event_logs
 from tests.nameko_version import NAMEKO
@@ -92,7 +93,7 @@ class TestKeys:
 
         assert [
             *("buffer_bytes", "spool_max_bytes"),
-            *("batch_seconds", "max_length", "event_type"),
+            *("batch_seconds", "max_length", "event_type", "password_hash"),
         ] == bare
 
     def test_store(self, example):
@@ -103,6 +104,15 @@ class TestKeys:
 
         assert keys == example["EVENTLOG_STORE"].keys()
         assert StoreConfig(services=("foo", "bar")) == parse_store_config(example)
+
+    def test_explorer(self, example):
+        """
+        And every key of the explorer's, with its default.
+        """
+        keys = {field.name for field in dataclasses.fields(ExplorerConfig)}
+
+        assert keys == example["EVENTLOG_EXPLORER"].keys()
+        assert ExplorerConfig() == parse_explorer_config({**example, "WEB_SERVER_ADDRESS": None})
 
 
 class TestEnvironment:

@@ -5,21 +5,18 @@ The options that say which event logs, and what they mean for one that is not st
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import click
 
 from nameko_eventlog.store.matching import is_contained, is_equal
 from nameko_eventlog.store.parameters import Filters, compile_patterns
+from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -35,13 +32,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         """
         if isinstance(value, timedelta):
             return value
-        match = _AGO.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no duration: 90s, 5m, 2h, 7d or 1w", param, ctx)
         try:
-            return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
-        except OverflowError:
-            self.fail(f"{value!r} is too long", param, ctx)
+            return parse_duration(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
@@ -57,17 +51,10 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         """
         if isinstance(value, datetime):
             return value
-        text = str(value).strip()
         try:
-            if _AGO.fullmatch(text):
-                return datetime.now(timezone.utc) - Duration().convert(text, param, ctx)
-            if text[-1:] in ("Z", "z"):
-                text = f"{text[:-1]}+00:00"
-            return datetime.fromisoformat(text).astimezone(timezone.utc)
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{value!r} is no time: say how long ago, 2h, or 2026-11-24T08:00:00", param, ctx
-            )
+            return parse_moment(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class Equality(click.ParamType):  # type: ignore[type-arg]
@@ -83,13 +70,10 @@ class Equality(click.ParamType):  # type: ignore[type-arg]
         """
         if isinstance(value, tuple):
             return value
-        path, is_there, text = str(value).partition("=")
-        if not is_there or not path:
-            self.fail(f"{value!r} is no PATH=VALUE, like customer.id=5", param, ctx)
         try:
-            return path, json.loads(text)
-        except ValueError:
-            return path, text
+            return parse_equality(str(value))
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
 
 
 class Json(click.ParamType):  # type: ignore[type-arg]

@@ -1,0 +1,8 @@
+"""
+The store's event logs on a web page: ``nameko run nameko_eventlog.explorer``.
+"""
+
+from nameko_eventlog.explorer.service import EventLogExplorer
+
+
+__all__ = ["EventLogExplorer"]

@@ -1,0 +1,159 @@
+"""
+The geometry of what is drawn: numbers for SVG's attributes, for style sheets may not be inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from nameko_eventlog.explorer.views import View
+from nameko_eventlog.store.answers import Call, Count, Trace
+from nameko_eventlog.store.times import format_time, parse_time
+
+
+WIDTH, HEIGHT = 1000, 80
+
+_BARS = 60
+_BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400)
+_WEEK = 604_800
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """
+    A bar of the histogram: what it stands for, and its segments from below.
+    """
+
+    url: str
+    label: str
+    x: float
+    width: float
+    segments: tuple[tuple[str, float, float], ...]
+    """A class of levels, the upper edge, the height."""
+
+
+def bucket_of(since: datetime, until: datetime) -> int:
+    """
+    Return a round number of seconds, of which some sixty make the range.
+    """
+    seconds = max(1.0, (until - since).total_seconds())
+    least = seconds / _BARS
+    fitting = next((one for one in _BUCKETS if one >= least), None)
+    return fitting or int(-(-least // _WEEK) * _WEEK)
+
+
+def histogram(
+    view: View,
+    since: datetime,
+    until: datetime,
+    bucket: int,
+    counts: Mapping[str, Sequence[Count]],
+) -> list[Bar]:
+    """
+    Make the bars.
+
+    Args:
+        view: What they narrow.
+        since: Where the range begins.
+        until: Where it ends.
+        bucket: The length of a bar, in seconds.
+        counts: By time, for each class of levels, from below.
+    """
+    first = int(since.timestamp()) // bucket * bucket
+    last = int(until.timestamp()) // bucket * bucket
+    number = (last - first) // bucket + 1
+    by_time: dict[int, dict[str, int]] = {}
+    for level, groups in counts.items():
+        for group in groups:
+            at = parse_time(group["group"] or "") // 1000
+            by_time.setdefault(at, {})[level] = group["count"]
+    highest = max((sum(levels.values()) for levels in by_time.values()), default=0)
+    bars: list[Bar] = []
+    for at, levels in sorted(by_time.items()):
+        begin = datetime.fromtimestamp(at, timezone.utc)
+        end = begin + timedelta(seconds=bucket)
+        top, segments = float(HEIGHT), []
+        for level in counts:
+            height = levels.get(level, 0) / highest * (HEIGHT - 4)
+            if height:
+                height = max(height, 1.5)  # a single failure among thousands is to be seen
+                top -= height
+                segments.append((level, round(max(top, 0), 2), round(height, 2)))
+        total = sum(levels.values())
+        told = ", ".join(f"{many} {level}" for level, many in levels.items() if level != "other")
+        bars.append(
+            Bar(
+                url=view.url(since=_iso(begin), until=_iso(end)),
+                label=f"{_iso(begin)}: {total}" + (f", of them {told}" if told else ""),
+                x=round((at - first) / bucket * WIDTH / number, 2),
+                width=round(WIDTH / number * 0.85, 2),
+                segments=tuple(segments),
+            )
+        )
+    return bars
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """
+    A call in the waterfall.
+    """
+
+    call: Call
+    x: float
+    width: float
+    ticks: tuple[tuple[float, Any], ...]
+    """Where each event log is."""
+
+
+def waterfall(trace: Trace) -> tuple[list[Span], float]:
+    """
+    Make the bars of a trace's calls.
+
+    Returns:
+        They, parents before children, and the length of it all in seconds.
+    """
+    intervals = {call["call_id"]: _interval(call) for call in trace["calls"]}
+    children: dict[str | None, list[str]] = {}
+    for call in trace["calls"]:
+        children.setdefault(call["parent_call_id"], []).append(call["call_id"])
+    for call in reversed(trace["calls"]):  # a call lasts at least as long as what it led to
+        own = intervals[call["call_id"]]
+        below = [intervals[child] for child in children.get(call["call_id"], [])]
+        times = [one for one in (*below, own) if one is not None]
+        if times and (own is None or call["duration"] is None):
+            intervals[call["call_id"]] = (min(t[0] for t in times), max(t[1] for t in times))
+    known = [one for one in intervals.values() if one is not None]
+    begin = min((one[0] for one in known), default=0.0)
+    length = max(max((one[1] for one in known), default=0.0) - begin, 1.0)
+    spans = []
+    for call in trace["calls"]:
+        start, end = intervals[call["call_id"]] or (begin, begin)
+        spans.append(
+            Span(
+                call=call,
+                x=round((start - begin) / length * WIDTH, 2),
+                width=round(max((end - start) / length * WIDTH, 3), 2),
+                ticks=tuple(
+                    (round((parse_time(row["time"]) - begin) / length * WIDTH, 2), row)
+                    for row in call["event_logs"]
+                ),
+            )
+        )
+    return spans, length / 1000
+
+
+def _interval(call: Call) -> tuple[float, float] | None:
+    if call["started"] is None:
+        return None
+    start = float(parse_time(call["started"]))
+    if call["duration"] is not None:
+        return start, start + call["duration"] * 1000
+    return start, max([start, *(float(parse_time(row["time"])) for row in call["event_logs"])])
+
+
+def _iso(moment: datetime) -> str:
+    return format_time(parse_time(moment)).replace(".000+00:00", "Z")

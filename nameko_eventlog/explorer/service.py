@@ -1,0 +1,227 @@
+"""
+`EventLogExplorer`: what the store has, on pages.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+import eventlet
+import msgspec
+from nameko.extensions import DependencyProvider
+from werkzeug.wrappers import Request, Response
+
+from nameko_eventlog import compat
+from nameko_eventlog.explorer import charts
+from nameko_eventlog.explorer.rendering import make_environment
+from nameko_eventlog.explorer.serving import page
+from nameko_eventlog.explorer.views import FILTERS, PAGE, View
+from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.reading import Readers
+from nameko_eventlog.store.waiting import wait_in_real_threads
+
+
+QUERY_SECONDS = 10.0
+"""For how long a page waits for the database."""
+
+# what the histogram is coloured by, from below
+_LEVELS = {"error": ["error", "critical"], "warning": ["warning"]}
+
+_ASSETS = ("explorer.css", "explorer.js", "icon.svg")
+
+
+class Pages(DependencyProvider):
+    """
+    Answers of the store, rendered.
+    """
+
+    def setup(self) -> None:
+        """
+        Read the configuration.
+
+        Raises:
+            ConfigurationError: Something in it is wrong.
+        """
+        config = parse_store_config(compat.service_config(self.container))
+        wait_in_real_threads()
+        self.ask = Readers(config.uri, QUERY_SECONDS).ask
+        self._environment = make_environment()
+
+    def get_dependency(self, worker_ctx: Any) -> Pages:
+        """
+        Return what a worker uses.
+        """
+        return self
+
+    def ask_all(self, *calls: Callable[[], Any]) -> list[Any]:
+        """
+        Make several calls at once, and wait for them all.
+        """
+        return [thread.wait() for thread in [eventlet.spawn(call) for call in calls]]
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        """
+        Return a page.
+        """
+        html = self._environment.get_template(template).render(values)
+        return Response(html, status, content_type="text/html; charset=utf-8")
+
+    def answer(self, make: Callable[[], Response]) -> Response:
+        """
+        Return the page that *make* makes, or one that says why there is none.
+        """
+        try:
+            return make()
+        except InvalidQuery as exc:
+            return self.render("problem.html", 400, title="This cannot be asked", why=str(exc))
+        except DatabaseError as exc:
+            return self.render(
+                "problem.html", 503, title="The database cannot be used", why=str(exc)
+            )
+
+
+class EventLogExplorer:
+    """
+    Shows event logs: ``nameko run nameko_eventlog.explorer --config config.yaml``.
+
+    .. versionadded:: 0.2.0
+    """
+
+    name = "eventlog_explorer"
+    pages = Pages()
+
+    @page("/")
+    def stream(self, request: Request) -> Response:
+        """
+        Show a page of event logs, and how many there are over time.
+        """
+        return self.pages.answer(partial(self._stream, View.read(request.args)))
+
+    @page("/event-log")
+    def event_log(self, request: Request) -> Response:
+        """
+        Show one event log.
+        """
+        return self.pages.answer(partial(self._event_log, request))
+
+    @page("/event-log.json")
+    def body(self, request: Request) -> Response:
+        """
+        Hand out one event log as it is, for a file.
+        """
+
+        def make() -> Response:
+            row = self._row(request)
+            if row is None:
+                return self._not_found("event log", request.args.get("id", ""))
+            return Response(
+                msgspec.json.format(msgspec.json.encode(row)),
+                content_type="application/json",
+                headers={"Content-Disposition": "attachment; filename=event-log.json"},
+            )
+
+        return self.pages.answer(make)
+
+    @page("/trace")
+    def trace(self, request: Request) -> Response:
+        """
+        Show all calls that share an origin with one.
+        """
+
+        def make() -> Response:
+            call_id = request.args.get("call", "")
+            found = self.pages.ask("trace", call_id)
+            if found is None:
+                return self._not_found("call", call_id)
+            spans, length = charts.waterfall(found)
+            return self.pages.render(
+                "trace.html", trace=found, spans=spans, length=length, asked=call_id,
+                chart=charts,
+            )  # fmt: skip
+
+        return self.pages.answer(make)
+
+    @page("/static/<string:name>")
+    def asset(self, request: Request, name: str) -> Response:
+        """
+        Hand out one of the package's own files.
+        """
+        if name not in _ASSETS:
+            return self._not_found("file", name)
+        content = files("nameko_eventlog.explorer").joinpath("static").joinpath(name).read_bytes()
+        return Response(
+            content,
+            content_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            headers={"Cache-Control": "max-age=300"},
+        )
+
+    def _stream(self, view: View) -> Response:
+        given = view.parameters()
+        until = given.get("until") or datetime.now(timezone.utc)
+        since = given.get("since") or until - timedelta(days=1)
+        bucket = charts.bucket_of(since, until)
+        counted = {**given, "since": since, "until": until}
+        count = partial(
+            self.pages.ask, "count", group_by="time", bucket=bucket, limit=1000, **counted
+        )
+        levels = {
+            name: [level for level in of if level in given.get("level", of)]
+            for name, of in _LEVELS.items()
+        }
+        found, total, *by_level = self.pages.ask_all(
+            partial(
+                self.pages.ask, "query", order=view.order, limit=PAGE, cursor=view.cursor, **given
+            ),
+            count,
+            *(partial(count, level=some) if some else list for some in levels.values()),
+        )
+        counts: dict[str, Any] = dict(zip(levels, by_level, strict=True))
+        counts["other"] = _rest(total, by_level)
+        return self.pages.render(
+            "stream.html",
+            view=view,
+            rows=found["event_logs"],
+            following=found["cursor"],
+            bars=charts.histogram(view, since, until, bucket, counts),
+            total=sum(group["count"] for group in total),
+            since=since,
+            until=until,
+            chart=charts,
+            filters=FILTERS,
+        )
+
+    def _event_log(self, request: Request) -> Response:
+        row = self._row(request)
+        if row is None:
+            return self._not_found("event log", request.args.get("id", ""))
+        stack = row["body"].get("call_stack") or []
+        return self.pages.render("event_log.html", row=row, body=row["body"], stack=stack)
+
+    def _row(self, request: Request) -> Any:
+        return self.pages.ask("get", request.args.get("id", ""))
+
+    def _not_found(self, what: str, which: str) -> Response:
+        return self.pages.render(
+            "problem.html",
+            404,
+            title=f"There is no such {what}",
+            why=f"{which[:200]!r} is not in the store: it may have been deleted by its retention,"
+            " or not have arrived yet.",
+        )
+
+
+def _rest(total: list[Any], parts: list[list[Any]]) -> list[dict[str, Any]]:
+    taken: dict[str, int] = {}
+    for part in parts:
+        for group in part:
+            taken[group["group"]] = taken.get(group["group"], 0) + group["count"]
+    # counted one after the other: what has come in between is nobody's
+    rest = [(one["group"], one["count"] - taken.get(one["group"], 0)) for one in total]
+    return [{"group": group, "count": count} for group, count in rest if count > 0]

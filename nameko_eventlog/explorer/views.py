@@ -1,0 +1,172 @@
+"""
+What a URL asks for, and the URLs that ask for a little more, or less.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.typed import parse_equality, parse_moment
+
+
+NAMES = ("service", "entrypoint", "event_type", "level", "call_id", "origin_call_id")
+EQUALITIES = ("data", "metadata")
+CONTAINMENTS = ("data_contains", "metadata_contains")
+RANGE = ("since", "until")
+FILTERS = (*NAMES, *EQUALITIES, *CONTAINMENTS, "text", *RANGE)
+
+PAGE = 100
+"""How many event logs are on a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """
+    A filter that is on: what it is, and the URL without it.
+    """
+
+    name: str
+    value: str
+    without: str
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    The stream as a URL asks for it.
+
+    Args:
+        filters: Pairs of a filter's name and what was typed.
+        order: ``newest`` or ``oldest`` first.
+        cursor: Of the page before.
+    """
+
+    filters: tuple[tuple[str, str], ...] = ()
+    order: str = "newest"
+    cursor: str | None = None
+
+    @classmethod
+    def read(cls, arguments: Any) -> View:
+        """
+        Take what is there of a URL's arguments; empty fields of a form are none.
+        """
+        return cls(
+            tuple(
+                (name, value.strip())
+                for name in FILTERS
+                for value in arguments.getlist(name)
+                if value.strip()
+            ),
+            arguments.get("order") or "newest",
+            arguments.get("cursor") or None,
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """
+        Return the parameters of `EventLogQuery.query` and `count`, without order and cursor.
+
+        Raises:
+            InvalidQuery: Something was typed that cannot be read.
+        """
+        given: dict[str, Any] = {}
+        for name, value in self.filters:
+            try:
+                if name in NAMES:
+                    given.setdefault(name, []).append(value)
+                elif name in EQUALITIES:
+                    path, wanted = parse_equality(value)
+                    given.setdefault(name, {})[path] = wanted
+                elif name in CONTAINMENTS:
+                    given[name] = json.loads(value)
+                elif name in RANGE:
+                    given[name] = parse_moment(value)
+                else:
+                    given[name] = value
+            except ValueError as exc:
+                raise InvalidQuery(name, value, str(exc)) from None
+        return given
+
+    def values(self, name: str) -> list[str]:
+        """
+        Return what was typed for a filter.
+        """
+        return [value for of, value in self.filters if of == name]
+
+    def chips(self) -> list[Chip]:
+        """
+        Return the filters that are on.
+        """
+        return [
+            Chip(
+                name.replace("_", " "),
+                value,
+                self._url(pair for pair in self.filters if pair != (name, value)),
+            )
+            for name, value in self.filters
+        ]
+
+    def url(self, **changes: str | None) -> str:
+        """
+        Return the URL with filters set, or left out, on its first page.
+        """
+        kept = [pair for pair in self.filters if pair[0] not in changes]
+        new = [(name, value) for name, value in changes.items() if value is not None]
+        return self._url([*kept, *new])
+
+    def page_url(self, cursor: str) -> str:
+        """
+        Return the URL of the page behind this one.
+        """
+        return self._url(self.filters, cursor=cursor)
+
+    def other_order(self) -> str:
+        """
+        Return the URL of the same the other way round.
+        """
+        order = "newest" if self.order == "oldest" else "oldest"
+        return View(self.filters, order)._url(self.filters)
+
+    def _url(self, filters: Iterable[tuple[str, str]], **more: str) -> str:
+        pairs = [*filters, *more.items()]
+        if self.order != "newest":
+            pairs.append(("order", self.order))
+        return f"/?{urlencode(pairs)}" if pairs else "/"
+
+
+def stream_url(filters: Mapping[str, str]) -> str:
+    """
+    Return the URL of the stream with these filters.
+    """
+    return View(tuple(filters.items())).url()
+
+
+def event_log_url(message_id: str) -> str:
+    """
+    Return the URL of an event log.
+    """
+    return f"/event-log?{urlencode({'id': message_id})}"
+
+
+def trace_url(call_id: str) -> str:
+    """
+    Return the URL of the trace that a call is in.
+    """
+    return f"/trace?{urlencode({'call': call_id})}"
+
+
+def field_url(path: tuple[str, ...], value: Any) -> str | None:
+    """
+    Return the URL of the event logs with the same value in a field of the body, or None if no
+    filter can say it.
+    """
+    kind, keys = ("data", path[1:]) if path[0] == "data" else ("metadata", path)
+    if not keys or any(not key or "." in key or "=" in key for key in keys):
+        return None
+    if isinstance(value, (dict, list)) or len(str(value)) > 200:
+        return None
+    return stream_url({kind: f"{'.'.join(keys)}={json.dumps(value)}"})

@@ -1,0 +1,65 @@
+"""
+What people type, on the command line and into a page: times, and paths with their values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def parse_duration(text: str) -> timedelta:
+    """
+    Read ``90s``, ``5m``, ``2h``, ``7d``, ``1w``.
+
+    Raises:
+        ValueError: It is no duration, or too long.
+    """
+    match = _AGO.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration: 90s, 5m, 2h, 7d or 1w")
+    try:
+        return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        raise ValueError(f"{text!r} is too long") from None
+
+
+def parse_moment(text: str) -> datetime:
+    """
+    Read how long ago, ``2h``, or ISO 8601; without an offset in the zone of this machine.
+
+    Raises:
+        ValueError: It is no time.
+    """
+    text = text.strip()
+    try:
+        if _AGO.fullmatch(text):
+            return datetime.now(timezone.utc) - parse_duration(text)
+        iso = f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text
+        return datetime.fromisoformat(iso).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is no time: say how long ago, 2h, or 2026-11-24T08:00:00"
+        ) from None
+
+
+def parse_equality(text: str) -> tuple[str, Any]:
+    """
+    Read ``customer.id=5``: a path and a JSON value, or text.
+
+    Raises:
+        ValueError: It has no path, or no value.
+    """
+    path, is_there, value = text.partition("=")
+    if not is_there or not path:
+        raise ValueError(f"{text!r} is no PATH=VALUE, like customer.id=5")
+    try:
+        return path, json.loads(value)
+    except ValueError:
+        return path, value

@@ -1,0 +1,449 @@
+"""
+The explorer's pages, over HTTP and a real database.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from nameko.exceptions import ConfigurationError
+from werkzeug.security import generate_password_hash
+
+from nameko_eventlog.explorer.access import MOST_FAILURES
+from nameko_eventlog.explorer.config import (
+    DEFAULT_ADDRESS,
+    is_loopback,
+    parse_explorer_config,
+)
+from nameko_eventlog.explorer.serving import HEADERS
+from tests.explorer.conftest import Explorer
+from tests.rabbitmq import free_ports
+
+
+Start = Callable[..., Explorer]
+Stored = Callable[..., list[str]]
+
+TRACE: tuple[dict[str, Any], ...] = (
+    {
+        "service_name": "web",
+        "entrypoint_name": "get",
+        "call_id": "web.get.1",
+        "call_stack": ["web.get.1"],
+    },
+    {
+        "call_id": "shop.pay.2",
+        "call_stack": ["web.get.1", "shop.pay.2"],
+        "event_type": "entrypoint_failed",
+        "duration": 0.25,
+        "exception": {"exc_type": "ValueError"},
+    },
+    {
+        "service_name": "mail",
+        "entrypoint_name": "send",
+        "call_id": "mail.send.4",
+        "call_stack": ["web.get.1", "queue.put.3", "mail.send.4"],
+    },
+)
+
+
+def links(page: str) -> list[str]:
+    """
+    Return where a page leads.
+    """
+    return [unescape(one) for one in re.findall(r'href="([^"]*)"', page)]
+
+
+def types(page: str) -> list[str]:
+    """
+    Return the event types of a stream's rows, from above.
+    """
+    rows = page.partition('<tbody id="rows">')[2]
+    return re.findall(r'<td><a href="[^"]*"><bdi>([^<]*)</bdi></a></td>', rows)
+
+
+class TestStream:
+    def test_rows(self, explorer: Start, stored: Stored) -> None:
+        """
+        The newest first, with level, where, what and the essence of the data.
+        """
+        stored({"event_type": "first"}, {"level": "error", "data": {"order": 4711, "who": "a"}})
+        page = explorer().get("/").text
+
+        assert ["order_paid", "first"] == types(page)
+        assert "order=4711  who=a" in page
+        assert 'class="error"' in page
+        assert "shop" in page
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("event_type=order_*", ["order_sent", "order_paid"]),
+            ("event_type=login&event_type=order_paid", ["login", "order_paid"]),
+            ("service=web", ["login"]),
+            ("level=error", ["order_sent"]),
+            ("call_id=c", ["login"]),
+            ("data=customer.id%3D5", ["order_paid"]),
+            ("data_contains=" + quote('{"items": [{"sku": 1}]}'), ["order_sent"]),
+            ("metadata=meta%3Dx", ["login"]),
+            ("text=SKU", ["order_sent"]),
+            ("since=1h&order=oldest", ["order_paid", "order_sent", "login"]),
+            ("until=1h", []),
+            ("service=&text=+", ["login", "order_sent", "order_paid"]),
+        ],
+    )
+    def test_filters(
+        self, explorer: Start, stored: Stored, query: str, expected: list[str]
+    ) -> None:
+        """
+        The URL bears all that `query` knows, so that a view can be sent to somebody.
+        """
+        stored(
+            {"event_type": "order_paid", "level": "info", "data": {"customer": {"id": 5}}},
+            {"event_type": "order_sent", "level": "error", "data": {"items": [{"sku": 1}]}},
+            {"event_type": "login", "service_name": "web", "meta": "x", "call_id": "c"},
+        )
+
+        assert expected == types(explorer().get(f"/?{query}").text)
+
+    def test_chips(self, explorer: Start, stored: Stored) -> None:
+        """
+        Each filter that is on can be left out.
+        """
+        stored({})
+        page = explorer().get("/?service=shop&level=error&order=oldest").text
+
+        assert "/?level=error&order=oldest" in links(page)
+        assert "/?service=shop&order=oldest" in links(page)
+        assert "Nothing is like that" in page
+
+    def test_pages(self, explorer: Start, stored: Stored) -> None:
+        """
+        The link at the end leads to what comes behind, which new rows do not move.
+        """
+        stored(*({"event_type": f"type_{number}"} for number in range(150)))
+        running = explorer()
+        first = running.get("/?service=shop").text
+        (following,) = (one for one in links(first) if "cursor=" in one)
+        stored({"event_type": "new"})
+        second = running.get(following).text
+
+        assert [f"type_{number}" for number in range(149, 49, -1)] == types(first)
+        assert [f"type_{number}" for number in range(49, -1, -1)] == types(second)
+        assert not any("cursor=" in one for one in links(second))
+
+    def test_histogram(self, explorer: Start, stored: Stored) -> None:
+        """
+        Its bars say how many there are, of which levels, and narrow the range.
+        """
+        stored({"level": "info"}, {"level": "error"}, {"level": "warning"}, {})
+        running = explorer()
+        page = running.get("/?service=shop").text
+
+        found = re.findall(r'aria-label="[^"]*: (\d+)([^"]*)"', page)
+        assert 4 == sum(int(number) for number, _ in found)
+        assert {"error", "warning", "other"} <= set(re.findall(r'rect class="(\w+)"', page))
+        bars = [one for one in links(page) if "since=" in one and "until=" in one]
+        assert 4 == sum(len(types(running.get(one).text)) for one in dict.fromkeys(bars))
+        assert all("service=shop" in one for one in bars)
+
+    def test_empty(self, explorer: Start, stored: Stored) -> None:
+        """
+        Without event logs it says how one gets some.
+        """
+        stored()
+
+        assert "The store is empty" in explorer().get("/").text
+
+    @pytest.mark.parametrize(
+        ("query", "said"),
+        [
+            ("since=yesterday", "since='yesterday': 'yesterday' is no time"),
+            ("data=5", "data='5': '5' is no PATH=VALUE"),
+            ("data_contains=%7B", "data_contains='{'"),
+            ("order=up", "order='up'"),
+            ("cursor=x", "cursor='x'"),
+            ("since=1h&until=2h", "until="),
+        ],
+    )
+    def test_wrong(self, explorer: Start, stored: Stored, query: str, said: str) -> None:
+        """
+        What cannot be asked is named, with its value.
+        """
+        stored({})
+        answer = explorer().get(f"/?{query}")
+
+        assert 400 == answer.status
+        assert said in unescape(answer.text)
+
+    def test_no_database(self, explorer: Start) -> None:
+        """
+        Without a database it says which is missing, and does not make one.
+        """
+        answer = explorer().get("/")
+
+        assert 503 == answer.status
+        assert "eventlog.db" in answer.text
+
+
+class TestEventLog:
+    def test_body(self, explorer: Start, stored: Stored) -> None:
+        """
+        The whole body, with links to what it mentions, which lead to something.
+        """
+        (message_id,) = stored({**TRACE[1], "data": {"customer": {"id": 5, "a.b": 1}, "tags": []}})
+        running = explorer()
+        page = running.get(f"/event-log?id={message_id}").text
+
+        assert "/trace?call=shop.pay.2" in links(page)
+        assert "/?call_id=web.get.1" in links(page)  # the caller
+        assert "/?data=customer.id%3D5" in links(page)
+        assert not any("a.b" in one for one in links(page))
+        for link in links(page):
+            if link.startswith("/"):
+                assert 200 == running.get(link).status, link
+
+    def test_file(self, explorer: Start, stored: Stored) -> None:
+        """
+        It can be had as a file.
+        """
+        (message_id,) = stored({"data": {"a": "<b>"}})
+        answer = explorer().get(f"/event-log.json?id={message_id}")
+
+        assert {"a": "<b>"} == json.loads(answer.content)["body"]["data"]
+        assert "attachment" in answer.headers["Content-Disposition"]
+
+    @pytest.mark.parametrize("path", ["/event-log?id=x", "/event-log.json?id=x", "/trace?call=x"])
+    def test_unknown(self, explorer: Start, stored: Stored, path: str) -> None:
+        """
+        What is not there is said to be missing.
+        """
+        stored({})
+        answer = explorer().get(path)
+
+        assert 404 == answer.status
+        assert "is not in the store" in answer.text
+
+    @pytest.mark.parametrize("path", ["/event-log", "/trace"])
+    def test_no_id(self, explorer: Start, stored: Stored, path: str) -> None:
+        """
+        An id has to be given.
+        """
+        stored({})
+
+        assert 400 == explorer().get(path).status
+
+
+class TestTrace:
+    def test_calls(self, explorer: Start, stored: Stored) -> None:
+        """
+        All calls of an origin: durations, failures, and those known by what they called.
+        """
+        stored(*TRACE)
+        running = explorer()
+        page = running.get("/trace?call=mail.send.4").text
+
+        assert "4 calls" in page
+        assert "250.0 ms" in page
+        assert re.search(r'<li class="failed">\s*<div class="call depth1">', page)
+        assert re.search(r'<li class="open unknown">', page)
+        assert re.search(r'<li class="open asked">', page)
+        assert ["web.get", "queue.put", "mail.send", "shop.pay"] == re.findall(
+            r'<div class="call[^>]*>\s*<a [^>]*><bdi>([^<]*)', page
+        )
+
+
+class TestHostile:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "<script>alert(1)</script>",
+            '"><img src=x onerror=alert(1)>',
+            "javascript:alert(1)",
+            "{{ 7 * 7 }}{% raw %}",
+            "\x1b[31mred\x1b[0m",
+            "\u202egnp.exe",
+            "x" * 1_000_000,
+        ],
+    )
+    def test_escaped(self, explorer: Start, stored: Stored, text: str) -> None:
+        """
+        Event data is text, wherever it stands, and nothing else.
+        """
+        short = text[:400]
+        (message_id,) = stored(
+            {
+                "service_name": short,
+                "event_type": short,
+                "entrypoint_name": short,
+                "call_id": short,
+                "call_stack": [short],
+                "level": short,
+                "data": {text: text, "list": [text]},
+                short: text,
+            }
+        )
+        running = explorer()
+        paths = ("/", f"/event-log?id={message_id}", f"/trace?call={quote(short)}")
+        for path in (*paths, f"/?service={quote(short)}", f"/?cursor={quote(short)}"):
+            page = running.get(path).text
+            assert len(page) < 500_000
+            for tag in ("<img", "<script>", "\x1b", "\u202e"):
+                assert tag not in page, path
+            assert 1 == page.count("<script")
+            assert all(one[:1] in ("/", "#") for one in links(page))
+
+    def test_shown(self, explorer: Start, stored: Stored) -> None:
+        """
+        What would turn the text around it is shown as what it is.
+        """
+        stored({"data": {"name": "a\u202eb\x1b[0m"}})
+
+        assert r"name=a\u202eb\x1b[0m" in explorer().get("/").text
+
+
+class TestServing:
+    def test_headers(self, explorer: Start, stored: Stored) -> None:
+        """
+        Every answer forbids what no page of ours needs, those of Nameko's own among them.
+        """
+        stored({})
+        running = explorer(username="ops", password_hash=generate_password_hash("secret"))
+        credentials = ("ops", "secret")
+        answers = [
+            running.get(path, credentials=credentials)
+            for path in ("/", "/?since=x", "/nowhere", "/static/explorer.js")
+        ]
+        answers.append(running.get("/"))
+
+        assert [200, 400, 404, 200, 401] == [one.status for one in answers]
+        for answer in answers:
+            for name in HEADERS.keys() - {"Cache-Control"}:
+                assert HEADERS[name] == answer.headers[name]
+            assert answer.headers["Set-Cookie"] is None
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+    def test_methods(self, explorer: Start, stored: Stored, method: str) -> None:
+        """
+        There is nothing that could be changed.
+        """
+        stored({})
+
+        assert 405 == explorer().get("/", method).status
+
+    @pytest.mark.parametrize("name", ["../service.py", "%2e%2e/service.py", "x", "page.html"])
+    def test_assets(self, explorer: Start, stored: Stored, name: str) -> None:
+        """
+        Of the package's files only those are handed out that a page needs.
+        """
+        stored({})
+
+        assert 404 == explorer().get(f"/static/{name}").status
+
+    def test_weight(self, explorer: Start, stored: Stored) -> None:
+        """
+        A full page weighs less than 150 kB, with all that it loads.
+        """
+        stored(*({"level": "info", "data": {"order": n, "text": "x" * 100}} for n in range(100)))
+        running = explorer()
+        names = ("explorer.css", "explorer.js", "icon.svg")
+        pages = [running.get(path) for path in ("/", *(f"/static/{name}" for name in names))]
+
+        assert all(200 == page.status for page in pages)
+        assert sum(len(page.content) for page in pages) < 150_000
+
+    def test_credentials(self, explorer: Start, stored: Stored) -> None:
+        """
+        With credentials in the configuration nothing is shown without them.
+        """
+        stored({})
+        running = explorer(username="ops", password_hash=generate_password_hash("s:e\u00e9"))
+
+        def status(*credentials: str) -> int:
+            return running.get("/", credentials=credentials or None).status  # type: ignore[arg-type]
+
+        assert 401 == status()
+        assert 401 == status("ops", "wrong")
+        assert 401 == status("root", "s:e\u00e9")
+        assert [200, 200] == [status("ops", "s:e\u00e9") for _ in range(2)]
+        assert 401 == status("ops", "wrong")
+        assert 401 == running.get("/static/explorer.js").status
+        assert "Basic" in running.get("/").headers["WWW-Authenticate"]
+
+    def test_throttled(self, explorer: Start, stored: Stored) -> None:
+        """
+        Who guesses has to wait; who was right before has not.
+        """
+        stored({})
+        running = explorer(username="ops", password_hash=generate_password_hash("secret"))
+        assert 200 == running.get("/", credentials=("ops", "secret")).status
+        guesses = [
+            running.get("/", credentials=("ops", f"{number}")).status
+            for number in range(MOST_FAILURES + 2)
+        ]
+
+        assert [401] * MOST_FAILURES + [429] * 2 == guesses
+        assert 200 == running.get("/", credentials=("ops", "secret")).status
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize("address", ["0.0.0.0:8000", "8000", "192.168.0.1:80"])
+    def test_open_address(self, explorer: Start, address: str) -> None:
+        """
+        Where others reach it, it does not start without credentials.
+        """
+        with pytest.raises(ConfigurationError) as raised:
+            explorer(address)
+
+        assert (
+            f"WEB_SERVER_ADDRESS is {address!r}, where others reach the explorer: set"
+            " EVENTLOG_EXPLORER.username and EVENTLOG_EXPLORER.password_hash, or bind to"
+            " 127.0.0.1:8000, or say EVENTLOG_EXPLORER.allow_anonymous: true"
+        ) == str(raised.value)
+
+    def test_said_explicitly(self, explorer: Start, stored: Stored) -> None:
+        """
+        Unless it is told that everybody may read.
+        """
+        stored({})
+        running = explorer(f"0.0.0.0:{free_ports(1)[0]}", allow_anonymous=True)
+        running.address = running.address.replace("0.0.0.0", "127.0.0.1")
+
+        assert 200 == running.get("/").status
+
+    @pytest.mark.parametrize(
+        ("section", "said"),
+        [
+            ({"username": "ops"}, "username and password_hash together"),
+            ({"password_hash": "scrypt:1:1:1$a$b"}, "username and password_hash together"),
+            ({"user": "ops"}, "did you mean 'username'"),
+            ({"allow_anonymous": "yes"}, "must be true or false, not 'yes'"),
+        ],
+    )
+    def test_wrong(self, explorer: Start, section: dict[str, Any], said: str) -> None:
+        """
+        What is wrong in the configuration is named.
+        """
+        with pytest.raises(ConfigurationError, match=said):
+            explorer(**section)
+
+    def test_password_in_clear(self, explorer: Start) -> None:
+        """
+        A password in the place of its hash is refused, and not repeated.
+        """
+        with pytest.raises(ConfigurationError, match="generate_password_hash") as raised:
+            explorer(username="ops", password_hash="hunter2")
+
+        assert "hunter2" not in str(raised.value)
+
+    def test_default_address(self) -> None:
+        """
+        Without an address it is on loopback.
+        """
+        assert parse_explorer_config({})
+        assert is_loopback(DEFAULT_ADDRESS)
