@@ -9,11 +9,13 @@ loggers are off, and its pool has one connection that nobody else asks for.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from eventlet import patcher
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
@@ -27,6 +29,8 @@ BUSY_SECONDS = 30.0
 
 CONNECT_SECONDS = 5
 """For how long PostgreSQL is waited for."""
+
+_time = patcher.original("time")
 
 
 class DatabaseError(EventLogError):
@@ -146,10 +150,28 @@ def _set_up_sqlite(engine: Engine, begin: str) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # pysqlite begins no transactions of its own
-        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous = FULL").close()
         matching.teach_sqlite(connection)
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _use_wal(connection: Any) -> None:
+    """
+    Let writers and readers of a file go on beside each other.
+
+    While another process is just changing a new file over, SQLite answers at once that it is
+    locked, whatever the timeout: it would wait for itself. So it is asked again.
+    """
+    deadline = _time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+            return
+        except sqlite3.OperationalError as exc:
+            if "locked" not in str(exc) or _time.monotonic() >= deadline:
+                raise
+            _time.sleep(0.01)
