@@ -4,7 +4,9 @@ Schemas, engines, retention, and the writer's troubles.
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import eventlet
@@ -63,6 +65,24 @@ class TestMigrate:
 
         with EventLogQuery(database) as query:
             assert [] == query.services()
+
+    def test_file_in_use(self, tmp_path: Path) -> None:
+        """
+        A new file that another instance is just writing to is waited for.
+        """
+        path = tmp_path / "eventlog.db"
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("CREATE TABLE others (one)")
+        other.execute("BEGIN IMMEDIATE")
+        engine = open_engine(f"sqlite:///{path}", writes=True)
+        waiting = eventlet.spawn(tpool.execute, migrate, engine)
+        eventlet.sleep(0.2)
+        other.execute("ROLLBACK")
+        waiting.wait()
+
+        assert "wal" == other.execute("PRAGMA journal_mode").fetchone()[0]
+        engine.dispose()
+        other.close()
 
     def test_later_version(self, database: str, message: Make) -> None:
         """
