@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from eventlet import patcher, tpool
 from nameko.exceptions import ConfigurationError
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.background import Background
@@ -79,10 +79,12 @@ class TestMigrate:
         eventlet.sleep(0.2)
         other.execute("ROLLBACK")
         waiting.wait()
-
-        assert "wal" == other.execute("PRAGMA journal_mode").fetchone()[0]
-        engine.dispose()
         other.close()
+
+        with engine.connect() as connection:
+            assert "wal" == connection.scalar(text("PRAGMA journal_mode"))
+            assert inspect(connection).has_table("event_logs")
+        engine.dispose()
 
     def test_later_version(self, database: str, message: Make) -> None:
         """
