@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.matching import is_contained, is_equal
 from nameko_eventlog.store.parameters import Filters, compile_patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
@@ -105,6 +106,7 @@ _OPTIONS = (
         "--type", "-t", "event_type", multiple=True, help="The event type; * is any text."
     ),
     click.option("--level", "-l", multiple=True, help="The level: info, error, ..."),
+    click.option("--caller", multiple=True, help="The service that has called."),
     click.option("--call", "call_id", multiple=True, help="The call id."),
     click.option("--origin", "origin_call_id", multiple=True, help="The origin's call id."),
     click.option("--data", type=Equality(), multiple=True, help="What is at a path of the data."),
@@ -166,7 +168,9 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
         if not isinstance(body, dict):
             return False
         stack = body.get("call_stack") or [None]
-        seen = {**body, "origin_call_id": stack[0]}
+        seen = {**body, "origin_call_id": stack[0], "caller": None}
+        if len(stack) > 1:
+            seen["caller"] = names_of(str(stack[-2]))[0]
         if not all(seen.get(name) in values for name, values in filters.columns.items()):
             return False
         if types is not None and not types.fullmatch(str(body.get("event_type"))):

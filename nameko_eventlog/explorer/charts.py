@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from nameko_eventlog.explorer.views import View
+from nameko_eventlog.explorer.views import View, typed_time
 from nameko_eventlog.store.answers import Call, Count, Trace
-from nameko_eventlog.store.times import format_time, parse_time
+from nameko_eventlog.store.times import parse_time
 
 
 WIDTH, HEIGHT = 1000, 80
@@ -86,8 +86,8 @@ def histogram(
         told = ", ".join(f"{many} {level}" for level, many in levels.items() if level != "other")
         bars.append(
             Bar(
-                url=view.url(since=_iso(begin), until=_iso(end)),
-                label=f"{_iso(begin)}: {total}" + (f", of them {told}" if told else ""),
+                url=view.url(since=typed_time(begin), until=typed_time(end)),
+                label=f"{typed_time(begin)}: {total}" + (f", of them {told}" if told else ""),
                 x=round((at - first) / bucket * WIDTH / number, 2),
                 width=round(WIDTH / number * 0.85, 2),
                 segments=tuple(segments),
@@ -153,7 +153,3 @@ def _interval(call: Call) -> tuple[float, float] | None:
     if call["duration"] is not None:
         return start, start + call["duration"] * 1000
     return start, max([start, *(float(parse_time(row["time"])) for row in call["event_logs"])])
-
-
-def _iso(moment: datetime) -> str:
-    return format_time(parse_time(moment)).replace(".000+00:00", "Z")

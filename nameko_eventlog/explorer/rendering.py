@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from nameko_eventlog.explorer import views
-from nameko_eventlog.store.answers import EventLogRow
+from nameko_eventlog.store.answers import FAILURE_LEVELS, EventLogRow
 
 
 MOST_SHOWN = 20_000
@@ -74,7 +74,7 @@ def level_class(level: Any) -> str:
     """
     Return what a level is drawn as: ``error``, ``warning`` or ``other``.
     """
-    if level in ("error", "critical", "fatal"):
+    if level in FAILURE_LEVELS:
         return "error"
     return "warning" if level in ("warning", "warn") else "other"
 
@@ -86,6 +86,13 @@ def seconds(value: float) -> str:
     if value < 1:
         return f"{value * 1000:.1f} ms"
     return f"{value:.2f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+def shortened(text: str, most: int) -> str:
+    """
+    Return a name that fits where there is room for *most* characters.
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _cut(text: str, most: int) -> str:
@@ -105,6 +112,7 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shortened"] = shortened
     environment.globals.update(
         event_log_url=views.event_log_url,
         trace_url=views.trace_url,

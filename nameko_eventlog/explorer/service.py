@@ -17,10 +17,11 @@ from nameko.extensions import DependencyProvider
 from werkzeug.wrappers import Request, Response
 
 from nameko_eventlog import compat
-from nameko_eventlog.explorer import charts
+from nameko_eventlog.explorer import charts, service_map
 from nameko_eventlog.explorer.rendering import make_environment
 from nameko_eventlog.explorer.serving import page
-from nameko_eventlog.explorer.views import FILTERS, PAGE, View
+from nameko_eventlog.explorer.views import FILTERS, PAGE, RANGE, View, map_url, typed_time
+from nameko_eventlog.store.answers import FAILURE_LEVELS
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
@@ -32,7 +33,9 @@ QUERY_SECONDS = 10.0
 """For how long a page waits for the database."""
 
 # what the histogram is coloured by, from below
-_LEVELS = {"error": ["error", "critical"], "warning": ["warning"]}
+_LEVELS = {"error": list(FAILURE_LEVELS), "warning": ["warning", "warn"]}
+
+_RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
 
 _ASSETS = ("explorer.css", "explorer.js", "icon.svg")
 
@@ -148,6 +151,14 @@ class EventLogExplorer:
 
         return self.pages.answer(make)
 
+    @page("/map")
+    def service_map(self, request: Request) -> Response:
+        """
+        Show which services called which.
+        """
+        asked = {name: request.args.get(name, "").strip() for name in RANGE}
+        return self.pages.answer(partial(self._service_map, asked))
+
     @page("/static/<string:name>")
     def asset(self, request: Request, name: str) -> Response:
         """
@@ -164,8 +175,7 @@ class EventLogExplorer:
 
     def _stream(self, view: View) -> Response:
         given = view.parameters()
-        until = given.get("until") or datetime.now(timezone.utc)
-        since = given.get("since") or until - timedelta(days=1)
+        since, until = _range(given)
         bucket = charts.bucket_of(since, until)
         counted = {**given, "since": since, "until": until}
         count = partial(
@@ -197,6 +207,25 @@ class EventLogExplorer:
             filters=FILTERS,
         )
 
+    def _service_map(self, asked: dict[str, str]) -> Response:
+        view = View(tuple((name, text) for name, text in asked.items() if text))
+        since, until = _range(view.parameters())
+        links = self.pages.ask("service_map", since=since, until=until)
+        times = typed_time(since), typed_time(until)
+        return self.pages.render(
+            "map.html",
+            asked=asked,
+            ranges=[
+                (text, map_url(since=ago), {"since": ago, "until": ""} == asked)
+                for text, ago in _RANGES.items()
+            ],
+            since=since,
+            until=until,
+            drawing=service_map.draw(links, *times),
+            links=[(link, service_map.link_url(link, *times)) for link in links],
+            size=service_map,
+        )
+
     def _event_log(self, request: Request) -> Response:
         row = self._row(request)
         if row is None:
@@ -215,6 +244,14 @@ class EventLogExplorer:
             why=f"{which[:200]!r} is not in the store: it may have been deleted by its retention,"
             " or not have arrived yet.",
         )
+
+
+def _range(given: dict[str, Any]) -> tuple[datetime, datetime]:
+    """
+    Return the time range that was asked for: a day, where it has no begin.
+    """
+    until = given.get("until") or datetime.now(timezone.utc)
+    return given.get("since") or until - timedelta(days=1), until
 
 
 def _rest(total: list[Any], parts: list[list[Any]]) -> list[dict[str, Any]]:

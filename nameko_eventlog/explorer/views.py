@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.typed import parse_equality, parse_moment
 
 
-NAMES = ("service", "entrypoint", "event_type", "level", "call_id", "origin_call_id")
+NAMES = ("service", "entrypoint", "event_type", "caller", "level", "call_id", "origin_call_id")
 EQUALITIES = ("data", "metadata")
 CONTAINMENTS = ("data_contains", "metadata_contains")
 RANGE = ("since", "until")
@@ -136,6 +138,20 @@ class View:
         if self.order != "newest":
             pairs.append(("order", self.order))
         return f"/?{urlencode(pairs)}" if pairs else "/"
+
+
+def typed_time(moment: datetime) -> str:
+    """
+    Write a point in time as one would type it: ``2026-11-24T08:00:00Z``.
+    """
+    return format_time(parse_time(moment)).replace(".000+00:00", "Z")
+
+
+def map_url(**times: str) -> str:
+    """
+    Return the URL of the map of a time range.
+    """
+    return f"/map?{urlencode(times)}"
 
 
 def stream_url(filters: Mapping[str, str]) -> str:

@@ -7,6 +7,13 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
+FAILURE_LEVELS = ("error", "critical", "fatal")
+"""The levels of what went wrong."""
+
+ENTRYPOINT_FAILED = "entrypoint_failed"
+"""The event type by which auto capture tells that a call has failed."""
+
+
 class EventLogRow(TypedDict):
     """
     A stored event log; ``time`` is ISO 8601, UTC, with milliseconds.
@@ -43,6 +50,21 @@ class ServiceInfo(TypedDict):
     service_name: str
     first: str
     last: str
+
+
+class Link(TypedDict):
+    """
+    Calls of a service by another one, whose name is None where nobody is known to have called.
+
+    ``calls`` is how many there were, ``failures`` in how many of them something failed, and
+    ``event_logs`` how many event logs they have.
+    """
+
+    caller: str | None
+    service_name: str
+    calls: int
+    failures: int
+    event_logs: int
 
 
 class Call(TypedDict):

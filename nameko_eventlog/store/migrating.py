@@ -20,9 +20,13 @@ _LOCK = 4_711_202_611
 _TALKATIVE = ("alembic.runtime.migration", "alembic.runtime.plugins")
 
 
-def migrate(engine: Engine) -> None:
+def migrate(engine: Engine, to: str = "head") -> None:
     """
     Migrate forward, if it is needed. One process at a time does it, and others wait.
+
+    Args:
+        engine: The database's, for writing.
+        to: The version; default: this one.
 
     Raises:
         DatabaseError: If it cannot be done, or the tables are of a later version.
@@ -51,7 +55,7 @@ def migrate(engine: Engine) -> None:
                 " version of nameko-eventlog does not know: install a later one"
             )
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
 
 
 def _version(connection: Connection) -> str | None:

@@ -64,6 +64,7 @@ class Filters:
         service: Any = None,
         entrypoint: Any = None,
         event_type: Any = None,
+        caller: Any = None,
         level: Any = None,
         call_id: Any = None,
         origin_call_id: Any = None,
@@ -88,6 +89,7 @@ class Filters:
                 ("service", "service_name"),
                 ("entrypoint", "entrypoint_name"),
                 ("event_type", "event_type"),
+                ("caller", "caller"),
                 ("level", "level"),
                 ("call_id", "call_id"),
                 ("origin_call_id", "origin_call_id"),
@@ -133,7 +135,7 @@ class Filters:
         """
         Whether no index serves it but that of the time.
         """
-        return bool(self.equalities or self.containments or self.text)
+        return bool(self.equalities or self.containments or self.text or "caller" in self.columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,24 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Select,
-    and_,
-    false,
+    case,
     func,
     literal,
+    or_,
     select,
-    tuple_,
-    union_all,
 )
 
-from nameko_eventlog.store import matching
-from nameko_eventlog.store.answers import Count, EventLogRow, Page, ServiceInfo, Trace
+from nameko_eventlog.store import statements
+from nameko_eventlog.store.answers import (
+    ENTRYPOINT_FAILED,
+    FAILURE_LEVELS,
+    Count,
+    EventLogRow,
+    Link,
+    Page,
+    ServiceInfo,
+    Trace,
+)
 from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
@@ -46,26 +52,12 @@ from nameko_eventlog.store.traces import build_trace
 MAX_TRACE = 10_000
 """How many event logs a trace holds at the most."""
 
-MAX_DISTINCT = 10_000
-"""How many event types are looked through for a wildcard."""
-
 GROUPS = {
     "service": event_logs.c.service_name,
     "event_type": event_logs.c.event_type,
     "entrypoint": event_logs.c.entrypoint_name,
     "level": event_logs.c.level,
 }
-
-# of several filters, the one whose index is used: those that leave the fewest first
-_BY_SELECTIVITY = (
-    "call_id",
-    "origin_call_id",
-    "entrypoint_name",
-    "event_type",
-    "level",
-    "service_name",
-)
-_ROW = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body)
 
 
 class EventLogQuery:
@@ -117,6 +109,7 @@ class EventLogQuery:
 
                 - ``service``, ``entrypoint``, ``level``: a name or a list of names.
                 - ``event_type``: the same; ``*`` stands for any text.
+                - ``caller``: the name of the service that has called, or a list of names.
                 - ``call_id``, ``origin_call_id``: an id or a list of ids.
                 - ``since``, ``until``: a datetime or ISO 8601; from the one until before the
                   other.
@@ -125,7 +118,8 @@ class EventLogQuery:
                   mappings by their keys, lists in any order.
                 - ``text``: what is somewhere in the body as JSON, whatever its case.
 
-                With one of the last five and no ``since`` the last 24 hours are looked through.
+                With one of the last five, or ``caller``, and no ``since`` the last 24 hours are
+                looked through.
 
         Raises:
             InvalidQuery: A parameter is wrong.
@@ -141,7 +135,7 @@ class EventLogQuery:
             wanted = replace(wanted, since=default_since(wanted.until))
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            statement = self._page(wanted, order, limit + 1, start)
+            statement = statements.page(self._dialect, wanted, order, limit + 1, start)
             rows = [_row(found) for found in connection.execute(statement)]
             last = None
             if len(rows) > limit:
@@ -192,7 +186,7 @@ class EventLogQuery:
             label = group.label("of")
             counted = connection.execute(
                 select(label, number)
-                .where(*self._conditions(wanted))
+                .where(*statements.conditions(self._dialect, wanted))
                 .group_by(label)
                 .order_by(ranking if group_by != "time" else label.desc(), label)
                 .limit(limit)
@@ -201,6 +195,50 @@ class EventLogQuery:
             return [{"group": format_time(of), "count": many} for of, many in reversed(counted)]
         return [{"group": of, "count": many} for of, many in counted]
 
+    def service_map(self, *, limit: int = 1000, **filters: Any) -> list[Link]:
+        """
+        Count the calls between services: of the last 24 hours, if there is no ``since``.
+
+        A call has failed if one of its event logs is of the level ``error`` or above, or tells
+        that it failed. What happened outside calls is not counted.
+
+        Args:
+            limit: How many pairs of services, those with the most calls: 1000 at the most.
+            **filters: Which event logs are looked at: those of `query`.
+
+        Raises:
+            InvalidQuery: A parameter is wrong.
+        """
+        wanted = _parse(filters)
+        limit = check_limit(limit)
+        if wanted.since is None:
+            wanted = replace(wanted, since=default_since(wanted.until))
+        row = event_logs.c
+        is_failure = or_(row.level.in_(FAILURE_LEVELS), row.event_type == ENTRYPOINT_FAILED)
+        calls = func.count(row.call_id.distinct())
+        failures = func.count(case((is_failure, row.call_id)).distinct())
+        with self._connection() as connection:
+            wanted = self._resolve(connection, wanted)
+            caller = row.caller
+            service = row.service_name + ""  # as such, SQLite would go through all of its index
+            found = connection.execute(
+                select(caller, service, calls, failures, func.count())
+                .where(row.call_id.is_not(None), *statements.conditions(self._dialect, wanted))
+                .group_by(caller, service)
+                .order_by(calls.desc(), caller.nulls_first(), service)
+                .limit(limit)
+            ).all()
+        return [
+            {
+                "caller": caller,
+                "service_name": service,
+                "calls": calls,
+                "failures": failures,
+                "event_logs": number,
+            }
+            for caller, service, calls, failures, number in found
+        ]
+
     def get(self, message_id: str) -> EventLogRow | None:
         """
         Return the event log of a message id, or None.
@@ -208,7 +246,7 @@ class EventLogQuery:
         Raises:
             InvalidQuery: It is no id.
         """
-        statement = select(*_ROW).where(
+        statement = select(*statements.ROW).where(
             event_logs.c.message_id == check_id("message_id", message_id)
         )
         with self._connection() as connection:
@@ -222,7 +260,7 @@ class EventLogQuery:
         service, time_ms = event_logs.c.service_name, event_logs.c.time_ms
         answer: list[ServiceInfo] = []
         with self._connection() as connection:
-            for name in _distinct(connection, service):
+            for name in statements.distinct(connection, service):
                 first, last = (
                     connection.scalars(
                         select(time_ms).where(service == name).order_by(order).limit(1)
@@ -274,7 +312,7 @@ class EventLogQuery:
     ) -> Iterator[EventLogRow]:
         for some in _portions(sorted(origins), MAX_VALUES):
             statement = (
-                select(*_ROW)
+                select(*statements.ROW)
                 .where(event_logs.c.origin_call_id.in_(some))
                 .order_by(event_logs.c.time_ms, event_logs.c.message_id)
                 .limit(limit)
@@ -298,65 +336,13 @@ class EventLogQuery:
         names = {
             name
             for prefix in prefixes
-            for name in _distinct(connection, event_logs.c.event_type, prefix)
+            for name in statements.distinct(connection, event_logs.c.event_type, prefix)
             if means.fullmatch(name)
         }
         columns = {**filters.columns, "event_type": tuple(sorted(names))}
         if len(names) > MAX_VALUES and filters.since is None:
             filters = replace(filters, since=default_since(filters.until))
         return replace(filters, columns=columns)
-
-    def _page(self, filters: Filters, order: str, limit: int, start: Cursor | None) -> Select[Any]:
-        """
-        Make the statement for a page.
-
-        A column of several values has its rows in order for each of them, not for all: so each
-        gives its first rows, and the first of these are the page.
-        """
-        lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
-        values = filters.columns[lead] if lead else ()
-        if lead is None or not 1 < len(values) <= MAX_VALUES:
-            return self._branch(filters, order, limit, start)
-        branches = [
-            self._branch(
-                replace(filters, columns={**filters.columns, lead: (value,)}), order, limit, start
-            ).subquery()
-            for value in values
-        ]
-        every = union_all(*(select(branch) for branch in branches)).subquery()
-        return select(every).order_by(*_ordering(every.c, order)).limit(limit)
-
-    def _branch(
-        self, filters: Filters, order: str, limit: int, start: Cursor | None
-    ) -> Select[Any]:
-        statement = select(*_ROW).where(*self._conditions(filters))
-        if start is not None:
-            key = tuple_(event_logs.c.time_ms, event_logs.c.message_id)
-            end = tuple_(literal(start.time_ms, BigInteger), literal(start.message_id))
-            statement = statement.where(key < end if order == "newest" else key > end)
-        return statement.order_by(*_ordering(event_logs.c, order)).limit(limit)
-
-    def _conditions(self, filters: Filters) -> Sequence[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = []
-        for name, values in filters.columns.items():
-            column = event_logs.c[name]
-            if not values:
-                conditions.append(false())
-            else:
-                conditions.append(column == values[0] if len(values) == 1 else column.in_(values))
-        if filters.since is not None:
-            conditions.append(event_logs.c.time_ms >= filters.since)
-        if filters.until is not None:
-            conditions.append(event_logs.c.time_ms < filters.until)
-        conditions += [
-            matching.equals(self._dialect, path, value) for path, value in filters.equalities
-        ]
-        conditions += [
-            matching.contains(self._dialect, dict(part)) for part in filters.containments
-        ]
-        if filters.text:
-            conditions.append(matching.has_text(self._dialect, filters.text))
-        return conditions
 
 
 def _parse(filters: dict[str, Any]) -> Filters:
@@ -367,32 +353,6 @@ def _parse(filters: dict[str, Any]) -> Filters:
                 name, value, f"there is no such filter; there are {', '.join(known)}"
             )
     return Filters.parse(**filters)
-
-
-def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
-    keys = (columns.time_ms, columns.message_id)
-    return keys if order == "oldest" else [key.desc() for key in keys]
-
-
-def _distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]:
-    """
-    Return the values of an indexed column by one look into its index for each.
-    """
-
-    def least(condition: ColumnElement[bool]) -> Any:
-        # one bound alone: of two, SQLite may search the index by the lesser
-        return select(func.min(column)).where(condition).scalar_subquery()
-
-    values = select(least(column >= prefix).label("value")).cte("found", recursive=True)
-    values = values.union_all(
-        select(least(column > values.c.value)).where(
-            and_(
-                values.c.value.is_not(None), func.substr(values.c.value, 1, len(prefix)) == prefix
-            )
-        )
-    )
-    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(MAX_DISTINCT)
-    return [name for name in connection.scalars(statement) if name.startswith(prefix)]
 
 
 def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.times import parse_time
 
 
@@ -64,6 +65,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
     if type(call_stack) is not list or not all(type(one) is str for one in call_stack):
         raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
     level = body.get("level")
+    parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
     time_ms = _body_time(body.get("timestamp"), now)
     message_id = message.properties.get("message_id")
     if message_id is None or message_id == "":
@@ -84,9 +86,8 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         "level": level if type(level) is str and len(level) <= MAX_TEXT else None,
         "call_id": _text_or_none(body, "call_id"),
         "origin_call_id": _bounded("call_stack[0]", call_stack[0]) if call_stack else None,
-        "parent_call_id": _bounded("call_stack[-2]", call_stack[-2])
-        if len(call_stack) > 1
-        else None,
+        "parent_call_id": parent,
+        "caller": None if parent is None else names_of(parent)[0],
         "body": body,
     }
 

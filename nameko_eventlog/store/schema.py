@@ -43,6 +43,8 @@ event_logs = Table(
     # The first of the call stack, and the one before the call itself.
     Column("origin_call_id", _TEXT),
     Column("parent_call_id", _TEXT),
+    # The service of the latter.
+    Column("caller", _TEXT),
     Column("body", _JSON, nullable=False),
 )
 

@@ -206,6 +206,13 @@ class EventLogStore:
         return self.database.ask("count", **parameters)
 
     @rpc(expected_exceptions=(InvalidQuery,))
+    def service_map(self, **parameters: Any) -> Any:
+        """
+        Count the calls between services: `EventLogQuery.service_map`.
+        """
+        return self.database.ask("service_map", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
     def get(self, message_id: str) -> Any:
         """
         Return one event log: `EventLogQuery.get`.

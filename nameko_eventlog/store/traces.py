@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from nameko_eventlog.store.answers import Call, EventLogRow, Trace
+from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, Call, EventLogRow, Trace
+from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.times import format_time, parse_time
 
 
-_ENDS = {"entrypoint_completed": "completed", "entrypoint_failed": "failed"}
+_ENDS = {"entrypoint_completed": "completed", ENTRYPOINT_FAILED: "failed"}
 
 
 def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Trace:
@@ -74,7 +75,7 @@ def _in_order(calls: dict[str, Call], origin: str) -> list[Call]:
 
 
 def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
-    service, entrypoint = _names(call_id)
+    service, entrypoint = names_of(call_id)
     end = _end(rows)
     duration = end["body"]["duration"] if end else None
     started = rows[0]["time"] if rows else None
@@ -115,11 +116,3 @@ def _status(end: EventLogRow | None) -> str | None:
         return None
     body = end["body"]
     return _ENDS.get(body["event_type"]) or ("failed" if "exception" in body else "completed")
-
-
-def _names(call_id: str) -> tuple[str, str]:
-    """
-    Return what Nameko makes a call id of: service, entrypoint and a UUID.
-    """
-    service, _, rest = call_id.partition(".")
-    return service, rest.rpartition(".")[0]

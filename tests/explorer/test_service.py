@@ -447,3 +447,40 @@ class TestConfiguration:
         """
         assert parse_explorer_config({})
         assert is_loopback(DEFAULT_ADDRESS)
+
+
+class TestMap:
+    def test_map(self, explorer: Start, stored: Stored) -> None:
+        """
+        Each service and each arrow says what there was, and leads to those event logs.
+        """
+        stored(*TRACE)
+        running = explorer()
+        page = running.get("/map").text
+
+        assert "web calls shop: 1 call, 1 failed" in page
+        assert "queue calls mail: 1 call" in page
+        assert "known by what it called" in page  # queue
+        leads = {
+            "web calls shop": ["entrypoint_failed"],
+            "queue calls mail": ["order_paid"],
+            "shop: 1 call": ["entrypoint_failed"],
+            "queue": ["order_paid"],
+        }
+        for label, expected in leads.items():
+            found = re.search(rf'href="([^"]*)"[^>]* aria-label="{label}', page)
+            assert found is not None, label
+            assert expected == types(running.get(unescape(found[1])).text)
+
+    def test_range(self, explorer: Start, stored: Stored) -> None:
+        """
+        The time range is in the URL; what cannot be read as one is named.
+        """
+        stored(*TRACE)
+        running = explorer()
+
+        assert "web calls shop" in running.get("/map?since=1h").text
+        assert "No calls in this time" in running.get("/map?since=2h&until=1h").text
+        answer = running.get("/map?since=yesterday")
+        assert 400 == answer.status
+        assert "since='yesterday'" in unescape(answer.text)

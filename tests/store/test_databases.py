@@ -19,6 +19,7 @@ from sqlalchemy import inspect, text
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
@@ -48,6 +49,38 @@ class TestMigrate:
             )
             assert [] == compare_metadata(context, metadata)
         engine.dispose()
+
+    def test_from_first(self, database: str) -> None:
+        """
+        What the first version has stored is brought forward: the callers are in its call stacks.
+        """
+        parents = {
+            "1": ("web.get.9", "web"),
+            "2": ("eu.shop.pay.68d0-77aa", "eu.shop"),
+            "3": ("plain", "plain"),
+            "4": ("two.parts", "two.parts"),
+            "5": (None, None),
+        }
+        engine = open_engine(database, writes=True)
+        migrate(engine, "0001")
+        with engine.begin() as connection:
+            for message_id, (parent, _) in parents.items():
+                connection.execute(
+                    text(
+                        "INSERT INTO event_logs (message_id, time_ms, service_name, event_type,"
+                        " parent_call_id, body) VALUES (:id, 1, 'shop', 'paid', :parent, '{}')"
+                    ),
+                    {"id": message_id, "parent": parent},
+                )
+        migrate(engine)
+        with engine.begin() as connection:
+            found = connection.execute(text("SELECT message_id, caller FROM event_logs")).all()
+        engine.dispose()
+
+        assert {one: caller for one, (_, caller) in parents.items()} == dict(found)
+        assert [caller for _, caller in parents.values() if caller] == [
+            names_of(parent)[0] for parent, _ in parents.values() if parent
+        ]
 
     def test_at_once(self, database: str) -> None:
         """

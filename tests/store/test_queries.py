@@ -101,6 +101,9 @@ FILTERS: list[tuple[dict[str, Any], Any]] = [
         lambda b: b["event_type"] in ("login_1", "order_1", "login_2"),
     ),
     ({"event_type": "nothing*"}, lambda b: False),
+    ({"caller": "web"}, lambda b: True),
+    ({"caller": ["shop", "mail"]}, lambda b: False),
+    ({"caller": "web", "service": "shop"}, lambda b: b["service_name"] == "shop"),
     ({"level": "error"}, lambda b: b["level"] == "error"),
     ({"call_id": "shop.pay.7"}, lambda b: b["call_id"] == "shop.pay.7"),
     ({"origin_call_id": "web.get.1"}, lambda b: True),
@@ -278,6 +281,7 @@ class TestPlans:
             query.query(**filters)
             query.query(order="oldest", **filters)
         query.count()
+        query.service_map()
         query.services()
         query.get("x")
         query.trace("web.get.1")
@@ -323,6 +327,56 @@ class TestCount:
             query.count(group_by="colour")
         with pytest.raises(InvalidQuery, match="bucket=0: pass an integer of seconds"):
             query.count(group_by="time", bucket=0)
+
+
+class TestServiceMap:
+    @pytest.fixture
+    def calls(self, database: str, message: Make) -> Iterator[EventLogQuery]:
+        """
+        Two calls of ``shop`` by ``web``, one of which failed, one of ``mail`` by ``shop``, and one
+        whose caller nobody knows.
+        """
+        web, dotted = "web.get.1", "eu.shop.pay.2"
+        shop = {"service_name": "eu.shop", "call_id": dotted, "call_stack": [web, dotted]}
+        failed = {**shop, "call_id": "eu.shop.pay.3", "call_stack": [web, "eu.shop.pay.3"]}
+        mail = "mail.send.4"
+        bodies = [
+            {"service_name": "web", "call_id": web, "call_stack": [web]},
+            shop,
+            {**shop, "level": "info"},
+            {**failed, "level": "error"},
+            {**failed, "event_type": "entrypoint_failed"},
+            {"service_name": "mail", "call_id": mail, "call_stack": [web, dotted, mail]},
+            {"service_name": "mail", "call_id": None, "call_stack": []},
+        ]
+        writer = EventLogWriter(database, ["json"])
+        assert [] == writer.write([message(body(**one)) for one in bodies])
+        writer.close()
+        with EventLogQuery(database) as query:
+            yield query
+
+    def test_links(self, calls: EventLogQuery) -> None:
+        """
+        Calls are counted once, however many event logs they have, and what failed in them.
+        """
+        assert [
+            ("web", "eu.shop", 2, 1, 4),
+            (None, "web", 1, 0, 1),
+            ("eu.shop", "mail", 1, 0, 1),
+        ] == [tuple(link.values()) for link in calls.service_map()]
+
+    def test_filters(self, calls: EventLogQuery) -> None:
+        """
+        Those of `query` say which event logs are looked at.
+        """
+        assert [("eu.shop", "mail")] == [
+            (link["caller"], link["service_name"])
+            for link in calls.service_map(caller="eu.shop", event_type="order_*")
+        ]
+        assert [] == calls.service_map(until="2020-01-01T00:00:00Z")
+        assert 1 == len(calls.service_map(limit=1))
+        with pytest.raises(InvalidQuery, match="limit=0: pass an integer from 1 to 1000"):
+            calls.service_map(limit=0)
 
 
 class TestOthers:

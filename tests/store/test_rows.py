@@ -48,6 +48,7 @@ class TestMakeRow:
             "call_id": "shop.pay.2",
             "origin_call_id": "web.get.1",
             "parent_call_id": "web.get.1",
+            "caller": "web",
             "body": sent,
         } == row
 

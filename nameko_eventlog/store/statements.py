@@ -1,0 +1,130 @@
+"""
+The statements of queries: nothing that was asked for gets into their text, only bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Select,
+    and_,
+    false,
+    func,
+    literal,
+    select,
+    tuple_,
+    union_all,
+)
+
+from nameko_eventlog.store import matching
+from nameko_eventlog.store.parameters import MAX_VALUES, Cursor, Filters
+from nameko_eventlog.store.schema import event_logs
+
+
+MAX_DISTINCT = 10_000
+"""How many event types are looked through for a wildcard."""
+
+# of several filters, the one whose index is used: those that leave the fewest first
+_BY_SELECTIVITY = (
+    "call_id",
+    "origin_call_id",
+    "entrypoint_name",
+    "event_type",
+    "level",
+    "service_name",
+)
+
+ROW = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body)
+
+
+def page(
+    dialect: Dialect, filters: Filters, order: str, limit: int, start: Cursor | None
+) -> Select[Any]:
+    """
+    Make the statement for a page.
+
+    A column of several values has its rows in order for each of them, not for all: so each
+    gives its first rows, and the first of these are the page.
+    """
+    lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
+    values = filters.columns[lead] if lead else ()
+    if lead is None or not 1 < len(values) <= MAX_VALUES:
+        return _branch(dialect, filters, order, limit, start)
+    branches = [
+        _branch(
+            dialect,
+            replace(filters, columns={**filters.columns, lead: (value,)}),
+            order,
+            limit,
+            start,
+        ).subquery()
+        for value in values
+    ]
+    every = union_all(*(select(branch) for branch in branches)).subquery()
+    return select(every).order_by(*_ordering(every.c, order)).limit(limit)
+
+
+def _branch(
+    dialect: Dialect, filters: Filters, order: str, limit: int, start: Cursor | None
+) -> Select[Any]:
+    statement = select(*ROW).where(*conditions(dialect, filters))
+    if start is not None:
+        key = tuple_(event_logs.c.time_ms, event_logs.c.message_id)
+        end = tuple_(literal(start.time_ms, BigInteger), literal(start.message_id))
+        statement = statement.where(key < end if order == "newest" else key > end)
+    return statement.order_by(*_ordering(event_logs.c, order)).limit(limit)
+
+
+def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions that *filters* mean: they have no patterns left.
+    """
+    every: list[ColumnElement[bool]] = []
+    for name, values in filters.columns.items():
+        column = event_logs.c[name]
+        if not values:
+            every.append(false())
+        else:
+            every.append(column == values[0] if len(values) == 1 else column.in_(values))
+    if filters.since is not None:
+        every.append(event_logs.c.time_ms >= filters.since)
+    if filters.until is not None:
+        every.append(event_logs.c.time_ms < filters.until)
+    every += [matching.equals(dialect, path, value) for path, value in filters.equalities]
+    every += [matching.contains(dialect, dict(part)) for part in filters.containments]
+    if filters.text:
+        every.append(matching.has_text(dialect, filters.text))
+    return every
+
+
+def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
+    keys = (columns.time_ms, columns.message_id)
+    return keys if order == "oldest" else [key.desc() for key in keys]
+
+
+def distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]:
+    """
+    Return the values of an indexed column by one look into its index for each.
+    """
+
+    def least(condition: ColumnElement[bool]) -> Any:
+        # one bound alone: of two, SQLite may search the index by the lesser
+        return select(func.min(column)).where(condition).scalar_subquery()
+
+    values = select(least(column >= prefix).label("value")).cte("found", recursive=True)
+    values = values.union_all(
+        select(least(column > values.c.value)).where(
+            and_(
+                values.c.value.is_not(None), func.substr(values.c.value, 1, len(prefix)) == prefix
+            )
+        )
+    )
+    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(MAX_DISTINCT)
+    return [name for name in connection.scalars(statement) if name.startswith(prefix)]
