@@ -246,6 +246,30 @@ def queries(broker: Broker, rounds: int) -> list[Row]:
     return rows
 
 
+def explorer(broker: Broker, rounds: int) -> list[Row]:
+    """
+    Measure the explorer's pages among a million rows, beside their SQL alone.
+    """
+    rows = []
+    for database in ("sqlite", "postgresql"):
+        with addresses(database) as make:
+            pages = in_fresh_process(
+                "explorer", database=make(), rows=1_000_000, rounds=4 * rounds
+            )
+        for name, took in pages.items():
+            rows.append(
+                Row(
+                    f"{name}, a million rows in {database} / its SQL alone",
+                    f"{took['page']:.0f} ms",
+                    f"{took['sql']:.0f} ms",
+                    f"{took['page'] / took['sql']:.2f} x",
+                    "<= 300 ms",
+                    took["page"] <= 300,
+                )
+            )
+    return rows
+
+
 def backlog(broker: Broker, rounds: int) -> list[Row]:
     """
     Measure the store's memory while it works off a million messages, once.
@@ -273,5 +297,6 @@ MEASURES: dict[str, Callable[[Broker, int], list[Row]]] = {
     "stalls": stalls,
     "storing": storing,
     "queries": queries,
+    "explorer": explorer,
     "backlog": backlog,
 }

@@ -21,7 +21,10 @@ _BATCH = 1_000
 _CALLS = 200  # of one origin
 
 
-def _fill(database: str, rows: int) -> None:
+def fill(database: str, rows: int) -> None:
+    """
+    Store *rows* event logs, one a second, the last now; 200 calls of one origin.
+    """
     writer = EventLogWriter(database, ["json"])
     ids = UUID7Generator()
     begin = time() - rows
@@ -75,7 +78,7 @@ def run(database: str, rows: int, rounds: int) -> dict[str, Any]:
     Returns:
         Milliseconds by what was asked, medians.
     """
-    _fill(database, rows)
+    fill(database, rows)
     day = {"since": format_time(int((time() - 1000) * 1000))}
     asked: dict[str, Callable[[EventLogQuery], Any]] = {
         "all": lambda q: q.query(),

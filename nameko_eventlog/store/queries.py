@@ -311,12 +311,8 @@ class EventLogQuery:
         self, connection: Connection, origins: Iterable[str], limit: int
     ) -> Iterator[EventLogRow]:
         for some in _portions(sorted(origins), MAX_VALUES):
-            statement = (
-                select(*statements.ROW)
-                .where(event_logs.c.origin_call_id.in_(some))
-                .order_by(event_logs.c.time_ms, event_logs.c.message_id)
-                .limit(limit)
-            )
+            wanted = Filters.parse(origin_call_id=some)
+            statement = statements.page(self._dialect, wanted, "oldest", limit, None)
             yield from map(_row, connection.execute(statement))
 
     @contextmanager
