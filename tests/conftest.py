@@ -21,7 +21,6 @@ import pytest
 import structlog
 from kombu.mixins import ConsumerMixin
 from kombu.transport import memory
-from nameko.testing.utils import find_free_port
 
 import logging_ext
 from tests.nameko_version import NAMEKO
@@ -153,7 +152,7 @@ def web_config() -> Iterator[Config]:
 
     Merge it: ``run_service(Service, memory_config | web_config)``.
     """
-    with global_config({"WEB_SERVER_ADDRESS": f"127.0.0.1:{find_free_port()}"}) as config:
+    with global_config({"WEB_SERVER_ADDRESS": f"127.0.0.1:{free_ports(1)[0]}"}) as config:
         yield config
 
 

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -55,6 +56,9 @@ for pid in running:
         pass
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
+
+
+_PORTS = random.SystemRandom().sample(range(10_000, 32_000), 22_000)
 
 
 class BrokerError(RuntimeError):
@@ -104,15 +108,18 @@ def find_epmd() -> str:
 
 def free_ports(count: int) -> list[int]:
     """
-    Find ports on the loopback interface that nobody listens on.
+    Find ports on the loopback interface that nobody listens on; each is given out once a process.
+
+    They are none of those that Linux gives to the near ends of connections: one of these could
+    sit on the port of a server that is down for a while, and keep it from coming back.
     """
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            ports.append(listener.getsockname()[1])
-        return ports
+    ports: list[int] = []
+    while len(ports) < count:
+        port = _PORTS.pop()
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            ports.append(port)
+    return ports
 
 
 class Broker:

@@ -20,8 +20,8 @@ from typing import Any
 import eventlet
 import pytest
 import yaml
-from nameko.testing.utils import find_free_port
 
+from tests.rabbitmq import free_ports
 from tests.waiting import wait_until
 
 
@@ -167,7 +167,7 @@ class TestNamekoRun:
         """
         The three ways in arrive, in order, with the right context, and continue the call stack.
         """
-        address = f"127.0.0.1:{find_free_port()}"
+        address = f"127.0.0.1:{free_ports(1)[0]}"
         logging_config = {
             "version": 1,
             "disable_existing_loggers": False,
