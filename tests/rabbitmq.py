@@ -58,6 +58,21 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 
+def _thread_states(group: int) -> list[str]:
+    """
+    Return the state of each thread in a process group: a signal reaches them one by one.
+    """
+    states = []
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # behind the name, which may have any character: state, parent, group
+            if int(pathlib.Path(path).read_text().rpartition(")")[2].split()[2]) != group:
+                continue
+            for thread in glob.glob(f"{path[:-5]}/task/*/stat"):
+                states.append(pathlib.Path(thread).read_text().rpartition(")")[2].split()[0])
+    return states
+
+
 _PORTS = random.SystemRandom().sample(range(10_000, 32_000), 22_000)
 
 
@@ -245,6 +260,11 @@ class Broker:
             raise BrokerError("The broker is not running.")
         os.killpg(self._server.pid, signal.SIGSTOP)
         try:
+            deadline = time.monotonic() + 5
+            while any(state not in "TZ" for state in _thread_states(self._server.pid)):
+                if time.monotonic() > deadline:
+                    raise BrokerError("The broker does not stop for SIGSTOP.")
+                time.sleep(0.001)
             yield
         finally:
             os.killpg(self._server.pid, signal.SIGCONT)
