@@ -34,12 +34,13 @@ def run(services, environment, log):
     )
 
 
-def answers(url, method="GET"):
+def pay(url, amount):
     """
-    Tell whether a server answers.
+    Pay, and tell whether the server has answered.
     """
+    request = urllib.request.Request(url, str(amount).encode(), method="POST")
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=5):
+        with urllib.request.urlopen(request, timeout=5):
             return True
     except urllib.error.HTTPError:
         return True
@@ -66,6 +67,7 @@ def main():
             "AMQP_URI": os.environ.get("AMQP_URI") or "memory://",
             "EVENTLOG_STORE_URI": f"sqlite:///{folder}/eventlog.db",
             "EVENTLOG_AUTO_CAPTURE": "true",
+            "EVENTLOG_CAPTURE_STAGES": "[fired, completed, failed]",
         }
         with log_path.open("wb") as log:
             processes = [
@@ -81,7 +83,8 @@ def main():
                     if any(process.poll() is not None for process in processes):
                         print(log_path.read_text(errors="replace")[-4000:])
                         return 1
-                    if answers(f"http://{shop}/payments/{payment}", "POST"):
+                    amount = 500 if random.random() < 0.1 else random.randint(1, 50)
+                    if pay(f"http://{shop}/payments/{payment}", amount):
                         payment += 1
                     time.sleep(random.uniform(0.2, 1.5))
             except (KeyboardInterrupt, SystemExit):

@@ -46,15 +46,16 @@ class Foo:
     eventlog = EventLogDispatcher()
     dispatch = EventDispatcher()
 
-    @http("POST", "/payments/<string:payment>")
+    @http("POST", "/payments/<string:payment>", expected_exceptions=accounts.NotCovered)
     def pay(self, request, payment):
         """
         Take a payment, and log in each of the ways that there are.
         """
+        amount = int(request.get_data() or 5)
         # Auto capture has dispatched entrypoint_fired by now.
         logger.info("payment_received", extra={"payment": payment})
 
-        accounts.book(payment, 5)
+        accounts.book(payment, amount)
 
         log.info("payment_checked", payment=payment, risk="low")
 

@@ -6,14 +6,27 @@ import logging
 
 
 BALANCES: dict[str, int] = {}
+LIMIT = 100
 
 logger = logging.getLogger("foo.accounts")
+
+
+class NotCovered(Exception):
+    """
+    The customer has not as much.
+    """
 
 
 def book(payment: str, amount: int) -> None:
     """
     Book a payment.
+
+    Raises:
+        NotCovered: If *amount* is above the limit.
     """
+    if amount > LIMIT:
+        logger.error("payment_refused", extra={"payment": payment, "amount": amount})
+        raise NotCovered(f"{amount} is more than {LIMIT}")
     _transfer(payment, "customer", "shop", amount)
 
 
