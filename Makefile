@@ -50,10 +50,11 @@ test: rabbitmq postgresql ## the suite on this Python with both Namekos, coverag
 	@$(MAKE) $(VENV)/.test VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
 	@$(VENV)/bin/python -m coverage erase
-	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too.
+	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too;
+	@# the tutorial has an environment of its own.
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
 	$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
-		TESTS='--ignore tests/faults' > $$log 2>&1 & other=$$!; \
+		TESTS='--ignore tests/faults --ignore tests/tutorial' > $$log 2>&1 & other=$$!; \
 	passed=yes; \
 	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 || passed=; \
 	wait $$other || passed=; \
@@ -69,7 +70,8 @@ test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they ex
 	@for version in $(VERSIONS); do \
 		if python=$$(scripts/find-python $$version); then \
 			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)'; \
-			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version-nameko3 NAMEKO='$(NAMEKO3)'; \
+			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version-nameko3 NAMEKO='$(NAMEKO3)' \
+				TESTS='--ignore tests/tutorial'; \
 			tested="$${tested:-} $$version"; \
 		else \
 			echo "==> Python $$version: not installed, left out"; \

@@ -43,6 +43,7 @@ PAGES = [
         if "_build" not in page.relative_to(ROOT).parts
     ),
 ]
+TUTORIAL = ROOT / "docs/tutorial.md"  # tests/tutorial follows it
 NOT_RUN = {"console", "text", "diff"}
 
 
@@ -177,8 +178,8 @@ class Snippets:
             return received.properties, received.decode()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
 class TestPages:
+    @pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL], ids=page_id)
     def test_snippets(self, page, container_factory, memory_config, capsys, monkeypatch, tmp_path):
         """
         Every snippet of the page runs, and does what the page says.
@@ -208,6 +209,7 @@ class TestPages:
         finally:
             logging.shutdown()  # closes files
 
+    @pytest.mark.parametrize("page", PAGES, ids=page_id)
     def test_languages(self, page):
         """
         There is no snippet that nobody runs but for commands, pictures and differences.
@@ -217,6 +219,7 @@ class TestPages:
 
         assert set() == languages - NOT_RUN - {"python", "yaml", "json"}
 
+    @pytest.mark.parametrize("page", PAGES, ids=page_id)
     def test_links(self, page):
         """
         What the page links to in the repository is there.
