@@ -37,6 +37,7 @@ from tests.test_example_config import load_yaml
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(
         page
         for page in sorted((ROOT / "docs").rglob("*.md"))
@@ -52,6 +53,15 @@ def page_id(page: pathlib.Path) -> str:
     Return the page's path, as it is named in the repository.
     """
     return str(page.relative_to(ROOT))
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """
+    Return the anchors of a page's headings, as MyST and GitHub make them.
+    """
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def evaluate_yaml(example: Any) -> None:
@@ -222,11 +232,16 @@ class TestPages:
     @pytest.mark.parametrize("page", PAGES, ids=page_id)
     def test_links(self, page):
         """
-        What the page links to in the repository is there.
+        What the page links to in the repository is there: the file, and the heading in it.
         """
-        targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text("utf-8"))
+        broken = []
+        for target, anchor in links:
+            there = page.parent / target if target else page
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                broken.append(f"{target}#{anchor}" if anchor else target)
 
-        assert [] == [target for target in targets if not (page.parent / target).exists()]
+        assert [] == broken
 
 
 class TestReadme:

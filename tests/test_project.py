@@ -2,6 +2,7 @@
 The project as a whole: versions that agree, imports that keep apart, what is public.
 """
 
+import ast
 import importlib
 import importlib.metadata
 import json
@@ -42,6 +43,58 @@ PUBLIC = {
         "process_stats",
     },
 }
+
+
+_SENDING = (
+    "body.py", "capture.py", "config.py", "dispatcher.py", "serialization.py", "sinks.py",
+    "standalone.py", "testing.py",
+)  # fmt: skip
+_DOWNSTREAM = {
+    f"nameko_eventlog.{name}" for name in ("consumers", "consuming", "store", "explorer", "cli")
+}
+
+# what all rooms share, and the package itself
+SHARED = {"__init__.py", "checking.py", "compat.py", "exceptions.py", "frames.py", "reporting.py"}
+
+
+def _sending(*allowed: str) -> set[str]:
+    names = {name.removesuffix(".py") for name in _SENDING} - set(allowed)
+    return {f"nameko_eventlog.{name}" for name in names}
+
+
+_DELIVERY = "nameko_eventlog.delivery"
+_ASKED = {"nameko_eventlog.explorer", "nameko_eventlog.cli"}
+
+MUST_NOT_IMPORT = {
+    "logging_ext": {"nameko", "kombu", "amqp", "eventlet", "nameko_eventlog"},
+    **{f"nameko_eventlog/{name}": _DOWNSTREAM for name in _SENDING},
+    "nameko_eventlog/delivery": _sending("config", "serialization") | _DOWNSTREAM,
+    "nameko_eventlog/consuming": _sending()
+    | _DOWNSTREAM - {"nameko_eventlog.consuming"}
+    | {_DELIVERY},
+    "nameko_eventlog/consumers.py": _sending() | _ASKED | {_DELIVERY, "nameko_eventlog.store"},
+    "nameko_eventlog/store": _sending() | _ASKED | {_DELIVERY},
+    "nameko_eventlog/explorer": (
+        _sending()
+        | _DOWNSTREAM - {"nameko_eventlog.store", "nameko_eventlog.explorer"}
+        | {_DELIVERY}
+    ),
+    "nameko_eventlog/cli": _sending("config", "standalone") | {"nameko_eventlog.explorer"},
+}
+
+
+def imported_by(path: pathlib.Path) -> set[str]:
+    """
+    Return the names of the modules that a file imports, wherever in it.
+    """
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def modules_after(statement: str) -> set[str]:
@@ -101,6 +154,38 @@ class TestImports:
         loaded = modules_after("import nameko_eventlog")
 
         assert set() == loaded & {"pytest", "hypothesis", "mock"}
+
+
+class TestRooms:
+    @pytest.mark.parametrize("room", MUST_NOT_IMPORT)
+    def test_imports(self, room):
+        """
+        What a room must not import, it does not: CONTRIBUTING.md's map of the code.
+        """
+        forbidden = MUST_NOT_IMPORT[room]
+        paths = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+        found = {
+            (str(path.relative_to(ROOT)), name)
+            for path in paths
+            for name in imported_by(path)
+            if any(name == one or name.startswith(f"{one}.") for one in forbidden)
+        }
+
+        assert paths
+        assert set() == found
+
+    def test_all(self):
+        """
+        Each module is in a room, or shared by all.
+        """
+        modules = {
+            path.name
+            for path in (ROOT / "nameko_eventlog").iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        rooms = {room.partition("/")[2] for room in MUST_NOT_IMPORT} - {""}
+
+        assert modules == rooms | SHARED
 
 
 class TestPublicNames:
