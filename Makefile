@@ -98,7 +98,7 @@ check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors
 .PHONY: docs
 docs: $(VENV)/.check ## the documentation, into docs/_build/html
 	$(call say,docs: docs/_build/html/index.html)
-	@$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@$(VENV)/bin/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 .PHONY: bench
 bench: rabbitmq postgresql $(VENV)/.bench ## the speed table, side by side with the peers
