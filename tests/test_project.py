@@ -14,6 +14,10 @@ import sys
 
 import pytest
 
+from nameko_eventlog.cli.stored import query
+from nameko_eventlog.explorer.views import FILTERS
+from nameko_eventlog.store.parameters import Filters
+
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -186,6 +190,30 @@ class TestRooms:
         rooms = {room.partition("/")[2] for room in MUST_NOT_IMPORT} - {""}
 
         assert modules == rooms | SHARED
+
+
+class TestFilters:
+    """
+    What can be asked for can be asked for everywhere.
+    """
+
+    FILTERS = set(Filters.parse.__kwdefaults__)
+
+    def test_command_line(self):
+        """
+        ``query`` has an option for each filter of the store.
+        """
+        assert set() == self.FILTERS - {option.name for option in query.params}
+
+    def test_page(self):
+        """
+        The explorer's stream has a field for each, and keeps each in its URL.
+        """
+        template = (ROOT / "nameko_eventlog/explorer/templates/stream.html").read_text("utf-8")
+        fields = re.findall(r'\bfield\("(\w+)"', template)
+
+        assert set(FILTERS) == self.FILTERS
+        assert set(fields) == self.FILTERS
 
 
 class TestPublicNames:
