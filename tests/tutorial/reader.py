@@ -24,7 +24,7 @@ from tests.tutorial.steps import Look, Press, Step, Type, Write
 from tests.waiting import wait_until
 
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds for which a reader who was too quick tries again."""
 
 _UUID = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
