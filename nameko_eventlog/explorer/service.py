@@ -54,8 +54,15 @@ class Pages(DependencyProvider):
         """
         config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
-        self.ask = Readers(config.uri, QUERY_SECONDS).ask
+        self._readers = Readers(config.uri, QUERY_SECONDS)
+        self.ask = self._readers.ask
         self._environment = make_environment()
+
+    def stop(self) -> None:
+        """
+        Close the connections.
+        """
+        self._readers.close()
 
     def get_dependency(self, worker_ctx: Any) -> Pages:
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import eventlet
 from eventlet.pools import Pool
 
 from nameko_eventlog.store.background import Background
@@ -18,6 +19,9 @@ QUERY_SECONDS = 30.0
 
 QUERIES_AT_ONCE = 4
 """How many queries a process works on at the same time."""
+
+CLOSE_SECONDS = 2.0
+"""For how long an end of the service waits for its connections."""
 
 
 class Readers:
@@ -32,6 +36,7 @@ class Readers:
     def __init__(self, uri: str, seconds: float = QUERY_SECONDS) -> None:
         self._uri = uri
         self._seconds = seconds
+        self._made: list[tuple[EventLogQuery, Background]] = []
         self._pool = Pool(max_size=QUERIES_AT_ONCE, create=self._make)
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -45,5 +50,15 @@ class Readers:
         with self._pool.item() as (query, thread):
             return thread.run(partial(getattr(query, method), *args, **kwargs))
 
+    def close(self) -> None:
+        """
+        Close the connections, but for those that still wait for an answer.
+        """
+        with eventlet.Timeout(CLOSE_SECONDS, False):
+            for query, thread in self._made:
+                thread.run(query.close)
+
     def _make(self) -> tuple[EventLogQuery, Background]:
-        return EventLogQuery(self._uri, seconds=self._seconds), Background(self._seconds)
+        made = EventLogQuery(self._uri, seconds=self._seconds), Background(self._seconds)
+        self._made.append(made)
+        return made

@@ -57,7 +57,8 @@ class Database(DependencyProvider):
         wait_in_real_threads()
         self._writer = EventLogWriter(self.config.uri, self.container.accept)
         self._writing = Background(WRITE_SECONDS)
-        self.ask = Readers(self.config.uri).ask
+        self._readers = Readers(self.config.uri)
+        self.ask = self._readers.ask
 
     def start(self) -> None:
         """
@@ -71,8 +72,9 @@ class Database(DependencyProvider):
 
     def stop(self) -> None:
         """
-        Close the connection that writes.
+        Close the connections.
         """
+        self._readers.close()
         with suppress(DatabaseError):  # it does not answer: the process ends all the same
             self._writing.run(self._writer.close)
 
