@@ -21,7 +21,8 @@ from nameko.extensions import Entrypoint
 
 from nameko_eventlog import compat
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage
-from nameko_eventlog.consuming.subscription import Pause, Subscription
+from nameko_eventlog.consuming.dead_letters import told
+from nameko_eventlog.consuming.subscription import MOST_HELD, Pause, Subscription
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, Unavailable
 
 
@@ -29,6 +30,9 @@ _log = logging.getLogger("nameko_eventlog")
 
 FIRST_RETRY, LAST_RETRY = 0.2, 30.0
 """Seconds before a handler that has failed is tried again."""
+
+MOST_IN_BATCH = MOST_HELD // 4
+"""Bytes of messages from which on a batch takes no more."""
 
 
 class _Skipped:
@@ -48,10 +52,11 @@ class _Batch:
 
     messages: list[ReceivedMessage]
     values: list[Any]
-    connection: int
+    connection: int | None
     attempts: int = 0
     due: float = 0.0
     failures: int = 0
+    reason: str | None = None  # why it becomes a dead letter, which is tried again
 
 
 class EventLogConsumer(Entrypoint):
@@ -87,6 +92,9 @@ class EventLogConsumer(Entrypoint):
 
     hold_seconds = 60.0
     """For how long messages are held while the method is `Unavailable`."""
+
+    max_deliveries: int
+    """How often a message may come before it becomes a dead letter unseen."""
 
     def __init__(
         self,
@@ -134,7 +142,7 @@ class EventLogConsumer(Entrypoint):
         self.max_length = max_length
         self.expires = expires
         self.prefetch = prefetch
-        self.max_attempts = max_attempts
+        self.max_attempts = self.max_deliveries = max_attempts
         self.fan_in_exchange = fan_in_exchange
         self.routing_key = routing_key
         self._is_started = False
@@ -145,6 +153,7 @@ class EventLogConsumer(Entrypoint):
         self._first_at: float | None = None
         self._held_since: float | None = None
         self._ended = Event()
+        self._stop_wanted = Event()
 
     def setup(self) -> None:
         """
@@ -189,6 +198,8 @@ class EventLogConsumer(Entrypoint):
         Take no more, and return when what runs is done with.
         """
         self._stopping = True
+        if not self._stop_wanted.ready():
+            self._stop_wanted.send()
         if self._is_started:  # the service may have failed before
             self._subscription.wake()
             self._ended.wait()
@@ -234,23 +245,31 @@ class EventLogConsumer(Entrypoint):
         while self._done:
             batch, exc = self._done.popleft()
             self._running -= 1
-            if batch.connection == self._subscription.connections:
+            if batch.connection == self._subscription.connection:
                 self._settle(batch, exc)
         if self._stopping:
             if not self._running:
                 self._subscription.stop()
             return
+        if self._subscription.connection is None:
+            return
         now = monotonic()
-        if self._held_since is not None and now - self._held_since > self.hold_seconds:
-            raise Pause
         for _ in range(len(self._batches)):
             batch = self._batches.popleft()
-            if batch.connection != self._subscription.connections:
+            if batch.connection != self._subscription.connection:
                 continue
             if batch.due > now:
                 self._batches.append(batch)
+            elif batch.reason is not None:
+                self._bury(batch.messages[0], batch.reason, batch.failures)
             else:
                 self._hand_out(batch)
+        if self._held_since is not None and (
+            now - self._held_since > self.hold_seconds
+            # with the connection went what would have been tried again
+            or not (self._batches or self._running)
+        ):
+            raise Pause
         if self._held_since is None:
             self._gather(now)
 
@@ -260,26 +279,36 @@ class EventLogConsumer(Entrypoint):
         """
         waiting = self._subscription.waiting
         size = self.batch_size or 1
+        if not waiting:
+            self._first_at = None
         while waiting:
             if self._first_at is None:
                 self._first_at = now
-            if len(waiting) < size and now - self._first_at < self.batch_seconds:
+            if (
+                len(waiting) < size
+                and now - self._first_at < self.batch_seconds
+                and not self._subscription.is_full
+            ):
                 return
             self._first_at = None
-            batch = _Batch([], [], self._subscription.connections)
-            for message in [waiting.popleft() for _ in range(min(size, len(waiting)))]:
-                self._add(batch, message)
+            batch = _Batch([], [], self._subscription.connection)
+            left = MOST_IN_BATCH
+            for _ in range(min(size, len(waiting))):
+                left -= len(waiting[0].body)
+                self._add(batch, waiting.popleft())
+                if left <= 0:
+                    break
             if batch.messages:
                 self._hand_out(batch)
 
     def _add(self, batch: _Batch, message: ReceivedMessage) -> None:
-        if message.attempts_before >= self.max_attempts:
-            self._subscription.bury(message, f"was delivered {message.attempts_before} times")
+        if message.attempts_before >= self.max_deliveries:
+            self._bury(message, f"was delivered {message.attempts_before} times")
             return
         try:
             value = self.read(message)
         except Exception as exc:
-            self._subscription.bury(message, f"cannot be read: {exc!r}")
+            self._bury(message, f"cannot be read: {told(exc)}")
             return
         if value is SKIPPED:
             self._subscription.acknowledge([message])
@@ -322,8 +351,7 @@ class EventLogConsumer(Entrypoint):
             self._subscription.acknowledge(batch.messages)
             return
         batch.failures += 1
-        delay = min(LAST_RETRY, FIRST_RETRY * 2 ** (batch.failures - 1))
-        batch.due = monotonic() + delay * random.uniform(0.5, 1)
+        batch.due = self._due(batch)
         if isinstance(exc, Unavailable):
             self._unavailable(exc)
             self._batches.append(batch)
@@ -337,7 +365,29 @@ class EventLogConsumer(Entrypoint):
                     _Batch([message], [value], batch.connection, self.max_attempts - 1)
                 )
         else:
-            self._subscription.bury(batch.messages[0], f"was not handled: {exc!r}")
+            self._bury(batch.messages[0], f"was not handled: {told(exc)}")
+
+    def _bury(self, message: ReceivedMessage, reason: str, failures: int = 0) -> None:
+        """
+        Make a dead letter of *message*; as long as the broker refuses it, it is held.
+        """
+        connection = self._subscription.connection
+        if self._subscription.bury(message, reason):
+            return
+        if not failures:
+            _log.warning(
+                "%s.%s: the broker refuses a dead letter, which is held and tried again (%s)",
+                self.container.service_name,
+                self.method_name,
+                reason,
+            )
+        batch = _Batch([message], [], connection, failures=failures + 1, reason=reason)
+        batch.due = self._due(batch)
+        self._batches.append(batch)
+
+    def _due(self, batch: _Batch) -> float:
+        delay = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(batch.failures - 1, 20))
+        return monotonic() + delay * random.uniform(0.5, 1)
 
     def _unavailable(self, exc: Unavailable) -> None:
         if self._held_since is None:
@@ -360,7 +410,9 @@ class EventLogConsumer(Entrypoint):
         """
         delay = FIRST_RETRY
         while not self._stopping:
-            eventlet.sleep(delay * random.uniform(0.5, 1))
+            with eventlet.Timeout(delay * random.uniform(0.5, 1), False):
+                self._stop_wanted.wait()
+                break
             delay = min(delay * 2, LAST_RETRY)
             try:
                 if self.probe():

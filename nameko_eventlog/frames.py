@@ -12,7 +12,6 @@ import socket
 import ssl
 import struct
 import types
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from amqp.exceptions import UnexpectedFrame
@@ -34,10 +33,6 @@ _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 _MOST_READ = 1 << 16
 """Bytes taken from the operating system at once."""
-
-
-Handle = Callable[[tuple[int, int, bytes]], object]
-"""Handles a frame: its type, its channel and its payload."""
 
 
 @functools.cache
@@ -64,15 +59,14 @@ def works() -> bool:
         return False
 
 
-def open_reader(connection: Any, handle: Handle | None = None) -> Reader:
+def open_reader(connection: Any) -> Reader:
     """
     Return what reads from *connection* the quickest.
 
     Args:
         connection: An open connection of py-amqp's, on which there is nothing left to read.
-        handle: Handles frames in the place of py-amqp, if the installed one lets us read them.
     """
-    return BufferedReader(connection, handle) if works() else PlainReader(connection)
+    return BufferedReader(connection) if works() else PlainReader(connection)
 
 
 class Reader(Protocol):
@@ -124,11 +118,10 @@ class BufferedReader:
 
     Args:
         connection: An open connection, on which py-amqp has read all that there was.
-        handle: Handles frames in the place of py-amqp.
     """
 
-    def __init__(self, connection: Any, handle: Handle | None = None) -> None:
-        self._handle = handle or connection.on_inbound_frame
+    def __init__(self, connection: Any) -> None:
+        self._handle = connection.on_inbound_frame
         self._transport = connection.transport
         self._socket = connection.sock
         self._buffer = b""

@@ -29,7 +29,7 @@ class DeliveryAssembler:
     Take a channel's deliveries out of the frames that a connection receives.
 
     Args:
-        connection: Handles all other frames.
+        connection: Its handler of frames handles all others.
         channel: The number of the channel.
         on_delivery: Called with each delivery.
     """
@@ -38,6 +38,7 @@ class DeliveryAssembler:
         self, connection: Any, channel: int, on_delivery: Callable[[ReceivedMessage], None]
     ) -> None:
         self._connection = connection
+        self._pass_on = connection.on_inbound_frame
         self._channel = channel
         self._on_delivery = on_delivery
         self._method: bytes | None = None
@@ -45,36 +46,40 @@ class DeliveryAssembler:
         self._missing = 0
         self._body: list[bytes] = []
 
-    def handle(self, frame: tuple[int, int, bytes]) -> None:
+    def handle(self, frame: tuple[int, int, bytes]) -> bool:
         """
         Handle a frame.
 
         Args:
             frame: Its type, its channel and its payload.
 
+        Returns:
+            Whether something has come of it.
+
         Raises:
             Exception: What py-amqp raises for what a frame says.
         """
         kind, channel, payload = frame
         if channel != self._channel:
-            self._connection.on_inbound_frame(frame)
-        elif kind == _METHOD and payload[:4] == _DELIVER:
+            return bool(self._pass_on(frame))
+        if kind == _METHOD and payload[:4] == _DELIVER:
             self._connection.bytes_recv += 1  # a sign of life; py-amqp counts frames, too
             self._method = payload
-        elif self._method is None:
-            self._connection.on_inbound_frame(frame)
-        elif kind == _HEADER:
+            return False
+        if self._method is None:
+            return bool(self._pass_on(frame))
+        if kind == _HEADER:
             self._header = payload
             self._missing = _content_header.unpack_from(payload)[2]
-            if not self._missing:
-                self._deliver()
         elif kind == _BODY:
             self._body.append(payload)
             self._missing -= len(payload)
-            if self._missing <= 0:
-                self._deliver()
         else:
-            self._connection.on_inbound_frame(frame)
+            return bool(self._pass_on(frame))
+        if self._missing > 0:
+            return False
+        self._deliver()
+        return True
 
     def _deliver(self) -> None:
         method, body = self._method or b"", b"".join(self._body)

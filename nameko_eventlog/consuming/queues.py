@@ -47,14 +47,12 @@ class QueueOptions:
         Raises:
             Exception: What the broker answers: 406 if there is such a queue of another kind.
         """
-        arguments: dict[str, Any] = {}
-        if self.quorum:
-            arguments["x-queue-type"] = "quorum"
-        Queue(self.dead_letters, durable=True, queue_arguments=dict(arguments))(channel).declare()
+        self.declare_dead_letters(channel)
+        arguments = self._type()
         if self.max_length is not None:
             arguments["x-max-length"] = self.max_length
         if self.expires is not None:
-            arguments["x-expires"] = int(self.expires * 1000)
+            arguments["x-expires"] = max(1, int(self.expires * 1000))
         for exchange in self.exchanges:
             Queue(
                 self.name,
@@ -63,3 +61,15 @@ class QueueOptions:
                 durable=True,
                 queue_arguments=arguments,
             )(channel).declare()
+
+    def declare_dead_letters(self, channel: Any) -> None:
+        """
+        Declare the queue of dead letters.
+
+        Raises:
+            Exception: What the broker answers.
+        """
+        Queue(self.dead_letters, durable=True, queue_arguments=self._type())(channel).declare()
+
+    def _type(self) -> dict[str, Any]:
+        return {"x-queue-type": "quorum"} if self.quorum else {}

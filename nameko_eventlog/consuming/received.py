@@ -28,6 +28,7 @@ class ReceivedMessage:
         routing_key: The Nameko event type.
         redelivered: Whether somebody may have had it before.
         delivery_tag: What it is acknowledged by.
+        nonce: What tells it from all others, if it bears no message id.
     """
 
     body: bytes
@@ -39,6 +40,7 @@ class ReceivedMessage:
     routing_key: str
     redelivered: bool
     delivery_tag: int
+    nonce: bytes | None = None
 
     @classmethod
     def read(cls, message: Any) -> ReceivedMessage:

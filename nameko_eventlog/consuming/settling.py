@@ -17,7 +17,9 @@ class Settling:
     """
 
     def __init__(self) -> None:
-        self._unsettled: dict[int, None] = {}  # in the order of delivery
+        self._unsettled: dict[int, int] = {}  # tags and sizes, in the order of delivery
+        self.size = 0
+        """Bytes of all that are not settled."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -25,11 +27,12 @@ class Settling:
     def __contains__(self, tag: int) -> bool:
         return tag in self._unsettled
 
-    def add(self, tag: int) -> None:
+    def add(self, tag: int, size: int = 0) -> None:
         """
         Note a delivery.
         """
-        self._unsettled[tag] = None
+        self._unsettled[tag] = size
+        self.size += size
 
     def settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
         """
@@ -46,10 +49,10 @@ class Settling:
         for tag in list(self._unsettled):
             if tag not in settled:
                 break
-            del self._unsettled[tag]
+            self.size -= self._unsettled.pop(tag)
             settled.discard(tag)
             all_before = tag
         for tag in settled:
-            del self._unsettled[tag]
+            self.size -= self._unsettled.pop(tag)
         acknowledgements = [] if all_before is None else [(all_before, True)]
         return acknowledgements + [(tag, False) for tag in sorted(settled)]

@@ -17,13 +17,16 @@ from typing import Any
 from uuid import uuid4
 
 import eventlet
+from amqp.exceptions import MessageNacked
 from eventlet.event import Event
 from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
 from kombu import Connection, Producer
+from kombu.exceptions import OperationalError
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
+from nameko_eventlog.consuming.dead_letters import dead_letter
 from nameko_eventlog.consuming.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming.queues import QueueOptions
 from nameko_eventlog.consuming.received import ReceivedMessage
@@ -42,8 +45,22 @@ PATIENCE = 0.05
 FRAMES_AT_ONCE = 300
 """How many frames are read, three to a message, before the rest has its turn."""
 
+_PORTION = 30  # frames, of 128 KiB at the most, that are read without looking at what is held
+
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 """Seconds between attempts to reach the broker."""
+
+CONFIRM_SECONDS = 30.0
+"""For how long the confirm of a dead letter is waited for."""
+
+MOST_HELD = 1 << 25
+"""Bytes of messages from which on nothing more is read: the prefetch bounds only their number."""
+
+
+_MEND = {
+    404: ": somebody has deleted it",
+    406: ": there is one with other options; delete it when it is empty, or name another",
+}
 
 
 class Pause(Exception):
@@ -61,7 +78,8 @@ class Subscription:
         options: The queue.
         prefetch: How many messages the broker hands out before some are acknowledged.
         on_turn: Called after each time the connection was listened to; it takes from `waiting`
-            and answers by `acknowledge` and `bury`.
+            and answers by `acknowledge` and `bury`. Without a connection it is called as well,
+            after `wake`.
     """
 
     def __init__(
@@ -86,22 +104,27 @@ class Subscription:
         self._errors = (
             *self._client.connection_errors,
             *self._client.channel_errors,
+            OperationalError,  # what kombu makes of them when it cannot connect
             OSError,
         )
         self._channel: Any = None
         self._reader: Reader | None = None
         self._listener: Any = None  # the green thread that waits for the socket
+        self._resting: Event | None = None  # what is waited for in place of the socket
         self._unsettled = Settling()
         self._stopping = False
         self._backoff = FIRST_BACKOFF
         self._is_lost = False
+        self._connected_at: float | None = None
         self._beat_at = 0.0
+        self._returned = False
         self.tried = Event()
         """Sent when the broker was reached for the first time, or was not."""
         self.waiting: deque[ReceivedMessage] = deque()
         """What has arrived and nobody has taken."""
-        self.connections = 0
-        """How many there have been: what an earlier one has delivered is delivered again."""
+        self.connection: int | None = None
+        """The number of the connection: what an earlier one has delivered is delivered again."""
+        self._connections = 0
 
     def run(self, pause: Callable[[], None]) -> None:
         """
@@ -137,6 +160,8 @@ class Subscription:
         """
         if self._listener is not None:
             get_hub().schedule_call_global(0, self._interrupt)
+        elif self._resting is not None and not self._resting.ready():
+            self._resting.send()
 
     def acknowledge(self, messages: list[ReceivedMessage]) -> None:
         """
@@ -148,38 +173,47 @@ class Subscription:
         for tag, all_before in self._unsettled.settle(one.delivery_tag for one in messages):
             self._channel.basic_ack(tag, multiple=all_before)
 
-    def bury(self, message: ReceivedMessage, reason: str) -> None:
+    def bury(self, message: ReceivedMessage, reason: str) -> bool:
         """
         Put *message* into the queue of dead letters, and then acknowledge it.
+
+        Returns:
+            Whether that was done: the broker may refuse it.
 
         Raises:
             Exception: The connection is lost, and the message will be delivered again.
         """
-        Producer(self._channel).publish(
-            message.body,
-            routing_key=self._options.dead_letters,
-            exchange="",
-            content_type=message.content_type or "application/octet-stream",
-            content_encoding=message.content_encoding or "binary",
-            headers={
-                **message.headers,
-                "x-eventlog-reason": reason,
-                "x-eventlog-exchange": message.exchange,
-                "x-eventlog-routing-key": message.routing_key,
-            },
-            delivery_mode=2,
-            **{
-                name: value
-                for name, value in message.properties.items()
-                if name in ("message_id", "timestamp", "type", "app_id", "correlation_id")
-            },
-        )
+        self._returned = False
+        too_late = TimeoutError(f"a dead letter was not confirmed in {CONFIRM_SECONDS:g} s")
+        try:
+            with eventlet.Timeout(CONFIRM_SECONDS, too_late):
+                Producer(self._channel, on_return=self._note_return).publish(
+                    exchange="",
+                    routing_key=self._options.dead_letters,
+                    mandatory=True,  # without its queue it would be confirmed, and gone
+                    **dead_letter(message, reason),
+                )
+        except MessageNacked:
+            return False
+        if self._returned:
+            self._options.declare_dead_letters(self._channel)
+            return False
         self.acknowledge([message])
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """
+        Whether so much is held that no more is read for now.
+        """
+        return self._unsettled.size >= MOST_HELD
 
     def _consume(self) -> None:
-        self._client.ensure_connection(max_retries=1, timeout=CONNECT_TIMEOUT)
+        self._client.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
         self._channel = channel = self._client.channel()
-        self.connections += 1
+        self._connections += 1
+        self.connection = self._connections
+        self._connected_at = monotonic()
         self._unsettled = Settling()
         self.waiting.clear()
         self._options.declare(channel)
@@ -190,11 +224,12 @@ class Subscription:
             callback=lambda message: self._received(ReceivedMessage.read(message)),
             consumer_tag=f"eventlog-{uuid4()}",
         )
-        if hasattr(self._client.connection, "on_inbound_frame"):
-            assembler = DeliveryAssembler(
-                self._client.connection, channel.channel_id, self._received
-            )
-            self._reader = open_reader(self._client.connection, assembler.handle)
+        connection = self._client.connection
+        if hasattr(connection, "on_inbound_frame"):
+            assembler = DeliveryAssembler(connection, channel.channel_id, self._received)
+            # also of what py-amqp reads itself, while it waits for an answer
+            connection.on_inbound_frame = assembler.handle
+            self._reader = open_reader(connection)
         self._restored()
         while not self._stopping:
             self._listen()
@@ -202,21 +237,29 @@ class Subscription:
             eventlet.sleep(0)
 
     def _received(self, received: ReceivedMessage) -> None:
-        self._unsettled.add(received.delivery_tag)
+        self._unsettled.add(received.delivery_tag, len(received.body))
         self.waiting.append(received)
 
+    def _note_return(self, *_: Any) -> None:
+        self._returned = True
+
     def _listen(self) -> None:
+        is_time = monotonic() - self._beat_at > (self._client.heartbeat or LAST_BACKOFF) / 4
         try:
-            self._read()
+            if is_time or not self.is_full:
+                self._read()
+            else:
+                self._rest(PATIENCE)
         except TimeoutError:
             pass
         except self._errors:
             raise
         except Exception as exc:  # of what somebody has sent, which ends no service
             raise ConnectionError(f"what the broker sent cannot be read: {exc!r}") from exc
-        if self._client.heartbeat and monotonic() - self._beat_at > self._client.heartbeat / 4:
+        if is_time:
             self._beat_at = monotonic()
-            self._client.heartbeat_check()
+            if self._client.heartbeat:
+                self._client.heartbeat_check()
 
     def _read(self) -> None:
         if self._reader is None:  # one of kombu's transports that is not AMQP's
@@ -224,9 +267,20 @@ class Subscription:
             until = monotonic() + PATIENCE
             while monotonic() < until:  # as long as there is something to read at once
                 self._client.drain_events(timeout=0.001)
-        elif not self._reader.read(FRAMES_AT_ONCE):
+        elif self.is_full:  # a little, which is the broker's sign of life
+            self._reader.read(1)
+        elif not self._read_frames(self._reader):
             self._wait_for_more()
-            self._reader.read(FRAMES_AT_ONCE)
+            self._read_frames(self._reader)
+
+    def _read_frames(self, reader: Reader) -> int:
+        number = 0
+        while number < FRAMES_AT_ONCE and not self.is_full:
+            read = reader.read(_PORTION)
+            number += read
+            if read < _PORTION:
+                break
+        return number
 
     def _wait_for_more(self) -> None:
         self._listener = getcurrent()
@@ -247,17 +301,33 @@ class Subscription:
             listener.throw(TimeoutError)
 
     def _lost(self, exc: BaseException) -> None:
+        self._close()
+        # one that is lost at once each time is no reason to hurry
+        if self._connected_at is not None and monotonic() - self._connected_at > LAST_BACKOFF:
+            self._backoff = FIRST_BACKOFF
+        self._connected_at = None
         if not self._is_lost:
             self._is_lost = True
             _log.warning(
-                "the queue %s at %s is lost to its consumer (%s); it is tried again",
+                "the queue %s at %s is lost to its consumer (%s%s); it is tried again",
                 self._options.name,
                 sanitize_url(self._client.as_uri(include_password=False)),
                 exc,
+                _MEND.get(getattr(exc, "code", 0), ""),
             )
         self._has_tried()
-        eventlet.sleep(self._backoff * random.uniform(0.5, 1))
+        until = monotonic() + self._backoff * random.uniform(0.5, 1)
         self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+        while not self._stopping and (left := until - monotonic()) > 0:
+            self._on_turn()
+            if not self._stopping:
+                self._rest(left)
+
+    def _rest(self, seconds: float) -> None:
+        self._resting = Event()
+        with eventlet.Timeout(seconds, False):
+            self._resting.wait()
+        self._resting = None
 
     def _has_tried(self) -> None:
         if not self.tried.ready():
@@ -265,12 +335,12 @@ class Subscription:
 
     def _restored(self) -> None:
         self._has_tried()
-        self._backoff = FIRST_BACKOFF
         if self._is_lost:
             self._is_lost = False
             _log.warning("the queue %s is back for its consumer", self._options.name)
 
     def _close(self) -> None:
+        self.connection = None
         self.waiting.clear()
         self._unsettled = Settling()
         self._reader = None

@@ -30,6 +30,9 @@ MAX_DEPTH = 200
 EARLIEST_MS = 946_684_800_000
 """The year 2000."""
 
+NONCE_BYTES = 10
+"""As many as a UUID of version 7 has beside its time."""
+
 AHEAD_MS = 86_400_000
 """How far a clock may be ahead of the store's: a day."""
 
@@ -69,7 +72,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
     time_ms = _body_time(body.get("timestamp"), now)
     message_id = message.properties.get("message_id")
     if message_id is None or message_id == "":
-        message_id = _own_id(now if time_ms is None else time_ms)
+        message_id = _own_id(now if time_ms is None else time_ms, message.nonce)
     else:
         message_id = spelt_out(str(message_id))
         if _UUID7.fullmatch(message_id):
@@ -180,11 +183,11 @@ def _within_bounds(time_ms: int, value: Any, now: int) -> int:
     return time_ms
 
 
-def _own_id(time_ms: int) -> str:
+def _own_id(time_ms: int, nonce: bytes | None) -> str:
     """
     Make a message id that bears its time, for senders that give none.
     """
-    random = int.from_bytes(os.urandom(10), "big")
+    random = int.from_bytes(os.urandom(NONCE_BYTES) if nonce is None else nonce, "big")
     number = time_ms << 80 | random
     number = number & ~(0xF << 76) | 0x7 << 76
     return str(UUID(int=number & ~(0x3 << 62) | 0x2 << 62))

@@ -76,7 +76,8 @@ rejects = Table(
     # Milliseconds since 1970 at which it was rejected.
     Column("rejected_ms", BigInteger, nullable=False),
     Column("reason", _TEXT, nullable=False),
-    # Of message id, routing and body: one that is delivered again is rejected once.
+    # Of message id, routing and body: one that is delivered again is rejected once. Without an
+    # id each delivery is one of its own.
     Column("digest", _TEXT, nullable=False, unique=True),
     Column("message_id", _TEXT),
     Column("exchange", _TEXT, nullable=False),

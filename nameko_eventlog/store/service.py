@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -25,6 +27,7 @@ from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import QUERY_SECONDS, Readers
 from nameko_eventlog.store.retention import purge
+from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, Probe
@@ -34,6 +37,12 @@ _log = logging.getLogger("nameko_eventlog")
 
 WRITE_SECONDS = 60.0
 """For how long a batch is waited for."""
+
+MAX_DELIVERIES = 15
+"""
+How often a message may come. Each crash and each lost connection counts for all that was held, on
+quorum queues; RabbitMQ 4 drops what has come 20 times.
+"""
 
 RETENTION_SECONDS = 60.0
 """How often what is too old is looked for."""
@@ -148,12 +157,17 @@ class StoreConsumer(EventLogConsumer):
         self.fan_in_exchange = config.fan_in_exchange
         self.routing_key = config.event_type
         super().setup()
+        self.max_deliveries = MAX_DELIVERIES
 
     def read(self, message: ReceivedMessage) -> ReceivedMessage:
         """
         Return *message*: whether it can be stored is decided beside the table of rejects.
+
+        One without an id is told from all others from here on, however often it is written.
         """
-        return message
+        if message.properties.get("message_id"):
+            return message
+        return replace(message, nonce=os.urandom(NONCE_BYTES))
 
     def probe(self) -> bool:
         """

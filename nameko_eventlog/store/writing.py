@@ -193,7 +193,8 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
             }
         )
     digest = hashlib.sha256(message.body)
-    for part in (message_id, message.exchange, message.routing_key, message.content_type):
+    identity = message.nonce if message_id is None else message_id
+    for part in (identity, message.exchange, message.routing_key, message.content_type):
         digest.update(b"\0" + repr(part).encode(errors="backslashreplace"))
     return {
         "rejected_ms": now,

@@ -4,127 +4,22 @@ Handlers of event logs, on real brokers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import amqp
 import eventlet
 import kombu
 import pytest
 from eventlet.event import Event
 from kombu import Connection
 from nameko.exceptions import ConfigurationError
-from nameko.testing.services import dummy, entrypoint_hook
 from nameko.testing.utils import get_extension
 
-from nameko_eventlog import (
-    EventLogConsumer,
-    EventLogDispatcher,
-    Unavailable,
-    event_log_handler,
-    frames,
-)
+from nameko_eventlog import EventLogConsumer, Unavailable, frames
 from tests.conftest import global_config
+from tests.consuming.conftest import Handled, Shop, Start, Unreadable, lengths, pay, send
 from tests.delivery.proxy import Proxy
 from tests.nameko_version import event_exchange
 from tests.waiting import wait_until
-
-
-class Shop:
-    """
-    Dispatches.
-    """
-
-    name = "shop"
-    eventlog = EventLogDispatcher()
-
-    @dummy
-    def pay(self, first: int, count: int = 1) -> None:
-        """
-        Dispatch so many event logs.
-        """
-        for number in range(first, first + count):
-            self.eventlog("paid" if number % 2 else "sold", {"number": number})
-
-
-class Handled:
-    """
-    What handlers were called with, and how they fail.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-        self.failing: Callable[[Any], None] = lambda argument: None
-
-    def __call__(self, argument: Any) -> None:
-        self.calls.append(argument)
-        self.failing(argument)
-
-    @property
-    def numbers(self) -> list[int]:
-        """
-        The numbers of all event logs, in the order of the calls.
-        """
-        bodies = [b for call in self.calls for b in (call if isinstance(call, list) else [call])]
-        return [body["data"]["number"] for body in bodies]
-
-
-@pytest.fixture
-def handled() -> Handled:
-    """
-    What handlers were called with.
-    """
-    return Handled()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Try again without much ado.
-    """
-    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.01)
-
-
-Start = Callable[..., Any]
-
-
-@pytest.fixture
-def start(run_service: Any, handled: Handled) -> Iterator[Start]:
-    """
-    Start a service whose handler has these options: ``start(config, "shop", batch_size=5)``.
-    """
-
-    def start(config: dict[str, Any], *services: str, **options: Any) -> Any:
-        class Log:
-            name = "log"
-
-            @event_log_handler(*services, **options)
-            def handle(self, argument: Any) -> None:
-                handled(argument)
-
-        return run_service(Log, config)
-
-    return start
-
-
-def pay(shop: Any, first: int, count: int = 1) -> None:
-    """
-    Let the shop dispatch.
-    """
-    with entrypoint_hook(shop, "pay") as hook:
-        hook(first, count)
-
-
-def lengths(config: dict[str, Any], name: str = "eventlog-log.handle") -> tuple[int, int]:
-    """
-    How many messages are in the queue, and in that of its dead letters.
-    """
-    with Connection(config["AMQP_URI"]) as connection:
-        channel = connection.default_channel
-        return tuple(
-            kombu.Queue(queue, channel=channel).queue_declare(passive=True)[1]
-            for queue in (name, f"{name}.dead-letters")
-        )
 
 
 class TestSingle:
@@ -178,7 +73,7 @@ class TestBatch:
         shop = run_service(Shop, any_config)
         log = start(any_config, "shop", batch_size=10, batch_seconds=0.3)
         consumer = get_extension(log, EventLogConsumer)
-        wait_until(lambda: consumer._subscription.connections)
+        wait_until(lambda: consumer._subscription.connection)
         eventlet.sleep(0.2)
         pay(shop, 0, 25)
 
@@ -287,16 +182,9 @@ class TestFailure:
         A message whose properties are no UTF-8 becomes a dead letter; those behind it are handled.
         """
 
-        class Rubbish(amqp.Message):
-            def _serialize_properties(self) -> bytes:
-                return b"\x80\x00\x02\xff\xfe"
-
         start(rabbit_config, "shop")
         shop = run_service(Shop, rabbit_config)
-        with Connection(rabbit_config["AMQP_URI"]) as connection:
-            connection.connection.channel().basic_publish(
-                Rubbish("{}"), exchange=event_exchange("shop").name, routing_key="log_event"
-            )
+        send(rabbit_config, Unreadable("{}"))
         pay(shop, 0)
 
         wait_until(lambda: handled.numbers == [0])
