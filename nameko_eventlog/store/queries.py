@@ -279,22 +279,25 @@ class EventLogQuery:
     def trace(self, call_id: str) -> Trace | None:
         """
         Return all calls, of all services, that share an origin with a call; None if no event log
-        is known of it.
+        is known of it, nor of its children.
 
         Raises:
             InvalidQuery: It is no id.
         """
         origin = check_id("call_id", call_id)
-        own, first = event_logs.c.call_id, event_logs.c.origin_call_id
+        first = event_logs.c.origin_call_id
         rows: dict[str, EventLogRow] = {}
         with self._connection() as connection:
             seen: set[str] = set()
             while origin not in seen:  # Nameko cuts long call stacks: their first is no origin
                 seen.add(origin)
-                above = connection.scalar(
-                    select(first).where(own == origin, first.is_not(None)).limit(1)
-                )
-                origin = above or origin
+                for known_by in (event_logs.c.call_id, event_logs.c.parent_call_id):
+                    above = connection.scalar(
+                        select(first).where(known_by == origin, first.is_not(None)).limit(1)
+                    )
+                    if above:
+                        origin = above
+                        break
             new, seen = {origin}, set()
             while new and len(rows) <= MAX_TRACE:
                 seen |= new

@@ -69,6 +69,13 @@ for _name in (
         sqlite_where=_where,
     )
 
+Index(
+    "event_logs_parent_call_id",
+    event_logs.c.parent_call_id,
+    postgresql_where=event_logs.c.parent_call_id.is_not(None),
+    sqlite_where=event_logs.c.parent_call_id.is_not(None),
+)
+
 rejects = Table(
     "rejects",
     metadata,

@@ -305,6 +305,7 @@ class TestPlans:
         query.services()
         query.get("x")
         query.trace("web.get.1")
+        query.trace("nobody")
 
         assert len(plans) > 2 * len(FILTERS)
         assert [] == full_scans(plans)

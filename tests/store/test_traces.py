@@ -115,6 +115,23 @@ class TestTrace:
             with pytest.raises(InvalidQuery, match="call_id=''"):
                 query.trace("")
 
+    def test_known_by_children(self, database: str, message: Make) -> None:
+        """
+        A call without event logs of its own is found by its children's.
+        """
+        writer = EventLogWriter(database, ["json"])
+        stacks = [["a.x.1", "b.y.2", "c.z.3"], ["a.x.1", "d.v.4", "e.w.5"]]
+        writer.write([message(body(call_stack=s, call_id=s[-1])) for s in stacks])
+        writer.close()
+
+        with EventLogQuery(database) as query:
+            for asked in ("a.x.1", "b.y.2", "d.v.4"):
+                trace = query.trace(asked)
+                assert trace is not None
+                assert {"a.x.1", "b.y.2", "c.z.3", "d.v.4", "e.w.5"} == {
+                    call["call_id"] for call in trace["calls"]
+                }
+
     def test_cut_stacks(self, database: str, message: Make) -> None:
         """
         Nameko keeps ten calls of a stack: deeper ones are put together from those above them.
