@@ -14,6 +14,9 @@ from nameko_eventlog.cli.terminal import json_line, printable
 from nameko_eventlog.store.rejecting import Reject, Rejects
 
 
+_ID = click.IntRange(1, 2**63 - 1)
+
+
 @click.group()
 def rejects() -> None:
     """
@@ -22,7 +25,14 @@ def rejects() -> None:
 
 
 @rejects.command("list")
-@click.option("--limit", "-n", default=50, show_default=True, help="How many at the most.")
+@click.option(
+    "--limit",
+    "-n",
+    type=click.IntRange(1, 2**31),
+    default=50,
+    show_default=True,
+    help="How many at the most.",
+)
 @config_option
 @telling
 def list_rejects(path: str, limit: int) -> None:
@@ -41,7 +51,7 @@ def list_rejects(path: str, limit: int) -> None:
 
 
 @rejects.command()
-@click.argument("id", type=int)
+@click.argument("id", type=_ID)
 @config_option
 @telling
 def show(path: str, id: int) -> None:  # noqa: A002
@@ -70,7 +80,7 @@ def show(path: str, id: int) -> None:  # noqa: A002
 
 
 @rejects.command()
-@click.argument("ids", type=int, nargs=-1, required=True)
+@click.argument("ids", type=_ID, nargs=-1, required=True)
 @config_option
 @telling
 def retry(path: str, ids: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ Where ``nameko-eventlog`` begins, with or without what it needs.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 
@@ -22,6 +23,9 @@ def main() -> None:
     """
     Run the command line.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the locale cannot say is spelt out
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # eventlet is deprecated: its users know
         try:

@@ -132,7 +132,8 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
         else:
             roots.append(branch)
         branches.append(branch)
-    out = console()
+    # it would cut a tree's lines off where the terminal ends, which breaks them well by itself
+    out = console(is_wide=True)
     for root in roots:
         out.print(root, soft_wrap=True)
     if found["truncated"]:
@@ -173,10 +174,13 @@ def count(
     """
     Count stored event logs: of the last 24 hours, unless --since says otherwise.
     """
+    seconds = int(bucket.total_seconds())
+    if seconds < 1:
+        raise click.UsageError("--bucket: pass 1s or more")
     with EventLogQuery(store_config(path).uri) as store:
         groups = store.count(
             group_by=by,
-            bucket=max(1, int(bucket.total_seconds())),
+            bucket=seconds,
             limit=limit,
             **parameters(options),
         )
@@ -188,7 +192,7 @@ def count(
             click.echo(json_line(group))
         return
     names = [
-        local_time(str(group["group"]))[:16]
+        local_time(str(group["group"]))[: 19 if seconds % 60 else 16]
         if by == "time"
         else printable(str(group["group"] or "-"))
         for group in groups
@@ -196,9 +200,10 @@ def count(
     widest, most = max(map(len, names)), max(group["count"] for group in groups)
     digits = len(str(most))
     out = console()
+    bar = "█" if out.encoding.startswith("utf") else "#"
     for name, group in zip(names, groups, strict=True):
         line = Text(f"{name:<{widest}}  {group['count']:>{digits}}  ")
-        line.append("█" * max(1, round(group["count"] / most * 40)), style="cyan")
+        line.append(bar * max(1, round(group["count"] / most * 40)), style="cyan")
         out.print(line, soft_wrap=True)
 
 
@@ -220,7 +225,10 @@ def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
         if config.retention_days is None:
             raise click.UsageError("pass --older-than 30d, or set EVENTLOG_STORE.retention_days")
         older_than = timedelta(days=config.retention_days)
-    before = datetime.now(timezone.utc) - older_than
+    try:
+        before = datetime.now(timezone.utc) - older_than
+    except OverflowError:
+        raise click.UsageError(f"--older-than {older_than}: no time is so old") from None
     total = count_before(config.uri, before)
     if not total:
         click.echo("nothing is older")

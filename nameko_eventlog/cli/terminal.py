@@ -44,11 +44,14 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def console() -> Console:
+def console(is_wide: bool = False) -> Console:
     """
     Return what is printed with: in a pipe without colours, and as wide as it takes.
+
+    Args:
+        is_wide: Whether it is so on a terminal, too.
     """
-    width = None if sys.stdout.isatty() else 100_000
+    width = None if sys.stdout.isatty() and not is_wide else 100_000
     return Console(highlight=False, markup=False, width=width, soft_wrap=width is not None)
 
 

@@ -125,7 +125,7 @@ def database_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        reason = str(getattr(exc, "orig", None) or exc).strip()
+        reason = " ".join(str(getattr(exc, "orig", None) or exc).split())
         if "no such table" in reason or getattr(exc.orig, "pgcode", "") == "42P01":  # type: ignore[attr-defined]
             reason = "it has no tables of event logs: start the store once, which makes them"
         raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc

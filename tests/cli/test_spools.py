@@ -5,6 +5,7 @@ spool: what a killed process has left.
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -194,3 +195,28 @@ def test_extra_missing() -> None:
 
     assert "rich is not installed: pip install 'nameko-eventlog[cli]'\n" == done.stderr
     assert 1 == done.returncode
+
+
+def test_no_warnings(tmp_path: pathlib.Path) -> None:
+    """
+    What the libraries below warn of is nothing to the user of a command.
+    """
+    script = pathlib.Path(sys.executable).with_name("nameko-eventlog")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONWARNINGS" and not name.startswith("COVERAGE_")
+    }
+    done = subprocess.run(
+        [str(script), "query"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert 2 == done.returncode
+    assert ["Error: there is no file 'config.yaml'"] == [
+        line.partition(":")[0] + ":" + line.split(":")[1] for line in done.stderr.splitlines()
+    ]

@@ -120,6 +120,11 @@ class TestQuery:
             (("count", "--bucket", "5x"), 2, "'5x' is no duration"),
             (("purge",), 2, "pass --older-than 30d, or set EVENTLOG_STORE.retention_days"),
             (("rejects", "show", "5"), 1, "there is no reject 5"),
+            (("rejects", "show", "9" * 30), 2, "is not in the range"),
+            (("rejects", "retry", "9" * 30), 2, "is not in the range"),
+            (("rejects", "list", "-n", "-1"), 2, "is not in the range"),
+            (("purge", "--older-than", "3000000d"), 2, "no time is so old"),
+            (("count", "--bucket", "0.5s"), 2, "--bucket: pass 1s or more"),
         ],
     )
     def test_mistakes(

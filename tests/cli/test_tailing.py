@@ -39,7 +39,9 @@ def publish(uri: str, content: Any) -> None:
         )
 
 
-def command(*args: str, folder: pathlib.Path, stdout: Any = subprocess.PIPE) -> Any:
+def command(
+    *args: str, folder: pathlib.Path, stdout: Any = subprocess.PIPE, **environment: str
+) -> Any:
     """
     Start the command line in a process of its own.
     """
@@ -49,7 +51,12 @@ def command(*args: str, folder: pathlib.Path, stdout: Any = subprocess.PIPE) -> 
         cwd=folder,
         stdout=stdout,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", "TERM": "xterm-256color"},
+        env={
+            **os.environ,
+            "PYTHONWARNINGS": "ignore",
+            "TERM": "xterm-256color",
+            **environment,
+        },
     )
 
 
@@ -95,6 +102,31 @@ class TestTail:
         assert "\x1b[31m" in said
         assert "\x1b[2J" not in said
         assert "\\u001b[2J" in said
+
+    def test_narrow(self, folder: pathlib.Path, stored: Callable[..., None]) -> None:
+        """
+        On a narrow terminal lines are broken by it, and nothing of them is left out.
+        """
+        stored({"call_stack": ["shop.pay.2"]})
+        ours, theirs = pty.openpty()
+        with command("trace", "shop.pay.2", folder=folder, stdout=theirs, COLUMNS="20") as process:
+            os.close(theirs)
+            process.wait(30)
+            said = os.read(ours, 100_000).decode()
+        os.close(ours)
+
+        assert "  shop.pay.2" in said
+        assert "order_paid" in said
+
+    def test_locale(self, folder: pathlib.Path, stored: Callable[..., None]) -> None:
+        """
+        What the locale cannot say is spelt out.
+        """
+        stored({"data": {"name": "☃"}})
+        for args, said in ((("query",), b"\\u2603"), (("count",), b"####")):
+            with command(*args, folder=folder, PYTHONIOENCODING="ascii") as process:
+                assert said in process.stdout.read()
+            assert 0 == process.returncode
 
     def test_broken_pipe(self, folder: pathlib.Path, stored: Callable[..., None]) -> None:
         """
