@@ -105,9 +105,9 @@ class Outbox(Protocol):
         Let go of a message that was taken: it is confirmed, or undelivered.
         """
 
-    def withdraw(self, message: Message) -> None:
+    def withdraw(self, message: Message) -> bool:
         """
-        Let go of a message that its waiter has claimed back.
+        Let go of a message that its waiter has claimed back, and tell whether that is so.
         """
 
     def start(self) -> None:
@@ -210,15 +210,16 @@ class MemoryOutbox:
         self._taken -= 1
         self._forget(message)
 
-    def withdraw(self, message: Message) -> None:
+    def withdraw(self, message: Message) -> bool:
         """
         Let go of a message that its waiter has claimed back; the relay may have, before.
         """
         try:
             self._queue.remove(message)  # compares identities: one step, and quick
         except ValueError:
-            return
+            return True
         self._forget(message)
+        return True
 
     def start(self) -> None:
         """

@@ -8,10 +8,11 @@ it is of; each other is a message, in the order of acceptance.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import pathlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -148,6 +149,19 @@ def decode(line: bytes) -> Message:
     )
 
 
+def _find(line: bytes) -> tuple[int, Message | None]:
+    """
+    Return where in *line* the message begins, and the message, or None if there is none.
+
+    A file that somebody has cut, and that is written on, has zeros there, which JSON never has.
+    """
+    begin = line.rfind(b"\0") + 1
+    try:
+        return begin, decode(line[begin:])
+    except Corrupt:
+        return 0, None
+
+
 class Segment:
     """
     One file of a spool.
@@ -166,8 +180,11 @@ class Segment:
         self.is_growing = is_new
         self.is_known = True
         self.is_said_corrupt = False
+        self.is_dirty = False
+        self.unread = 0
+        """How many event logs it holds that are not in memory."""
         self._unsettled: OrderedDict[int, None] = OrderedDict()
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CLOEXEC
         self.fd = _os.open(path, flags | os.O_CREAT | os.O_EXCL if is_new else flags, 0o600)
         self.written = 0
         if is_new:
@@ -179,8 +196,12 @@ class Segment:
                 raise
             self.first = self.written
         else:
-            self.written = os.fstat(self.fd).st_size
-            self.first = self._end_of_header()
+            try:
+                self.written = os.fstat(self.fd).st_size
+                self.first = self._end_of_header()
+            except OSError:
+                self.close()
+                raise
         self.read_up_to = self.first
 
     def _end_of_header(self) -> int:
@@ -204,12 +225,29 @@ class Segment:
             OSError: If it cannot be written; then nothing of it is left.
         """
         start = self.written
-        written = _os.write(self.fd, line)
+        # to where we know that the end is: whoever cuts the file, and an exception out of a
+        # signal handler right after the writing, must not shift what comes
+        written = _os.pwrite(self.fd, line, start)
         if written != len(line):
             _os.ftruncate(self.fd, start)
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written = start + written
+        self.is_dirty = True
         return start
+
+    def sync(self) -> None:
+        """
+        Put onto the disk what was written; called in an OS thread of its own.
+
+        Raises:
+            OSError: If that fails; what is on the disk is not known then.
+        """
+        self.is_dirty = False
+        fd = os.dup(self.fd)  # it may be closed meanwhile
+        try:
+            _os.fdatasync(fd)
+        finally:
+            _os.close(fd)
 
     def keep(self, start: int) -> None:
         """
@@ -238,53 +276,76 @@ class Segment:
         return self.read_up_to < self.written
 
     @property
+    def is_settled(self) -> bool:
+        """
+        Whether it holds something, and all of it is settled.
+        """
+        return self.written > self.first and not (self.has_unread or self._unsettled)
+
+    @property
     def is_done(self) -> bool:
         """
         Whether nothing in it is of use any more.
         """
         return not (self.is_growing or self.has_unread or self._unsettled)
 
-    def read(self, on_corrupt: Callable[[bytes], object]) -> Iterator[tuple[int, Message]]:
+    def read(self, on_corrupt: Callable[[bytes], object]) -> list[tuple[int, Message]]:
         """
         Read on, some at a time.
 
         Args:
             on_corrupt: Called with what is no message.
 
-        Yields:
-            Where a message begins, and the message.
+        Returns:
+            Where each message begins, and the message.
 
         Raises:
             OSError: If it cannot be read.
         """
         size = _CHUNK
         while True:
-            chunk = _os.pread(self.fd, min(size, self.written - self.read_up_to), self.read_up_to)
+            wanted = min(size, self.written - self.read_up_to)
+            chunk = _os.pread(self.fd, wanted, self.read_up_to)
             end = chunk.rfind(b"\n") + 1
-            if end or self.read_up_to + len(chunk) >= self.written or not chunk:
+            if end or self.read_up_to + len(chunk) >= self.written or len(chunk) < wanted:
                 break
             size *= 2
         if not chunk:  # somebody has cut it
             self.read_up_to = self.written
-            return
-        if not end:  # the last line is not whole: its call has not returned
+            return []
+        if not end:  # the last line is not whole: its call has not returned, or it was cut
             end = len(chunk)
+        found = []
         start = self.read_up_to
         for line in chunk[:end].removesuffix(b"\n").split(b"\n"):
-            self.read_up_to = start + len(line) + 1
-            try:
-                message = decode(line)
-            except Corrupt:
+            begin, message = _find(line)
+            if message is None:
                 on_corrupt(line)
             else:
-                self.keep(start)
-                yield start, message
-            start = self.read_up_to
-        self.read_up_to = min(self.read_up_to, self.written)
+                if begin:
+                    on_corrupt(line[:begin])
+                self.keep(start + begin)
+                found.append((start + begin, message))
+            start += len(line) + 1
+        self.read_up_to = min(start, self.written)
+        self.unread = max(0, self.unread - len(found))
+        return found
+
+    def take_lost(self) -> int:
+        """
+        Return how many event logs were not found in it, now that everything is read.
+        """
+        if self.has_unread:
+            return 0
+        lost, self.unread = self.unread, 0
+        return lost
 
     def count(self) -> int:
         """
         Count the lines that are unread.
+
+        Raises:
+            OSError: If it cannot be read.
         """
         lines, at, last = 0, self.read_up_to, b"\n"
         while at < self.written:
@@ -294,7 +355,8 @@ class Segment:
             lines += chunk.count(b"\n")
             at += len(chunk)
             last = chunk[-1:]
-        return lines + (last != b"\n")
+        self.unread = lines + (last != b"\n")
+        return self.unread
 
     def close(self) -> None:
         """

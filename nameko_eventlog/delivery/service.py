@@ -149,18 +149,26 @@ class BrokerDelivery:
         Take *message*, without waiting; what cannot be kept is undelivered by name.
         """
         self._enter()
-        level = self._put(message)
+        try:
+            level = self._put(message)
+        except Exception as exc:
+            self._undeliver(message, f"it could not be kept: {exc!r}")
+            return
         if level or self._closed is not None:
             self._accept_in_need(message, level)
         else:
             self._notice()
 
     def _accept_in_need(self, message: Message, level: Level) -> None:
-        if level is Level.FULL and self._closed is None:
-            self._make_room()
-            level = self._put(message)
         if level is Level.FULL:
-            self._undeliver(message, self._closed or "the outbox is full")
+            try:
+                if self._closed is None:
+                    self._make_room()
+            finally:  # a timeout of the caller's, or its end, may come out of the waiting
+                if self._put(message) is Level.FULL:
+                    self._undeliver(message, self._closed or "the outbox is full")
+                else:
+                    self._notice()
         elif self._closed is None:
             self._notice()
             self._make_room()
@@ -188,11 +196,11 @@ class BrokerDelivery:
         end = monotonic() + self._config.confirm_timeout
         waiter = message.waiter = self._home.waiter()
         self._enter()
-        while self._closed is not None or self._put(message) is Level.FULL:
-            if self._closed is not None or monotonic() >= end:
-                self._ledger.withdraw()
-                raise self._not_confirmed(message, False, self._closed or "the outbox is full")
-            self._home.sleep(0.01)
+        try:
+            self._put_in_time(message, end)
+        except BaseException:  # a timeout of the caller's among them
+            self._ledger.withdraw()
+            raise
         self._notice()
         if message.place is not None:
             return
@@ -201,11 +209,18 @@ class BrokerDelivery:
         if waiter.reason is not None:
             raise self._not_confirmed(message, waiter.sent, waiter.reason)
         reason = f"the broker did not confirm in {self._config.confirm_timeout} s"
-        if waiter.take():
+        if not waiter.take():
+            raise self._not_confirmed(message, True, reason)
+        if self._outbox.withdraw(message):
             self._ledger.withdraw()
-            self._outbox.withdraw(message)
             raise self._not_confirmed(message, False, reason)
-        raise self._not_confirmed(message, True, reason)
+        # it got onto the disk meanwhile
+
+    def _put_in_time(self, message: Message, end: float) -> None:
+        while self._closed is not None or self._put(message) is Level.FULL:
+            if self._closed is not None or monotonic() >= end:
+                raise self._not_confirmed(message, False, self._closed or "the outbox is full")
+            self._home.sleep(0.01)
 
     def _not_confirmed(self, message: Message, sent: bool, reason: str) -> NotConfirmed:
         self._identify(message)

@@ -13,7 +13,7 @@ import logging
 import os
 import pathlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from uuid import uuid4
 
@@ -22,13 +22,14 @@ from eventlet import patcher, tpool
 from eventlet.greenthread import GreenThread
 from nameko.exceptions import ConfigurationError
 
-from nameko_eventlog.delivery.directories import CORRUPT, Directory
+from nameko_eventlog.delivery.adoption import Estate
+from nameko_eventlog.delivery.directories import SEGMENT_BYTES, Directory
 from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.outbox import OVERHEAD, Ledger, Level
-from nameko_eventlog.delivery.segments import Segment, encode
+from nameko_eventlog.delivery.segments import encode
 
 
-_log = logging.getLogger("nameko_eventlog")
 _os_threading = patcher.original("threading")
 
 SYNC_SECONDS = 1.0
@@ -38,9 +39,12 @@ ADOPT_SECONDS = 10.0
 """How often is looked for what processes have left that died meanwhile."""
 
 
-def _say(level: int, text: str, *values: object) -> None:
-    with contextlib.suppress(Exception):  # the service's handlers may fail
-        _log.log(level, text, *values)
+MOST_FILES = 128
+"""
+About how many files of dead processes are open at once; the others wait for their turn.
+"""
+
+_ATTEMPTS = 5
 
 
 class SpooledOutbox:
@@ -81,34 +85,68 @@ class SpooledOutbox:
         self._max_bytes = max_bytes
         self._identify = identify
         self._ledger = ledger
+        # many files, so that what is settled makes room; not too many, for each is open
+        self._segment_bytes = max(min(SEGMENT_BYTES, max_bytes // 8), max_bytes // MOST_FILES)
+        self._news = News()
         self._own: Directory | None = None
         self._adopted: deque[Directory] = deque()
-        self._left_alone: set[pathlib.Path] = set()
+        self._estate = Estate(self._root, service, self._news)
+        self._has_more = False
         self._bytes = 0  # on disk
+        self._wanted = 0  # by the last one that found no room
         self._ahead: deque[Message] = deque()  # in memory, the next ones
-        self._ahead_bytes = 0
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
+        self._memory = 0  # what both take
         self._taken = 0
         self._failure = ""
         self._failed_at = 0.0
-        self._is_dirty = False
+        self._care_failure = ""
         self._is_busy = False
         self._is_closed = False
         self._lock = _os_threading.RLock()
         self._thread: GreenThread | None = None
         self._open_own()
 
+    @property
+    def _directories(self) -> list[Directory]:
+        """
+        In the order in which they are published.
+        """
+        return [*self._adopted, *([self._own] if self._own is not None else [])]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """
+        Keep other threads, and what interrupts this one, out of the block.
+        """
+        with self._lock:
+            was, self._is_busy = self._is_busy, True
+            try:
+                yield
+            finally:
+                self._is_busy = was
+        self._news.tell()
+
     def _open_own(self) -> None:
-        try:
-            self._own = Directory(self._root / uuid4().hex, self._service)
-        except OSError as exc:
-            self._fail(exc)
+        for attempt in range(_ATTEMPTS):
+            path = self._root / uuid4().hex
+            try:
+                self._own = Directory(path, self._service, self._news, self._segment_bytes)
+                return
+            except (BlockingIOError, FileNotFoundError) as exc:
+                # another process took it for a dead one's, between its making and its lock
+                if attempt == _ATTEMPTS - 1:
+                    self._fail(exc)
+            except OSError as exc:
+                self._fail(exc)
+                return
 
     def start(self) -> None:
         """
         Adopt what was left, and begin to look after the disk.
         """
         self._adopt()
+        self._news.tell()
         self._thread = eventlet.spawn(self._look_after)
 
     def put(self, message: Message) -> Level:
@@ -122,12 +160,17 @@ class SpooledOutbox:
             if self._is_closed:
                 return Level.FULL
             if self._is_busy:  # a signal handler, or a finalizer, in the middle of this
-                return self._put_behind(message)
+                self._tail.append(message)
+                self._memory += _cost(message)
+                return Level.LOW
             self._is_busy = True
             try:
-                return self._put(message)
+                level = self._put(message)
             finally:
                 self._is_busy = False
+        if self._news:
+            self._news.tell()
+        return level
 
     def _put(self, message: Message) -> Level:
         if message.message_id is None:
@@ -137,7 +180,12 @@ class SpooledOutbox:
         except Exception:  # headers that AMQP does not take: the relay will say so
             return self._put_behind(message)
         if self._bytes + len(line) > self._max_bytes:
-            return Level.FULL
+            self._tidy(is_full=True)
+            if self._bytes + len(line) > self._max_bytes:
+                # for one that is too long, waiting makes no room
+                self._wanted = len(line) if len(line) <= self._max_bytes else 0
+                return Level.FULL
+        self._wanted = 0
         try:
             self._write_tail()
             self._write(message, line)
@@ -145,8 +193,7 @@ class SpooledOutbox:
             self._fail(exc)
             return self._put_behind(message)
         if self._failure:
-            self._failure = ""
-            _say(logging.WARNING, "the spool at %s is written again", self._root)
+            self._recover()
         return Level.LOW
 
     def _write(self, message: Message, line: bytes) -> None:
@@ -160,30 +207,33 @@ class SpooledOutbox:
                 raise OSError(errno.EIO, self._failure)
         segment, start = own.append(line)
         message.place = segment, start
-        self._is_dirty = True
-        self._bytes += len(line)
+        self._bytes += len(line) if start > segment.first else segment.written
         if (
             not own.unread
             and not self._adopted
             and len(self._ahead) < self._size
-            and self._ahead_bytes < self._size_bytes
+            and self._memory < self._size_bytes
         ):
             segment.keep(start)
             segment.read_up_to = segment.written
             self._ahead.append(message)
-            self._ahead_bytes += len(message.body) + OVERHEAD
+            self._memory += len(message.body) + OVERHEAD
         else:
-            own.unread += 1
+            own.leave(segment)
 
     def _put_behind(self, message: Message) -> Level:
-        if len(self._tail) + len(self._ahead) >= self._size:
+        waiting = len(self._tail) + len(self._ahead)
+        if waiting and (waiting >= self._size or self._memory + _cost(message) > self._size_bytes):
             return Level.FULL
         self._tail.append(message)
+        self._memory += _cost(message)
         return Level.LOW
 
     def _write_tail(self) -> None:
         while self._tail:
             message = self._tail[0]
+            if message.message_id is None:
+                self._identify(message)
             try:
                 line = encode(message)
             except Exception:
@@ -191,12 +241,17 @@ class SpooledOutbox:
                 continue
             self._write(message, line)
             self._tail.popleft()
+            self._memory -= _cost(message)
+
+    def _recover(self) -> None:
+        self._failure = ""
+        self._news.add(logging.WARNING, "the spool at %s is written again", self._root)
 
     def _fail(self, exc: OSError) -> None:
         self._failed_at = monotonic()
         if not self._failure:
             self._failure = str(exc)
-            _say(
+            self._news.add(
                 logging.ERROR,
                 "the spool at %s cannot be written (%s): event logs wait in memory until it can"
                 " (said once)",
@@ -209,88 +264,39 @@ class SpooledOutbox:
         Return the next messages, first in, first out; they stay kept until settled.
         """
         batch: list[Message] = []
-        with self._lock:
+        with self._alone():
             while len(batch) < limit:
-                if not self._ahead:
-                    self._read_ahead()
-                    if not self._ahead:
-                        break
+                if not self._ahead and not self._read_ahead():
+                    break
                 message = self._ahead.popleft()
-                self._ahead_bytes -= len(message.body) + OVERHEAD
-                if message.waiter is not None and not message.waiter.take():
-                    self._forget(message)
+                self._memory -= _cost(message)
+                # who waits is safe with what is on disk, and cannot claim it back
+                if (
+                    message.place is None
+                    and message.waiter is not None
+                    and not message.waiter.take()
+                ):
                     continue
                 self._taken += 1
                 batch.append(message)
             self._tidy()
         return batch
 
-    def _read_ahead(self) -> None:
-        for directory in [*self._adopted, *([self._own] if self._own else [])]:
-            for segment in directory.segments:
-                if not segment.has_unread:
-                    continue
-                try:
-                    self._read(directory, segment)
-                except OSError as exc:
-                    self._give_up(directory, segment, exc)
-                    break
-                if not any(one.has_unread for one in directory.segments):
-                    directory.unread = 0  # whatever became of single lines
-                if self._ahead:
-                    return
-        self._ahead += self._tail
-        self._ahead_bytes += sum(len(one.body) + OVERHEAD for one in self._tail)
-        self._tail.clear()
-
-    def _read(self, directory: Directory, segment: Segment) -> None:
-        corrupt: list[pathlib.Path] = []
-        for start, message in segment.read(
-            lambda line: corrupt.append(directory.set_aside(segment, line))
-        ):
-            message.place = segment, start
-            directory.unread -= 1
-            self._ahead.append(message)
-            self._ahead_bytes += len(message.body) + OVERHEAD
-        if corrupt:
-            self._say_corrupt(directory, segment, corrupt)
-
-    def _give_up(self, directory: Directory, segment: Segment, exc: OSError) -> None:
+    def _read_ahead(self) -> bool:
         """
-        Leave a segment that cannot be read where it is; what it holds is undelivered.
+        Read the next ones into memory, and tell whether there are any.
         """
-        others = [one for one in directory.segments if one is not segment and one.has_unread]
-        readable = 0
-        for other in others:
-            with contextlib.suppress(OSError):
-                readable += other.count()
-        for _ in range(directory.unread - readable):
-            self._ledger.undelivered.increment()
-        directory.unread = readable
-        directory.forget(segment)
-        _say(
-            logging.ERROR,
-            "the spool's file %s cannot be read (%s); it is left there, and what it holds counted"
-            " as undelivered",
-            segment.path,
-            exc,
-        )
-
-    def _say_corrupt(
-        self, directory: Directory, segment: Segment, corrupt: list[pathlib.Path]
-    ) -> None:
-        directory.unread -= len(corrupt)
-        for _ in corrupt:
-            self._ledger.undelivered.increment()
-        if not segment.is_said_corrupt:
-            segment.is_said_corrupt = True
-            _say(
-                logging.ERROR,
-                "lines of the spool's file %s are not what was written; they are kept in %s, and"
-                " counted as undelivered (said once)",
-                segment.path,
-                corrupt[0],
-            )
+        for directory in self._directories:
+            while directory.unread and not self._ahead:
+                found, lost = directory.read()
+                for _ in range(lost):
+                    self._ledger.undelivered.increment()
+                self._ahead += found
+                self._memory += sum(map(_cost, found))
+        if not self._ahead:
+            while self._tail:
+                self._ahead.append(self._tail.popleft())
+        return bool(self._ahead)
 
     def settle(self, message: Message) -> None:
         """
@@ -298,31 +304,30 @@ class SpooledOutbox:
         """
         with self._lock:
             self._taken -= 1
-            self._forget(message)
+            if message.place is not None:
+                segment, start = message.place
+                segment.settle(start)
 
-    def _forget(self, message: Message) -> None:
-        if message.place is not None:
-            segment, start = message.place
-            segment.settle(start)
-
-    def withdraw(self, message: Message) -> None:
+    def withdraw(self, message: Message) -> bool:
         """
-        Let go of a message that its waiter has claimed back.
+        Let go of a message that its waiter has claimed back, unless it is on disk meanwhile.
         """
-        with self._lock:
+        with self._alone():
+            if message.place is not None:
+                return False
             for queue in (self._ahead, self._tail):
                 with contextlib.suppress(ValueError):
                     queue.remove(message)
-                    self._forget(message)
-                    if queue is self._ahead:
-                        self._ahead_bytes -= len(message.body) + OVERHEAD
+                    self._memory -= _cost(message)
+        return True
 
-    def _tidy(self) -> None:
-        for directory in [*self._adopted, *([self._own] if self._own else [])]:
-            directory.tidy()
+    def _tidy(self, is_full: bool = False) -> None:
+        is_full = is_full or self.level is Level.FULL
+        for directory in self._directories:
+            directory.tidy(is_full)
         while self._adopted and not self._adopted[0].segments:
             self._adopted.popleft().close()
-        self._bytes = sum(one.size for one in self._adopted) + (self._own.size if self._own else 0)
+        self._bytes = sum(one.size for one in self._directories)
 
     def close(self, taken: list[Message]) -> list[Message]:
         """
@@ -330,15 +335,20 @@ class SpooledOutbox:
         """
         if self._thread is not None:
             self._thread.kill()
-        with self._lock:
+        with self._alone():
             if self._is_closed:
                 return []
             self._is_closed = True
-            alone = [
-                message for message in (*taken, *self._ahead, *self._tail) if message.place is None
-            ]
-            for directory in [*self._adopted, *([self._own] if self._own else [])]:
-                directory.sync()
+            with contextlib.suppress(OSError):  # it was full a moment ago, maybe
+                self._write_tail()
+            alone = [message for message in taken if message.place is None]
+            for message in (*self._ahead, *self._tail):
+                if message.place is None and (message.waiter is None or message.waiter.take()):
+                    alone.append(message)
+            for directory in self._directories:
+                if directory.is_dirty:
+                    with contextlib.suppress(OSError):
+                        directory.sync()
                 directory.close()
             return alone
 
@@ -348,17 +358,17 @@ class SpooledOutbox:
         """
         self._lock = _os_threading.RLock()
         self._is_closed = True
-        for directory in [*self._adopted, *([self._own] if self._own else [])]:
+        for directory in self._directories:
             directory.close(is_parents=True)
+        if self._estate.opening is not None:
+            self._estate.opening.close(is_parents=True)
 
     @property
     def waiting(self) -> int:
         """
         How many messages are kept.
         """
-        unread = sum(one.unread for one in self._adopted)
-        if self._own is not None:
-            unread += self._own.unread
+        unread = sum(one.unread for one in self._directories)
         return unread + len(self._ahead) + len(self._tail) + self._taken
 
     @property
@@ -366,7 +376,7 @@ class SpooledOutbox:
         """
         How full it is.
         """
-        return Level.FULL if self._bytes >= self._max_bytes else Level.LOW
+        return Level.FULL if self._bytes + self._wanted > self._max_bytes else Level.LOW
 
     @property
     def oldest(self) -> Message | None:
@@ -387,57 +397,102 @@ class SpooledOutbox:
             if self._is_closed:  # in a forked child
                 return
             try:
+                self._check_place()
+                self._retry()
                 own = self._own
-                if own is not None and not own.is_there():
-                    with self._lock:
-                        own.begin_anew()
-                    _say(
-                        logging.ERROR,
-                        "the spool at %s has vanished: what waits is in files without a name,"
-                        " which end with the process; what comes is written to a new one",
-                        self._root,
-                    )
-                if own is not None and self._is_dirty:
-                    self._is_dirty = False
-                    tpool.execute(own.sync)
-                if monotonic() - adopted_at >= ADOPT_SECONDS:
-                    self._adopt()
+                if own is not None and own.is_dirty:
+                    self._sync(own)
+                is_due = monotonic() - adopted_at >= ADOPT_SECONDS
+                if is_due or (self._has_more and not self._adopted):
                     adopted_at = monotonic()
-            except Exception:
-                _log.exception("the spool at %s could not be looked after", self._root)
+                    self._adopt()
+                self._care_failure = ""
+            except Exception as exc:
+                if self._care_failure != repr(exc):
+                    self._care_failure = repr(exc)
+                    self._news.add(
+                        logging.ERROR,
+                        "the spool at %s could not be looked after: %r (said once)",
+                        self._root,
+                        exc,
+                    )
+            self._news.tell()
+
+    def _check_place(self) -> None:
+        own = self._own
+        if own is None or own.is_there():
+            return
+        with self._alone():
+            own.finish()
+            # nobody may take the place of a directory whose lock is gone: a new one it is
+            self._adopted.append(own)
+            self._own = None
+            self._open_own()
+            self._news.add(
+                logging.ERROR,
+                "the spool at %s has vanished: what waits is in files without a name,"
+                " which end with the process; what comes is written to a new one",
+                self._root,
+            )
+
+    def _retry(self) -> None:
+        """
+        Write what is in memory alone, if that can be done again.
+        """
+        if not self._tail:
+            return
+        with self._alone():
+            try:
+                self._write_tail()
+            except OSError as exc:
+                self._fail(exc)
+            else:
+                if self._failure:
+                    self._recover()
+
+    def _sync(self, own: Directory) -> None:
+        try:
+            tpool.execute(own.sync)
+        except OSError:
+            with self._alone():
+                own.finish()  # the next file may be luckier
+            raise
 
     def _adopt(self) -> None:
         """
-        Take over what processes have left that are not there any more.
+        Take over what processes have left that are not there any more, the oldest first.
         """
-        own = self._own.path if self._own is not None else None
-        held = {own, *(one.path for one in self._adopted), *self._left_alone}
-        try:
-            found = [path for path in self._root.iterdir() if path.is_dir()]
-            found = sorted(found, key=lambda path: path.stat().st_mtime)
-        except OSError:
-            return
-        for path in found:
-            if path in held or path.name == CORRUPT:
-                continue
-            try:
-                directory = Directory(path, self._service)
-            except OSError:  # another process lives, or was quicker
-                continue
-            count = directory.load()
-            if not count:
+        self._has_more = False
+        held = {one.path for one in self._directories}
+        for directory, count in self._estate.open(held):
+            if not self._take_over(directory, count):
+                self._has_more = True
+                break
+
+    def _take_over(self, directory: Directory, count: int) -> bool:
+        """
+        Publish *directory* as well, if there is room, and tell whether there was.
+        """
+        with self._alone():
+            files = sum(one.files for one in self._adopted) + directory.files
+            has_room = (
+                files <= MOST_FILES and self._bytes + directory.size <= self._max_bytes
+            ) or not (self._adopted or self._bytes > 2 * self._segment_bytes)
+            if self._is_closed or not has_room:
                 directory.close()
-                if path.exists():  # of a later version, or not to be read
-                    self._left_alone.add(path)
-                continue
-            with self._lock:
-                for _ in range(count):
-                    self._ledger.enter()
-                self._adopted.append(directory)
-                self._bytes += directory.size
-            _say(
+                return False
+            for _ in range(count):
+                self._ledger.enter()
+            self._adopted.append(directory)
+            self._bytes += directory.size
+            self._news.add(
                 logging.WARNING,
                 "%d event logs of %s that an earlier process has left are published now",
                 count,
                 self._service,
             )
+            return True
+
+
+def _cost(message: Message) -> int:
+    return len(message.body) + OVERHEAD

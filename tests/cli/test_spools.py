@@ -19,6 +19,7 @@ from kombu import Connection
 from nameko_eventlog.cli.spools import parse_line
 from nameko_eventlog.delivery.directories import Directory
 from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import encode
 from tests.cli.conftest import Cli
 from tests.nameko_version import event_exchange
@@ -33,7 +34,7 @@ def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], 
     configure(EVENTLOG_DISPATCHER={"spool": str(folder / "spool")})
 
     def make() -> Directory:
-        directory = Directory(folder / "spool" / "shop" / "one", "shop")
+        directory = Directory(folder / "spool" / "shop" / "one", "shop", News())
         for number in range(3):
             content = json.dumps(body(data={"n": number})).encode()
             message = Message(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)

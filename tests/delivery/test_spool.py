@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from nameko.exceptions import ConfigurationError
 
-from nameko_eventlog.delivery import BrokerDelivery, directories, segments, spool
+from nameko_eventlog.delivery import BrokerDelivery, segments, spool
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
 from tests.waiting import wait_until
@@ -255,8 +255,8 @@ class TestBrokerAway:
         """
         A large spool is of many files, which go as they are settled.
         """
-        monkeypatch.setattr(directories, "SEGMENT_BYTES", 10_000)
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        monkeypatch.setattr(spool, "SEGMENT_BYTES", 10_000)
+        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=1_000_000)
         for number in range(500):
             delivery.accept(make_message(number))
         assert 10 < len(files())
@@ -461,8 +461,8 @@ class TestDamage:
         """
         A file that the disk does not give back is left there, and counted as undelivered.
         """
-        monkeypatch.setattr(directories, "SEGMENT_BYTES", 3_000)
-        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        monkeypatch.setattr(spool, "SEGMENT_BYTES", 3_000)
+        first = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=300_000, start=False)
         for number in range(40):
             first.accept(make_message(number))
         first.stop(0)
@@ -541,9 +541,9 @@ class TestDamage:
         """
         delivery = make_delivery(nowhere, spool=str(tmp_path), buffer_size=50)
         delivery.accept(make_message(0))
-        write = segments._os.write
+        write = segments._os.pwrite
         with monkeypatch.context() as full:
-            full.setattr(segments._os, "write", lambda fd, line: write(fd, line[:5]))
+            full.setattr(segments._os, "pwrite", lambda fd, line, at: write(fd, line[:5], at))
             for number in range(1, 60):
                 delivery.accept(make_message(number))
         assert 1 == len(said.saying("cannot be written (["))

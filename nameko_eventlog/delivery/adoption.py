@@ -1,0 +1,90 @@
+"""
+What processes have left in the spool of a service that are not there any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import pathlib
+from collections.abc import Collection, Iterator
+
+from nameko_eventlog.delivery.directories import CORRUPT, Directory
+from nameko_eventlog.delivery.news import News
+
+
+_NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+class Estate:
+    """
+    The directories of a service's dead processes.
+
+    Args:
+        root: The directory that they are in.
+        service: The service's name.
+        news: Takes what is to be said.
+    """
+
+    def __init__(self, root: pathlib.Path, service: str, news: News) -> None:
+        self._root = root
+        self._service = service
+        self._news = news
+        self._left_alone: set[pathlib.Path] = set()
+        self._said: set[pathlib.Path] = set()
+        self.opening: Directory | None = None
+        """The one that is just being read, and is nobody's yet."""
+
+    def open(self, held: Collection[pathlib.Path]) -> Iterator[tuple[Directory, int]]:
+        """
+        Lock and open them one by one, those first that were made first.
+
+        Args:
+            held: Where this process's own are.
+
+        Yields:
+            A directory, and how many event logs it holds.
+        """
+        for path in self._others(held):
+            directory = self._lock(path)
+            if directory is None:
+                continue
+            self.opening = directory
+            try:
+                count = directory.load()
+                if count:
+                    yield directory, count
+                    continue
+            finally:
+                self.opening = None
+            directory.close()
+            if path.exists():  # of a later version, or not to be read
+                self._left_alone.add(path)
+
+    def _others(self, held: Collection[pathlib.Path]) -> list[pathlib.Path]:
+        found = []
+        with contextlib.suppress(OSError):
+            for path in self._root.iterdir():
+                if path in held or path in self._left_alone or path.name == CORRUPT:
+                    continue
+                with contextlib.suppress(OSError):  # it is gone
+                    if path.is_dir():
+                        found.append((path.stat().st_mtime, path))
+        return [path for _, path in sorted(found)]
+
+    def _lock(self, path: pathlib.Path) -> Directory | None:
+        try:
+            return Directory(path, self._service, self._news)
+        except (BlockingIOError, FileNotFoundError):  # its process lives, or another was quicker
+            return None
+        except OSError as exc:
+            if path not in self._said and exc.errno not in _NO_MORE_FILES:
+                self._said.add(path)
+                self._news.add(
+                    logging.ERROR,
+                    "what an earlier process has left at %s cannot be taken over: %s (said once)",
+                    path,
+                    exc,
+                )
+            return None

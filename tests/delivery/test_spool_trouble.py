@@ -1,0 +1,328 @@
+"""
+The outbox on disk when the disk, its neighbours or its limits are in the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import eventlet
+import pytest
+
+from nameko_eventlog.delivery import BrokerDelivery, directories, segments, spool
+from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
+from tests.delivery.proxy import Proxy
+from tests.delivery.test_spool import stored
+from tests.waiting import wait_until
+
+
+Make = Callable[..., BrokerDelivery]
+
+
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> Callable[[], list[pathlib.Path]]:
+    """
+    The segments in the spool of ``foo``, in order.
+    """
+    return lambda: sorted((tmp_path / "foo").glob("*/*.jsonl"))
+
+
+def numbers(path: pathlib.Path) -> list[int]:
+    """
+    Which messages a segment holds.
+    """
+    return [json.loads(line["body"])["number"] for line in stored(path)[1:]]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The spool looks after its disk all the time.
+    """
+    monkeypatch.setattr(spool, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(spool, "ADOPT_SECONDS", 0.02)
+
+
+def open_files() -> int:
+    """
+    How many files this process has open.
+    """
+    return len(os.listdir("/proc/self/fd"))
+
+
+class TestFull:
+    @pytest.mark.parametrize("size", [400, 4_000])
+    def test_room_again(
+        self,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        size: int,
+    ) -> None:
+        """
+        A spool smaller than a segment that was full takes event logs again once it has drained.
+        """
+        delivery = make_delivery(uri, spool=str(tmp_path), spool_max_bytes=5_000, start=False)
+        accepted = 0
+        while not delivery.stats()["undelivered"]:
+            delivery.accept(make_message(accepted, event_type="x" * 200))
+            accepted += 1
+        delivery.start()
+        wait_until(settled(delivery))
+        body = json.dumps({"number": accepted, "more": "x" * size}).encode()
+        delivery.deliver(make_message(body=body))
+        wait_until(settled(delivery))
+
+        stats = check_sum(delivery)
+        assert (accepted, 1) == (stats["confirmed"], stats["undelivered"])
+        assert [*range(accepted - 1), accepted] == received.wait_for(accepted)
+
+    def test_bounded_in_memory(
+        self, nowhere: str, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        While nothing can be written, no more bytes wait in memory than ``buffer_bytes``.
+        """
+        delivery = make_delivery(nowhere, spool="/proc/eventlog", buffer_bytes=10_000, start=False)
+        for number in range(100):
+            delivery.accept(make_message(number, body=b"x" * 600))
+
+        stats = check_sum(delivery)
+        assert 10 == stats["waiting"]
+        assert 90 == stats["undelivered"] == len(undelivered)
+
+    def test_files(self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make) -> None:
+        """
+        However large a spool may become, it has no more than some hundred files open.
+        """
+        before = open_files()
+        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=64 << 30)
+        assert delivery._outbox._segment_bytes * 200 >= 64 << 30
+        assert open_files() - before < 20
+
+
+class TestGivenUp:
+    def test_waiting_for_room(
+        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make
+    ) -> None:
+        """
+        A manual call that is ended while it waits for room was not accepted.
+        """
+        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=1)
+        with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.05):
+            delivery.deliver(make_message())
+
+        assert 0 == check_sum(delivery)["accepted"]
+
+    def test_log_call(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        undelivered: Lines,
+    ) -> None:
+        """
+        A log call that is ended while the relay makes room is undelivered by name.
+        """
+        proxy.frozen = True
+        delivery = make_delivery(proxied, spool=str(tmp_path), spool_max_bytes=2_000, start=False)
+        while not undelivered.records:
+            delivery.accept(make_message())
+        undelivered.records.clear()
+        delivery.start()
+        with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.05):
+            delivery.accept(make_message())
+
+        stats = check_sum(delivery)
+        assert 2 == stats["undelivered"]
+        assert 1 == len(undelivered)
+
+    def test_written_meanwhile(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A manual call whose event log gets onto the disk while it waits returns: it is safe.
+        """
+        delivery = make_delivery(
+            nowhere, spool=str(tmp_path), buffer_size=2, confirm_timeout=0.5, start=False
+        )
+        for number in range(3):
+            delivery.accept(make_message(number))
+        delivery._outbox._ahead.popleft()
+        with monkeypatch.context() as full:
+            full.setattr(segments._os, "pwrite", lambda fd, line, at: 0)
+            call = eventlet.spawn(delivery.deliver, make_message(3))
+            wait_until(lambda: delivery._outbox._tail)
+        delivery.accept(make_message(4))
+        call.wait()
+        assert 5 == check_sum(delivery)["waiting"]
+        delivery.stop(0)
+        make_delivery(uri, spool=str(tmp_path))
+
+        assert set(range(1, 5)) <= set(received.wait_for(4))
+
+
+class TestVanished:
+    def test_not_adopted(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        said: Lines,
+        quick: None,
+    ) -> None:
+        """
+        What is written after the directory was removed is locked as before: nobody adopts it.
+        """
+        first = make_delivery(nowhere, spool=str(tmp_path))
+        first.accept(make_message(1))
+        shutil.rmtree(tmp_path / "foo")
+        wait_until(lambda: said.saying("has vanished"))
+        first.accept(make_message(2))
+        second = make_delivery(uri, spool=str(tmp_path))
+        second.accept(make_message(3))
+
+        assert [3] == received.wait_for(1)
+        wait_until(settled(second))
+        assert 1 == check_sum(second)["accepted"]
+        assert 2 == check_sum(first)["waiting"]
+        assert 1 == len(said.saying("has vanished"))
+
+
+class TestLookedAfter:
+    def test_handlers_that_raise(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        said: Lines,
+        quick: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        An error, and a log handler that raises about it, do not end the care for the disk.
+        """
+
+        def boom(*args: Any) -> None:
+            calls.append(1)
+            raise RuntimeError("boom")
+
+        calls: list[int] = []
+        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        said.emit = boom  # type: ignore[method-assign]
+        with monkeypatch.context() as failing:
+            failing.setattr(directories.Directory, "is_there", boom)
+            wait_until(lambda: len(calls) > 2)
+        delivery.accept(make_message(1))
+        shutil.rmtree(tmp_path / "foo")
+        wait_until(lambda: delivery._outbox._own.is_there())
+
+    def test_adoption_fails(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        said: Lines,
+    ) -> None:
+        """
+        A dead process's file that the disk does not give back keeps no service from starting.
+        """
+        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        first.accept(make_message(1))
+        first.stop(0)
+
+        def pread(fd: int, size: int, at: int) -> bytes:
+            if at:
+                raise OSError(errno.EIO, "Input/output error")
+            return original(fd, size, at)
+
+        original = segments._os.pread
+        before = open_files()
+        with monkeypatch.context() as failing:
+            failing.setattr(segments._os, "pread", pread)
+            second = make_delivery(nowhere, spool=str(tmp_path))
+        second.accept(make_message(2))
+        second.stop(0)
+        gc.collect()
+        assert open_files() <= before + 2
+        make_delivery(uri, spool=str(tmp_path))
+        assert [1, 2] == sorted(received.wait_for(2))
+
+
+class TestCut:
+    def test_while_it_runs(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        proxied: str,
+        proxy: Proxy,
+        received: Received,
+        files: Any,
+        said: Lines,
+    ) -> None:
+        """
+        What is cut off a file under a running service is counted as undelivered.
+        """
+        proxy.refusing = True
+        delivery = make_delivery(proxied, spool=str(tmp_path), buffer_size=10)
+        for number in range(100):
+            delivery.accept(make_message(number))
+        (path,) = files()
+        os.truncate(path, path.stat().st_size // 2)
+        for number in range(100, 110):
+            delivery.accept(make_message(number))
+        proxy.refusing = False
+        wait_until(settled(delivery), 20)
+
+        stats = check_sum(delivery)
+        arrived = received.wait_for(stats["confirmed"])
+        assert 110 == stats["accepted"] == stats["confirmed"] + stats["undelivered"]
+        assert set(range(100, 110)) <= set(arrived)
+        assert 45 < len(arrived) < 65
+
+
+class TestMany:
+    def test_dead_ones(
+        self,
+        nowhere: str,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        quick: None,
+    ) -> None:
+        """
+        However many dead processes' spools there are, few of them are open at once.
+        """
+        for number in range(150):
+            one = make_delivery(nowhere, spool=str(tmp_path), start=False)
+            one.accept(make_message(number))
+            one.stop(0)
+        before = open_files()
+        delivery = make_delivery(uri, spool=str(tmp_path))
+        most = open_files() - before
+        assert set(range(150)) == set(received.wait_for(150))
+        wait_until(settled(delivery))
+        assert 150 == check_sum(delivery)["confirmed"]
+        assert most < 150
