@@ -400,23 +400,23 @@ class SpooledOutbox:
                 self._check_place()
                 self._retry()
                 own = self._own
-                if own is not None and own.is_dirty:
-                    self._sync(own)
+                is_well = own is None or not own.is_dirty or self._sync(own)
                 is_due = monotonic() - adopted_at >= ADOPT_SECONDS
                 if is_due or (self._has_more and not self._adopted):
                     adopted_at = monotonic()
                     self._adopt()
-                self._care_failure = ""
+                if is_well:
+                    self._care_failure = ""
             except Exception as exc:
-                if self._care_failure != repr(exc):
-                    self._care_failure = repr(exc)
-                    self._news.add(
-                        logging.ERROR,
-                        "the spool at %s could not be looked after: %r (said once)",
-                        self._root,
-                        exc,
-                    )
+                self._say_care_failure(f"it could not be looked after ({exc!r})")
             self._news.tell()
+
+    def _say_care_failure(self, failure: str) -> None:
+        if failure != self._care_failure:
+            self._care_failure = failure
+            self._news.add(
+                logging.ERROR, "of the spool at %s: %s (said once)", self._root, failure
+            )
 
     def _check_place(self) -> None:
         own = self._own
@@ -450,13 +450,15 @@ class SpooledOutbox:
                 if self._failure:
                     self._recover()
 
-    def _sync(self, own: Directory) -> None:
+    def _sync(self, own: Directory) -> bool:
         try:
             tpool.execute(own.sync)
-        except OSError:
+        except OSError as exc:
             with self._alone():
                 own.finish()  # the next file may be luckier
-            raise
+            self._say_care_failure(f"what was written could not be put onto the disk ({exc})")
+            return False
+        return True
 
     def _adopt(self) -> None:
         """

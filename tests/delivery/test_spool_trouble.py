@@ -5,11 +5,13 @@ The outbox on disk when the disk, its neighbours or its limits are in the way.
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -300,6 +302,234 @@ class TestCut:
         assert 110 == stats["accepted"] == stats["confirmed"] + stats["undelivered"]
         assert set(range(100, 110)) <= set(arrived)
         assert 45 < len(arrived) < 65
+
+    def test_in_the_middle_of_a_line(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+    ) -> None:
+        """
+        A file that ends in the middle of a line, where it did not before, is read to its end.
+        """
+        proxy.refusing = True
+        delivery = make_delivery(proxied, spool=str(tmp_path), buffer_size=10)
+        for number in range(100):
+            delivery.accept(make_message(number))
+        (path,) = files()
+        os.truncate(path, path.read_bytes().index(b'number\\": 50') + 3)
+        proxy.refusing = False
+        wait_until(settled(delivery), 20)
+
+        stats = check_sum(delivery)
+        assert (50, 50) == (stats["confirmed"], stats["undelivered"])
+        assert list(range(50)) == received.wait_for(50)
+
+
+class TestInterrupted:
+    def test_finalizer(
+        self,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        What a finalizer logs in the middle of the reading and of the tidying arrives once.
+        """
+        delivery = make_delivery(uri, spool=str(tmp_path), buffer_size=10, start=False)
+        for number in range(50):
+            delivery.accept(make_message(number))
+        after: list[int] = []
+
+        class Dying:
+            def __del__(self) -> None:
+                after.append(len(after))
+                delivery.accept(make_message(1000 + after[-1]))
+
+        def dying(original: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if len(after) < 20:
+                    Dying()
+                result = original(*args, **kwargs)
+                if len(after) < 20:
+                    Dying()
+                return result
+
+            return call
+
+        monkeypatch.setattr(segments, "decode", dying(segments.decode))
+        for name in ("tidy", "read"):
+            changed = dying(getattr(directories.Directory, name))
+            monkeypatch.setattr(directories.Directory, name, changed)
+        delivery.start()
+        wait_until(lambda: settled(delivery)() and len(after) == 20)
+
+        assert 70 == check_sum(delivery)["confirmed"]
+        received.wait_for(70)
+        assert 70 == len(received.ids)
+        assert list(range(50)) == [number for number in received.numbers if number < 1000]
+
+    def test_exception(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        An exception out of a signal handler, right after a line was written, shifts nothing.
+        """
+
+        def pwrite(fd: int, line: bytes, at: int) -> int:
+            original(fd, line, at)
+            raise SystemExit
+
+        original = segments._os.pwrite
+        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery.accept(make_message(1))
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(segments._os, "pwrite", pwrite)
+            with pytest.raises(SystemExit):
+                delivery.accept(make_message(2))
+        for number in (3, 4):
+            delivery.accept(make_message(number))
+
+        (path,) = files()
+        assert [1, 3, 4] == numbers(path)
+
+
+class TestSync:
+    def test_names(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        quick: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A new file's name is put onto the disk as well, and each of several files written.
+        """
+        names, contents = [], []
+        fsync, fdatasync = directories._os.fsync, segments._os.fdatasync
+
+        def path_of(fd: int) -> str:
+            return os.readlink(f"/proc/self/fd/{fd}")
+
+        monkeypatch.setattr(
+            directories._os, "fsync", lambda fd: (names.append(path_of(fd)), fsync(fd))
+        )
+        monkeypatch.setattr(
+            segments._os, "fdatasync", lambda fd: (contents.append(path_of(fd)), fdatasync(fd))
+        )
+        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=50_000)
+        for number in range(150):
+            delivery.accept(make_message(number))
+        written = {str(path) for path in (tmp_path / "foo").glob("*/*.jsonl")}
+        assert len(written) > 4
+        folders = {str(tmp_path / "foo"), str(pathlib.Path(min(written)).parent)}
+        wait_until(lambda: set(names) == folders and set(contents) == written)
+
+    def test_fails(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+        quick: None,
+        said: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A disk that does not keep what it is given is said, once, and another file is tried.
+        """
+
+        def fail(fd: int) -> None:
+            failed.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+
+        failed: list[int] = []
+        monkeypatch.setattr(segments._os, "fdatasync", fail)
+        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        for number in range(3):
+            delivery.accept(make_message(number))
+            wait_until(lambda: delivery._outbox._own._growing is None)
+            assert number + 1 == len(failed)
+        wait_until(lambda: said.saying("Input/output error"))
+
+        assert [[0], [1], [2]] == [numbers(path) for path in files()]
+        assert 1 == len(said.saying("could not be put onto the disk"))
+        assert 3 == check_sum(delivery)["waiting"]
+
+
+class TestOpened:
+    def test_taken_for_a_dead_ones(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        said: Lines,
+        files: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A directory that another process locks the moment it is made is left to it.
+        """
+
+        def mkdir(self: pathlib.Path, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            lock = self / "lock"
+            if len(self.name) == 32 and len(others) < 2 and not lock.exists():
+                others.append(os.open(lock, os.O_RDWR | os.O_CREAT))
+                fcntl.flock(others[-1], fcntl.LOCK_EX)
+
+        others: list[int] = []
+        original = pathlib.Path.mkdir
+        monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery.accept(make_message(1))
+
+        (path,) = files()
+        assert [1] == numbers(path)
+        assert not said.saying("cannot be written")
+        assert 2 == len(others)
+        for other in others:
+            os.close(other)
+
+    def test_somebody_elses(
+        self, nowhere: str, make_delivery: Make, said: Lines, quick: None
+    ) -> None:
+        """
+        What another user's process has left is said once, and harms nothing.
+        """
+        root = pathlib.Path(tempfile.mkdtemp(prefix="eventlog-spool-"))
+        root.chmod(0o777)
+        user = os.geteuid()
+        try:
+            first = make_delivery(nowhere, spool=str(root), start=False)
+            first.accept(make_message(1))
+            first.stop(0)
+            (root / "foo").chmod(0o777)
+            for path in (root / "foo").rglob("*"):
+                path.chmod(0)
+            if user == 0:
+                os.seteuid(65534)
+            second = make_delivery(nowhere, spool=str(root))
+            second.accept(make_message(2))
+            wait_until(lambda: said.saying("cannot be taken over"))
+            eventlet.sleep(0.1)
+            assert 1 == len(said.saying("cannot be taken over"))
+            assert 1 == check_sum(second)["accepted"]
+            second.stop(0)
+        finally:
+            os.seteuid(user)
+            shutil.rmtree(root)
 
 
 class TestMany:
