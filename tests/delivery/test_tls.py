@@ -14,6 +14,7 @@ import pytest
 from nameko_eventlog import frames
 from nameko_eventlog.delivery import BrokerDelivery, wire
 from tests.delivery.conftest import Lines, Received, check_sum, hang_up, make_message, settled
+from tests.delivery.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
@@ -83,6 +84,35 @@ class TestDelivery:
         assert list(range(3002)) == tls_received.wait_for(3002)
         assert isinstance(delivery._relay._broker.socket, ssl.SSLSocket)
         assert 3002 == check_sum(delivery)["confirmed"]
+
+    def test_frozen(
+        self,
+        tls_broker: Broker,
+        tls_uri: str,
+        tls_received: Received,
+        make_delivery: Make,
+        said: Lines,
+    ) -> None:
+        """
+        A frozen connection is lost like any other, though TLS waits for a goodbye.
+        """
+        proxy = Proxy(tls_broker.tls_port)
+        delivery = make_delivery(
+            tls_uri.replace(str(tls_broker.tls_port), str(proxy.port)),
+            settings={"ssl": options(tls_broker)},
+            confirm_timeout=0.5,
+        )
+        delivery.deliver(make_message(1))
+        proxy.frozen = True
+        delivery.accept(make_message(2))
+        wait_until(lambda: said.saying("is lost"))
+        proxy.frozen = False
+
+        assert [1, 2] == tls_received.wait_for(2)
+        wait_until(lambda: said.saying("is back"))
+        assert not said.saying("failed and starts again")
+        delivery.stop(1)
+        proxy.close()
 
     # eventlet leaves a socket whose handshake has failed to the garbage collector
     @pytest.mark.filterwarnings("ignore:unclosed.*GreenSSLSocket:ResourceWarning")
