@@ -295,6 +295,7 @@ class Broker:
         """
         connection, self._connection, self._channel = self._connection, None, None
         self._publisher = self._reader = None
+        self._end_block()
         if connection is None:
             return
         is_remote = hasattr(connection, "collect")
@@ -304,7 +305,11 @@ class Broker:
                     self._transport.close_connection(connection)
         finally:
             if is_remote:
-                with eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")):
+                # whatever it raises, the connection is gone
+                with (
+                    suppress(Exception),
+                    eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")),
+                ):
                     connection.collect()
 
     def abandon(self) -> None:

@@ -221,6 +221,8 @@ class Relay:
             return
         self._answered_at = heartbeat_at = monotonic()
         self._is_blocked = False
+        self._probe = None
+        self._probe_returned = False
         while not self._is_done():
             self._watch_alarm()
             sent = not self._is_blocked and self._publish()
@@ -340,8 +342,6 @@ class Relay:
         """
         Get ready for the next connection, after this one, or the attempt at it, was lost.
         """
-        self._probe = None
-        self._probe_returned = False
         self._broker.close(orderly=False)
         blamed = blames_message(exc)
         lost = self._flight.lose(alone=blamed)
@@ -365,7 +365,6 @@ class Relay:
         """
         Get ready to start again after an error of our own.
         """
-        self._probe = None
         self._flight.lose(alone=False)
         self._broker.close(orderly=False)
         if repr(exc) != self._failure:

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import pathlib
+import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -41,7 +42,9 @@ ADOPT_SECONDS = 10.0
 
 MOST_FILES = 128
 """
-About how many files of dead processes are open at once; the others wait for their turn.
+About how many files of its own, and of dead processes, are open at once; the latter wait.
+
+It is less where the process may not have a thousand.
 """
 
 _ATTEMPTS = 5
@@ -86,7 +89,10 @@ class SpooledOutbox:
         self._identify = identify
         self._ledger = ledger
         # many files, so that what is settled makes room; not too many, for each is open
-        self._segment_bytes = max(min(SEGMENT_BYTES, max_bytes // 8), max_bytes // MOST_FILES)
+        self._most_files = _most_files()
+        self._segment_bytes = max(
+            min(SEGMENT_BYTES, max_bytes // 8), max_bytes // self._most_files
+        )
         self._news = News()
         self._own: Directory | None = None
         self._adopted: deque[Directory] = deque()
@@ -478,7 +484,7 @@ class SpooledOutbox:
         with self._alone():
             files = sum(one.files for one in self._adopted) + directory.files
             has_room = (
-                files <= MOST_FILES and self._bytes + directory.size <= self._max_bytes
+                files <= self._most_files and self._bytes + directory.size <= self._max_bytes
             ) or not (self._adopted or self._bytes > 2 * self._segment_bytes)
             if self._is_closed or not has_room:
                 directory.close()
@@ -494,6 +500,11 @@ class SpooledOutbox:
                 self._service,
             )
             return True
+
+
+def _most_files() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if limit == resource.RLIM_INFINITY else max(8, min(MOST_FILES, limit // 8))
 
 
 def _cost(message: Message) -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from nameko_eventlog.delivery import BrokerDelivery
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
+from tests.delivery.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
@@ -246,6 +247,34 @@ class TestDiskAlarm:
         assert list(range(100)) == received.wait_for(100)
         wait_until(settled(delivery))
         assert 0 == check_sum(delivery)["republished"]
+
+    def test_lost_meanwhile(
+        self,
+        proxied: str,
+        proxy: Proxy,
+        received: Received,
+        make_delivery: Make,
+        said: Lines,
+        alarm: Callable[[bool], None],
+    ) -> None:
+        """
+        A broker that is lost in an alarm is lost, not blocking: that clock stands.
+        """
+        delivery = make_delivery(proxied)
+        delivery.deliver(make_message(0))
+        alarm(True)
+        delivery.accept(make_message(1))
+        wait_until(lambda: said.saying("has an alarm and blocks"))
+        proxy.refusing = True
+        proxy.cut()
+        wait_until(lambda: said.saying("is lost"))
+        blocked = delivery._relay.blocked_seconds
+        eventlet.sleep(0.1)
+        assert blocked == delivery._relay.blocked_seconds
+        alarm(False)
+        proxy.refusing = False
+
+        assert [0, 1] == received.wait_for(2)
 
     def test_while_stopping(
         self,

@@ -477,6 +477,35 @@ class TestUnroutable:
         assert 1 == len(said.saying("takes the event logs of foo again"))
         received.close()
 
+    def test_lost_in_between(self, uri: str, make_delivery: Make, said: Lines) -> None:
+        """
+        What was returned over a connection that is gone says nothing about the next one.
+        """
+
+        def fail(*args: Any) -> None:
+            broker._on_confirm = confirm
+            found.append(Received(uri))
+            raise RuntimeError("boom")
+
+        found: list[Received] = []
+        delivery = make_delivery(uri, start=False)
+        relay, broker = delivery._relay, delivery._relay._broker
+        confirm, broker._on_confirm = broker._on_confirm, fail
+        delivery.accept(make_message(0))
+        delivery.start()
+        wait_until(lambda: found)
+        probed_at = relay._probed_at
+        wait_until(
+            lambda: (
+                delivery.accept(make_message(1))
+                or (relay._probed_at > probed_at and relay._probe is None)
+            ),
+            interval=0.05,
+        )
+
+        assert not said.saying("no queue takes")
+        found[0].close()
+
     def test_ignored(self, uri: str, make_delivery: Make, said: Lines) -> None:
         """
         With ``unroutable: ignore`` nothing is said.
