@@ -1,0 +1,109 @@
+"""
+Log calls from wherever Python runs code: the sum is right, and everything arrives once.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.delivery.conftest import Received
+
+
+SCRIPT = """
+import warnings; warnings.simplefilter("ignore")
+import eventlet; eventlet.monkey_patch()
+import atexit, json, gc, os, signal, sys, weakref
+from tests.delivery.conftest import *
+
+os_threading = patcher.original("threading")
+os_time = patcher.original("time")
+uri, section = sys.argv[1], json.loads(sys.argv[2])
+
+delivery = BrokerDelivery(
+    dataclasses.replace(SETTINGS, uri=uri),
+    Route("foo", EXCHANGE, "log_event", (), None),
+    parse_config({"EVENTLOG_DISPATCHER": section}),
+)
+counts = {}
+
+def log(place):
+    number = counts[place] = counts.get(place, -1) + 1
+    message = make_message(number)
+    message.body = json.dumps({"number": [place, number]}).encode()
+    delivery.accept(message)
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        log("__del__")
+
+class Referred:
+    pass
+
+def refer():
+    one = Referred()
+    weakref.finalize(one, log, "weakref")
+
+def in_thread(name):
+    for _ in range(300):
+        log(name)
+        os_time.sleep(0.0005)
+
+signal.signal(signal.SIGALRM, lambda *_: log("signal"))
+atexit.register(lambda: log("atexit after"))  # runs after ours: last in, first out
+delivery.start()
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+threads = [os_threading.Thread(target=in_thread, args=[f"thread {n}"]) for n in range(8)]
+for thread in threads:
+    thread.start()
+eventlet.hubs.get_hub().schedule_call_global(0.1, log, "hub")
+while any(thread.is_alive() for thread in threads):
+    Cycle(); refer(); log("green")
+    gc.collect()
+    eventlet.sleep(0.001)
+signal.setitimer(signal.ITIMER_REAL, 0)
+gc.disable()
+
+@atexit.register
+def before():
+    log("atexit before")
+
+def report():
+    stats = delivery.stats()
+    print(json.dumps([counts, stats]), flush=True)
+delivery.stop = (lambda stop: lambda seconds: (stop(seconds), report()))(delivery.stop)
+"""
+
+
+@pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
+def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool) -> None:
+    """
+    Threads, signal handlers, finalizers, weak references, the hub and ``atexit`` all log at once.
+    """
+    section = {"spool": str(tmp_path)} if spooled else {}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, uri, json.dumps(section)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    counts, stats = json.loads(done.stdout)
+    total = sum(counts.values()) + len(counts)
+
+    assert total == stats["accepted"] == stats["confirmed"] + stats["undelivered"]
+    assert (0, 0) == (stats["waiting"], stats["undelivered"])
+    arrived = received.wait_for(total)
+    assert {(place, n) for place in counts for n in range(counts[place] + 1)} == {
+        tuple(number)
+        for number in arrived  # type: ignore[arg-type]
+    }
+    assert total == len(received.ids)
+    assert {"__del__", "weakref", "signal", "hub", "green", "atexit before"} <= set(counts)
