@@ -301,8 +301,11 @@ class Directory:
                     failure = exc
         if self._is_new:
             self._is_new = False
-            for path in (self.path, self.path.parent):  # the names are in these
-                _sync_directory(path)
+            try:
+                for path in (self.path, self.path.parent):  # the names are in these
+                    _sync_directory(path)
+            except OSError as exc:
+                failure = exc
         if failure is not None:
             raise failure
 

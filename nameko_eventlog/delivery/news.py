@@ -32,6 +32,13 @@ class News:
         """
         self._lines.append((level, text, values))
 
+    @property
+    def is_home(self) -> bool:
+        """
+        Whether this is the OS thread that logs it.
+        """
+        return self._home.is_here
+
     def tell(self) -> None:
         """
         Log what there is, if this is the OS thread for it.

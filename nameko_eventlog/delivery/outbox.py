@@ -80,6 +80,28 @@ NEARLY_FULL_WATER = 0.9
 """From which part of an outbox on it is so full."""
 
 
+def fill_level(waiting: int, size: int, kept: int, size_bytes: int) -> Level:
+    """
+    Tell how full memory is, by number or by bytes, whichever is more.
+
+    Whatever its size, one message is let into what is empty.
+
+    Args:
+        waiting: How many messages are there.
+        size: The most messages.
+        kept: How many bytes there would be.
+        size_bytes: The most bytes.
+    """
+    if not waiting:
+        return Level.LOW
+    if waiting >= size or kept > size_bytes:
+        return Level.FULL
+    fill = max(waiting / size, kept / size_bytes)
+    if fill > NEARLY_FULL_WATER:
+        return Level.NEARLY_FULL
+    return Level.HIGH if fill > HIGH_WATER else Level.LOW
+
+
 class Outbox(Protocol):
     """
     Where accepted event logs are until the broker has them.
@@ -179,7 +201,7 @@ class MemoryOutbox:
         kept = self._bytes + len(message.body) + OVERHEAD
         level = _LOW
         if waiting >= self._high or kept > self._high_bytes:
-            level = self._level(waiting, kept) if waiting else _LOW
+            level = self._level(waiting, kept)
             if level is Level.FULL:
                 return level
         queue.append(message)
@@ -272,9 +294,4 @@ class MemoryOutbox:
             return None
 
     def _level(self, waiting: int, kept: int) -> Level:
-        if waiting >= self._size or kept > self._size_bytes:
-            return Level.FULL
-        fill = max(waiting / self._size, kept / self._size_bytes)
-        if fill > NEARLY_FULL_WATER:
-            return Level.NEARLY_FULL
-        return Level.HIGH if fill > HIGH_WATER else _LOW
+        return fill_level(waiting, self._size, kept, self._size_bytes)

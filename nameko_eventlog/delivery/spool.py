@@ -27,7 +27,7 @@ from nameko_eventlog.delivery.adoption import Estate
 from nameko_eventlog.delivery.directories import SEGMENT_BYTES, Directory
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.outbox import OVERHEAD, Ledger, Level
+from nameko_eventlog.delivery.outbox import OVERHEAD, Ledger, Level, fill_level
 from nameko_eventlog.delivery.segments import encode
 
 
@@ -228,12 +228,15 @@ class SpooledOutbox:
             own.leave(segment)
 
     def _put_behind(self, message: Message) -> Level:
-        waiting = len(self._tail) + len(self._ahead)
-        if waiting and (waiting >= self._size or self._memory + _cost(message) > self._size_bytes):
-            return Level.FULL
-        self._tail.append(message)
-        self._memory += _cost(message)
-        return Level.LOW
+        level = self._memory_level(_cost(message))
+        if level is not Level.FULL:
+            self._tail.append(message)
+            self._memory += _cost(message)
+        return level
+
+    def _memory_level(self, cost: int = 0) -> Level:
+        waiting = len(self._tail) + len(self._ahead) + self._taken
+        return fill_level(waiting, self._size, self._memory + cost, self._size_bytes)
 
     def _write_tail(self) -> None:
         while self._tail:
@@ -339,7 +342,7 @@ class SpooledOutbox:
         """
         Leave what is on disk there, and return what is in memory alone.
         """
-        if self._thread is not None:
+        if self._thread is not None and self._news.is_home:
             self._thread.kill()
         with self._alone():
             if self._is_closed:
@@ -382,7 +385,9 @@ class SpooledOutbox:
         """
         How full it is.
         """
-        return Level.FULL if self._bytes + self._wanted > self._max_bytes else Level.LOW
+        if self._bytes + self._wanted > self._max_bytes:
+            return Level.FULL
+        return self._memory_level() if self._tail else Level.LOW
 
     @property
     def oldest(self) -> Message | None:
@@ -425,10 +430,10 @@ class SpooledOutbox:
             )
 
     def _check_place(self) -> None:
-        own = self._own
-        if own is None or own.is_there():
-            return
         with self._alone():
+            own = self._own
+            if own is None or own.is_there():
+                return
             own.finish()
             # nobody may take the place of a directory whose lock is gone: a new one it is
             self._adopted.append(own)

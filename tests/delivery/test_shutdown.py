@@ -332,7 +332,8 @@ class Foo:
 
 
 def log():
-    config = {"AMQP_URI": sys.argv[1], "EVENTLOG_DISPATCHER": {"flush_timeout": 5}}
+    section = {"flush_timeout": 5, "spool": sys.argv[2] if sys.argv[2:] else None}
+    config = {"AMQP_URI": sys.argv[1], "EVENTLOG_DISPATCHER": section}
     with compat.container(Foo, config) as container:
         container.start()
         for number in range(500):
@@ -379,13 +380,25 @@ class TestInterpreterExit:
         received = set(numbers(bound)) if bound.read() else set()
         assert set(range(500)) == received | set(undelivered_numbers(tmp_path))
 
-    def run(self, folder: pathlib.Path, end: str, uri: str) -> None:
+    def test_another_thread_with_a_spool(self, nowhere: str, tmp_path: pathlib.Path) -> None:
+        """
+        With a spool it stays there, and its files are closed in order.
+        """
+        thread = "import threading\nt = threading.Thread(target=log)\nt.start()\nt.join()"
+        self.run(tmp_path, thread, nowhere, "spool")
+
+        (path,) = tmp_path.glob("spool/foo/*/*.jsonl")
+        assert 501 == len(path.read_text().splitlines())
+        assert (path.parent / "position").exists()
+        assert not (tmp_path / "undelivered").read_text()
+
+    def run(self, folder: pathlib.Path, end: str, *arguments: str) -> None:
         """
         Run the script, which ends like that.
         """
         (folder / "script.py").write_text(SCRIPT + end)
         subprocess.run(
-            [sys.executable, "script.py", uri],
+            [sys.executable, "script.py", *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"},
             check=False,

@@ -101,6 +101,20 @@ class TestFull:
         assert 10 == stats["waiting"]
         assert 90 == stats["undelivered"] == len(undelivered)
 
+    def test_never_yields(
+        self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        A loop that never yields overflows nothing either while nothing can be written.
+        """
+        delivery = make_delivery(uri, spool="/proc/eventlog", buffer_size=500)
+        delivery.deliver(make_message(0))
+        for number in range(1, 3000):
+            delivery.accept(make_message(number))
+
+        assert list(range(3000)) == received.wait_for(3000)
+        assert not undelivered.records
+
     def test_files(self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make) -> None:
         """
         However large a spool may become, it has no more than some hundred files open.
