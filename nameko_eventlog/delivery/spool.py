@@ -105,7 +105,7 @@ class SpooledOutbox:
         self._memory = 0  # what both take
         self._taken = 0
         self._failure = ""
-        self._failed_at = 0.0
+        self._opened_at = 0.0
         self._care_failure = ""
         self._is_busy = False
         self._is_closed = False
@@ -134,6 +134,7 @@ class SpooledOutbox:
         self._news.tell()
 
     def _open_own(self) -> None:
+        self._opened_at = monotonic()
         for attempt in range(_ATTEMPTS):
             path = self._root / uuid4().hex
             try:
@@ -205,7 +206,7 @@ class SpooledOutbox:
     def _write(self, message: Message, line: bytes) -> None:
         own = self._own
         if own is None:
-            if monotonic() - self._failed_at < SYNC_SECONDS:
+            if monotonic() - self._opened_at < SYNC_SECONDS:
                 raise OSError(errno.EAGAIN, "to be tried again in a second")
             self._open_own()
             own = self._own
@@ -257,7 +258,6 @@ class SpooledOutbox:
         self._news.add(logging.WARNING, "the spool at %s is written again", self._root)
 
     def _fail(self, exc: OSError) -> None:
-        self._failed_at = monotonic()
         if not self._failure:
             self._failure = str(exc)
             self._news.add(
@@ -387,7 +387,7 @@ class SpooledOutbox:
         """
         if self._bytes + self._wanted > self._max_bytes:
             return Level.FULL
-        return self._memory_level() if self._tail else Level.LOW
+        return self._memory_level() if self._failure else Level.LOW
 
     @property
     def oldest(self) -> Message | None:

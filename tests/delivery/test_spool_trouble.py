@@ -101,6 +101,29 @@ class TestFull:
         assert 10 == stats["waiting"]
         assert 90 == stats["undelivered"] == len(undelivered)
 
+    def test_comes_later(
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        files: Any,
+        said: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A directory that can be made only later is made then, however much is logged meanwhile.
+        """
+        monkeypatch.setattr(spool, "SYNC_SECONDS", 0.2)
+        (tmp_path / "foo").touch()
+        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery.accept(make_message(0))
+        (tmp_path / "foo").unlink()
+        wait_until(lambda: delivery.accept(make_message(1)) or files())
+
+        (path,) = files()
+        assert delivery.stats()["waiting"] == len(numbers(path))
+        assert 1 == len(said.saying("is written again"))
+
     def test_never_yields(
         self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
     ) -> None:
@@ -112,8 +135,8 @@ class TestFull:
         for number in range(1, 3000):
             delivery.accept(make_message(number))
 
-        assert list(range(3000)) == received.wait_for(3000)
         assert not undelivered.records
+        assert list(range(3000)) == received.wait_for(3000)
 
     def test_files(self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make) -> None:
         """

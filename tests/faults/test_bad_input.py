@@ -79,7 +79,7 @@ def start_foo(
     """
     Start a service whose broker is down: ``start_foo({"auto_capture": True})``.
     """
-    listeners, proxies = [], []
+    listeners, proxies, started = [], [], []
 
     def start(
         eventlog: dict[str, Any] | None = None,
@@ -94,10 +94,13 @@ def start_foo(
         uri = rabbit_config["AMQP_URI"].replace(f":{broker.port}/", f":{proxy.port}/")
         section = {"spool": str(tmp_path / "spool"), "uri": uri, **(eventlog or {})}
         container = run_service(service, {**rabbit_config, "EVENTLOG_DISPATCHER": section})
-        return CutOff(container, listener, proxy)
+        started.append(CutOff(container, listener, proxy))
+        return started[-1]
 
     yield start
 
+    for one in started:  # what a test has not asked for need not be waited for
+        one.provider._delivery.stop(0)
     for proxy in proxies:
         proxy.close()
     for listener in listeners:
