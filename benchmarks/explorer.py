@@ -49,7 +49,7 @@ def run(database: str, rows: int, rounds: int) -> dict[str, Any]:
     pages: dict[str, tuple[str, Callable[[EventLogQuery], Any]]] = {
         "stream": ("/", _stream),
         "trace of 200 calls": (f"/trace?call={origin}", lambda query: query.trace(origin)),
-        "map of a day": ("/map", lambda query: query.service_map()),
+        "map of a day": ("/map", lambda query: query.service_map(**_day())),
     }
     results = {}
     with EventLogQuery(database) as query:
@@ -70,11 +70,15 @@ def run(database: str, rows: int, rounds: int) -> dict[str, Any]:
 
 def _stream(query: EventLogQuery) -> None:
     query.query(limit=100)
-    since = datetime.now(timezone.utc) - timedelta(days=1)
-    count = partial(query.count, group_by="time", bucket=1800, limit=1000, since=since)
+    count = partial(query.count, group_by="time", bucket=1800, limit=1000, **_day())
     count()
     for level in _LEVELS:
         count(level=level)
+
+
+def _day() -> dict[str, datetime]:
+    until = datetime.now(timezone.utc)
+    return {"since": until - timedelta(days=1), "until": until}
 
 
 def _statements(
