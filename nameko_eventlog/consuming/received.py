@@ -4,12 +4,26 @@ A message as it was received, and how to read it.
 
 from __future__ import annotations
 
+import bz2
+import lzma
+import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kombu.compression import decompress
 from kombu.serialization import loads, prepare_accept_content
+
+
+MAX_DECOMPRESSED = 32 << 20
+"""How long a compressed body may become, in bytes."""
+
+# kombu's own methods, by their names and content types
+_DECOMPRESSORS: dict[str, Any] = {
+    **dict.fromkeys(("gzip", "zlib", "application/x-gzip"), zlib.decompressobj),
+    **dict.fromkeys(("bzip2", "bzip", "application/x-bz2"), bz2.BZ2Decompressor),
+    **dict.fromkeys(("lzma", "xz", "application/x-lzma"), lzma.LZMADecompressor),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +98,26 @@ class ReceivedMessage:
             Exception: What decompressing and decoding raise: it came from outside.
         """
         compression = self.headers.get("compression")
-        body = decompress(self.body, compression) if compression else self.body
+        body = _decompressed(self.body, compression) if compression else self.body
         return loads(
             body,
             self.content_type,
             self.content_encoding or "utf-8",
             accept=prepare_accept_content(accept),
         )
+
+
+def _decompressed(body: bytes, method: str) -> Any:
+    make = _DECOMPRESSORS.get(method)
+    if make is None:  # one that somebody has registered with kombu
+        return decompress(body, method)
+    decompressor = make()
+    found = decompressor.decompress(body, MAX_DECOMPRESSED + 1)
+    if len(found) > MAX_DECOMPRESSED:
+        raise ValueError(f"decompressed, the body has more than {MAX_DECOMPRESSED} bytes")
+    if not decompressor.eof:
+        raise ValueError("the compressed body ends too early")
+    return found
 
 
 def _attribute(message: Any, name: str) -> Any:
