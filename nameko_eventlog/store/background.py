@@ -5,6 +5,7 @@ Databases beside green threads: what waits for one runs in a thread of ``eventle
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import eventlet
@@ -15,6 +16,33 @@ from nameko_eventlog.store.databases import DatabaseError
 
 
 T = TypeVar("T")
+
+
+def spawn(call: Callable[[], T]) -> Callable[[], T]:
+    """
+    Run *call* in a green thread of its own.
+
+    Returns:
+        What waits for it, and returns or raises what it does. Nobody else hears of an exception:
+        eventlet writes those of its threads to standard error, too.
+    """
+
+    def run() -> tuple[T, None] | tuple[None, Exception]:
+        try:
+            return call(), None
+        except Exception as exc:
+            return None, exc
+
+    running = eventlet.spawn(run)
+
+    def wait() -> T:
+        result, exc = running.wait()
+        if exc is not None:
+            raise exc
+        returned: T = result
+        return returned
+
+    return wait
 
 
 class Background:
@@ -42,10 +70,9 @@ class Background:
             Exception: What it raises.
         """
         # a green thread of its own: who waits may be killed, the call must keep its turn
-        running = eventlet.spawn(self._run, call)
+        wait = spawn(partial(self._run, call))
         with eventlet.Timeout(self._seconds, False):
-            result: T = running.wait()
-            return result
+            return wait()
         raise DatabaseError(f"the database did not answer within {self._seconds:g} s")
 
     def _run(self, call: Callable[[], T]) -> T:

@@ -79,8 +79,9 @@ def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
     end = _end(rows)
     duration = end["body"]["duration"] if end else None
     started = rows[0]["time"] if rows else None
-    if end is not None and end is rows[0]:
-        started = format_time(parse_time(end["time"]) - round(end["body"]["duration"] * 1000))
+    if end is not None:  # what it told first may be just before its end
+        began = parse_time(end["time"]) - round(end["body"]["duration"] * 1000)
+        started = format_time(min(began, parse_time(rows[0]["time"])))
     return {
         "call_id": call_id,
         "parent_call_id": parent,

@@ -77,6 +77,25 @@ class TestBuildTrace:
             (None, None, "2026-11-24T08:00:06.500+00:00"),
         ] == [(call["status"], call["duration"], call["started"]) for call in trace["calls"]]
 
+    def test_told_late(self) -> None:
+        """
+        A call whose first event log comes just before its end began when its duration says.
+        """
+        trace = build_trace(
+            "a.x.1",
+            [
+                row(8, call_stack=["a.x.1"], event_type="nearly"),
+                row(9, call_stack=["a.x.1"], event_type="entrypoint_completed", duration=5.0),
+                row(3, call_stack=["b.y.2"], event_type="early", call_id="b.y.2"),
+                row(9, call_stack=["b.y.2"], event_type="entrypoint_completed", duration=5.0),
+            ],
+            False,
+        )
+
+        assert ["2026-11-24T08:00:04.500+00:00", "2026-11-24T08:00:03.500+00:00"] == [
+            call["started"] for call in trace["calls"]
+        ]
+
     def test_circle(self) -> None:
         """
         Call stacks that contradict each other end up as some tree, each call once.
