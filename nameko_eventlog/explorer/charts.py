@@ -16,6 +16,12 @@ from nameko_eventlog.store.times import parse_time
 
 WIDTH, HEIGHT = 1000, 80
 
+MOST_SPANS = 500
+"""How many calls of a trace are drawn: the first ones."""
+
+MOST_TICKS = 1500
+"""How many event logs of a trace are."""
+
 _BARS = 60
 _BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 _WEEK = 604_800
@@ -109,12 +115,13 @@ class Span:
     """Where each event log is."""
 
 
-def waterfall(trace: Trace) -> tuple[list[Span], float]:
+def waterfall(trace: Trace) -> tuple[list[Span], float, bool]:
     """
     Make the bars of a trace's calls.
 
     Returns:
-        They, parents before children, and the length of it all in seconds.
+        They, parents before children, the length of it all in seconds, and whether there are more
+        calls, or event logs, than a page takes.
     """
     intervals = {call["call_id"]: _interval(call) for call in trace["calls"]}
     children: dict[str | None, list[str]] = {}
@@ -129,8 +136,8 @@ def waterfall(trace: Trace) -> tuple[list[Span], float]:
     known = [one for one in intervals.values() if one is not None]
     begin = min((one[0] for one in known), default=0.0)
     length = max(max((one[1] for one in known), default=0.0) - begin, 1.0)
-    spans = []
-    for call in trace["calls"]:
+    spans, room = [], MOST_TICKS
+    for call in trace["calls"][:MOST_SPANS]:
         start, end = intervals[call["call_id"]] or (begin, begin)
         spans.append(
             Span(
@@ -139,11 +146,14 @@ def waterfall(trace: Trace) -> tuple[list[Span], float]:
                 width=round(max((end - start) / length * WIDTH, 3), 2),
                 ticks=tuple(
                     (round((parse_time(row["time"]) - begin) / length * WIDTH, 2), row)
-                    for row in call["event_logs"]
+                    for row in call["event_logs"][:room]
                 ),
             )
         )
-    return spans, length / 1000
+        room = max(room - len(call["event_logs"]), 0)
+    number = sum(len(call["event_logs"]) for call in trace["calls"])
+    are_cut = len(trace["calls"]) > MOST_SPANS or number > MOST_TICKS
+    return spans, length / 1000, are_cut
 
 
 def _interval(call: Call) -> tuple[float, float] | None:

@@ -6,23 +6,37 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from nameko_eventlog.explorer import views
-from nameko_eventlog.store.answers import FAILURE_LEVELS, EventLogRow
+from nameko_eventlog.store.answers import FAILURE_LEVELS, Call, EventLogRow
+from nameko_eventlog.store.call_ids import names_of
 
 
 MOST_SHOWN = 20_000
 """Characters of one value on a page; all of it is in the download."""
 
-_ESSENCE = 200
+MOST_LINES = 500
+"""Lines of a body on a page."""
 
-# control characters, and those that turn the direction of the text behind them
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MOST_OF_BODY = 200_000
+_ESSENCE = 200
+_MOST_URL = 6500
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+# control characters, those that turn the direction of the text behind them, those without a shape
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\U000e0000-\U000e007f]"
+)
+# marks that stack: more of them than any script has grow over the lines above and below
+_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_TOWER = re.compile(f"([{_MARKS}]{{4}})([{_MARKS}]+)")
 
 
 def visible(value: Any) -> Any:
@@ -31,43 +45,155 @@ def visible(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return _INVISIBLE.sub(lambda match: repr(match[0])[1:-1], value)
+    value = _TOWER.sub(lambda match: f"{match[1]}{_cut(match[2], 0)}", value)
+    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
 
 
-def essence(row: EventLogRow) -> str:
+def exact(value: str) -> Markup:
     """
-    Return the event data on one line.
+    Return an attribute's value that forms and copies take as it is: nothing is made visible in it.
+    """
+    # those that HTML has no other way to write stay
+    return Markup(  # noqa: S704
+        re.sub("[^ -~\x80-\x9f]", lambda match: f"&#{ord(match[0])};", str(escape(value)))
+    )
+
+
+def short(value: Any, most: int = 120) -> str:
+    """
+    Return a text, or what is in the place of one, cut to a length.
+    """
+    return _cut(value if isinstance(value, str) else repr(value), most)
+
+
+def bdi(text: str, kind: str = "") -> Markup:
+    """
+    Return *text* as an element whose direction is nobody else's.
+    """
+    if not kind:
+        return Markup("<bdi>{}</bdi>").format(visible(text))
+    return Markup('<bdi class="{}">{}</bdi>').format(kind, visible(text))
+
+
+def link(url: str | None, inner: Markup, title: str = "", current: bool = False) -> Markup:
+    """
+    Return a link, or what would be in it if there is no URL, or one that no server takes.
+    """
+    if url is None or len(url) > _MOST_URL:
+        return inner
+    named = Markup(' title="{}"').format(visible(short(title, 500))) if title else ""
+    here = Markup(' aria-current="true"') if current else ""
+    return Markup('<a href="{}"{}{}>{}</a>').format(url, named, here, inner)
+
+
+def call_name(call: Call) -> str:
+    """
+    Return what a call is a call of.
+    """
+    return ".".join(filter(None, (call["service_name"], call["entrypoint_name"])))
+
+
+def readable(call_id: str) -> str:
+    """
+    Return the part of a call id that people read: without the UUID.
+    """
+    return ".".join(filter(None, names_of(call_id)))
+
+
+def essence(row: EventLogRow) -> list[tuple[str, str]]:
+    """
+    Return the event data for one line: keys and values.
     """
     data = row["body"].get("data")
     if not isinstance(data, Mapping):
-        return _cut(json.dumps(data, ensure_ascii=False), _ESSENCE)
-    parts: list[str] = []
+        return [("", _cut(json.dumps(data, ensure_ascii=False), _ESSENCE))]
+    pairs: list[tuple[str, str]] = []
     length = 0
     for key, value in data.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        parts.append(f"{key}={_cut(text, _ESSENCE)}")
-        length += len(parts[-1])
         if length > _ESSENCE:
+            pairs.append(("", f"\N{HORIZONTAL ELLIPSIS} ({len(data) - len(pairs):,} more)"))
             break
-    return _cut("  ".join(parts), _ESSENCE)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        pairs.append((_cut(key, 60), _cut(text, _ESSENCE - min(length, _ESSENCE // 2))))
+        length += len(pairs[-1][0]) + len(pairs[-1][1])
+    return pairs
 
 
-def fields(value: Any, path: tuple[str, ...] = ()) -> list[tuple[int, str, Any, str | None]]:
+def suggestions(rows: Sequence[EventLogRow]) -> dict[str, list[str]]:
     """
-    Return the lines of a body: how deep, the key, the value, and the URL of the same value.
+    Return what may be meant in a filter: what is on the page.
     """
-    lines: list[tuple[int, str, Any, str | None]] = []
+    names = {
+        "service": "service_name",
+        "entrypoint": "entrypoint_name",
+        "event_type": "event_type",
+    }
+    known = {
+        name: {row["body"].get(of) for row in rows if len(row["body"].get(of) or "") < 100}
+        for name, of in names.items()
+    }
+    return {
+        **{
+            name: sorted(one for one in of if one and visible(one) == one)[:30]
+            for name, of in known.items()
+        },
+        "level": list(_LEVELS),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """
+    A line of a body.
+
+    Args:
+        depth: How deep it is nested.
+        key: The key, or the number in a list.
+        value: As JSON; None, if what is there has lines of its own.
+        kind: What it is: ``text``, ``number``, ``word`` or ``empty``.
+        url: Of the event logs with the same value.
+    """
+
+    depth: int
+    key: str
+    value: str | None = None
+    kind: str = ""
+    url: str | None = None
+
+
+def body_lines(body: Mapping[str, Any]) -> tuple[list[Line], bool]:
+    """
+    Return the lines of a body, and whether there are more than a page takes.
+    """
+    lines: list[Line] = []
+    length = 0
+    for line in _lines(body, ()):
+        length += len(line.key) + len(line.value or "")
+        if len(lines) == MOST_LINES or length > _MOST_OF_BODY:
+            return lines, True
+        lines.append(line)
+    return lines, False
+
+
+def _lines(value: Any, path: tuple[str, ...]) -> Iterator[Line]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, one in items:
         at = (*path, str(key))
-        depth, shown = len(path), _cut(str(key), 200)
+        shown = _cut(str(key), 200)
         if isinstance(one, (dict, list)) and one:
-            lines.append((depth, shown, None, None))
-            lines += fields(one, at)
+            yield Line(len(path), shown)
+            yield from _lines(one, at)
         else:
-            text = json.dumps(one, ensure_ascii=False)
-            lines.append((depth, shown, _cut(text, MOST_SHOWN), views.field_url(at, one)))
-    return lines
+            text = _cut(json.dumps(one, ensure_ascii=False), MOST_SHOWN)
+            yield Line(len(path), shown, text, _kind(one), views.field_url(at, one))
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, (dict, list)):
+        return "empty"
+    return "word" if value is None or isinstance(value, bool) else "number"
 
 
 def level_class(level: Any) -> str:
@@ -117,9 +243,14 @@ def make_environment() -> Environment:
         event_log_url=views.event_log_url,
         trace_url=views.trace_url,
         stream_url=views.stream_url,
+        bdi=bdi,
+        call_name=call_name,
+        readable=readable,
         essence=essence,
-        fields=fields,
+        exact=exact,
         level_class=level_class,
+        link=link,
+        short=short,
         seconds=seconds,
     )
     return environment

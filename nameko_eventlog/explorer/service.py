@@ -11,17 +11,30 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-import eventlet
 import msgspec
 from nameko.extensions import DependencyProvider
 from werkzeug.wrappers import Request, Response
 
 from nameko_eventlog import compat
 from nameko_eventlog.explorer import charts, service_map
-from nameko_eventlog.explorer.rendering import make_environment
+from nameko_eventlog.explorer.rendering import (
+    body_lines,
+    call_name,
+    make_environment,
+    suggestions,
+)
 from nameko_eventlog.explorer.serving import page
-from nameko_eventlog.explorer.views import FILTERS, PAGE, RANGE, View, map_url, typed_time
+from nameko_eventlog.explorer.views import (
+    PAGE,
+    RANGE,
+    View,
+    event_log_file_url,
+    map_url,
+    stream_url,
+    typed_time,
+)
 from nameko_eventlog.store.answers import FAILURE_LEVELS
+from nameko_eventlog.store.background import spawn
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
@@ -36,6 +49,11 @@ QUERY_SECONDS = 10.0
 _LEVELS = {"error": list(FAILURE_LEVELS), "warning": ["warning", "warn"]}
 
 _RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
+
+_AROUND = timedelta(minutes=1)
+
+# of the call stack, as a line
+_MOST_OF_STACK = 20
 
 _ASSETS = ("explorer.css", "explorer.js", "icon.svg")
 
@@ -74,7 +92,7 @@ class Pages(DependencyProvider):
         """
         Make several calls at once, and wait for them all.
         """
-        return [thread.wait() for thread in [eventlet.spawn(call) for call in calls]]
+        return [wait() for wait in [spawn(call) for call in calls]]
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
         """
@@ -131,8 +149,9 @@ class EventLogExplorer:
             row = self._row(request)
             if row is None:
                 return self._not_found("event log", request.args.get("id", ""))
+            wanted = row["body"] if request.args.get("part") == "body" else row
             return Response(
-                msgspec.json.format(msgspec.json.encode(row)),
+                msgspec.json.format(msgspec.json.encode(wanted)),
                 content_type="application/json",
                 headers={"Content-Disposition": "attachment; filename=event-log.json"},
             )
@@ -150,11 +169,20 @@ class EventLogExplorer:
             found = self.pages.ask("trace", call_id)
             if found is None:
                 return self._not_found("call", call_id)
-            spans, length = charts.waterfall(found)
+            spans, length, are_cut = charts.waterfall(found)
             return self.pages.render(
-                "trace.html", trace=found, spans=spans, length=length, asked=call_id,
+                "trace.html",
+                trace=found,
+                name=call_name(spans[0].call),
+                began=next((call["started"] for call in found["calls"] if call["started"]), None),
+                services=len({call["service_name"] for call in found["calls"]}),
+                failed=sum(call["status"] == "failed" for call in found["calls"]),
+                spans=spans,
+                length=length,
+                are_cut=are_cut,
+                asked=call_id,
                 chart=charts,
-            )  # fmt: skip
+            )
 
         return self.pages.answer(make)
 
@@ -207,11 +235,12 @@ class EventLogExplorer:
             rows=found["event_logs"],
             following=found["cursor"],
             bars=charts.histogram(view, since, until, bucket, counts),
-            total=sum(group["count"] for group in total),
+            total=_sum(total),
+            totals={level: _sum(groups) for level, groups in counts.items()},
             since=since,
             until=until,
             chart=charts,
-            filters=FILTERS,
+            suggestions=suggestions(found["event_logs"]),
         )
 
     def _service_map(self, asked: dict[str, str]) -> Response:
@@ -237,8 +266,27 @@ class EventLogExplorer:
         row = self._row(request)
         if row is None:
             return self._not_found("event log", request.args.get("id", ""))
-        stack = row["body"].get("call_stack") or []
-        return self.pages.render("event_log.html", row=row, body=row["body"], stack=stack)
+        body = row["body"]
+        stack = body.get("call_stack") or []
+        lines, is_cut = body_lines(body)
+        at = datetime.fromisoformat(row["time"])
+        return self.pages.render(
+            "event_log.html",
+            row=row,
+            body=body,
+            stack=stack[-_MOST_OF_STACK:],
+            above=len(stack[:-_MOST_OF_STACK]),
+            caller=stack[-2] if len(stack) > 1 else None,
+            lines=lines,
+            is_cut=is_cut,
+            file_url=event_log_file_url(row["message_id"]),
+            around=stream_url(
+                {
+                    "since": (at - _AROUND).isoformat(timespec="milliseconds"),
+                    "until": (at + _AROUND).isoformat(timespec="milliseconds"),
+                }
+            ),
+        )
 
     def _row(self, request: Request) -> Any:
         return self.pages.ask("get", request.args.get("id", ""))
@@ -259,6 +307,10 @@ def _range(given: dict[str, Any]) -> tuple[datetime, datetime]:
     """
     until = given.get("until") or datetime.now(timezone.utc)
     return given.get("since") or until - timedelta(days=1), until
+
+
+def _sum(groups: list[Any]) -> int:
+    return sum(group["count"] for group in groups)
 
 
 def _rest(total: list[Any], parts: list[list[Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import eventlet
 from nameko.constants import WEB_SERVER_CONFIG_KEY
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer, parse_address
@@ -32,6 +33,9 @@ HEADERS = {
 """What every answer bears, those that refuse among them."""
 
 
+_SIGNALS_EVERY = 0.5
+
+
 class ExplorerServer(WebServer):
     """
     Nameko's web server, on loopback unless it is told otherwise, behind a password.
@@ -55,12 +59,14 @@ class ExplorerServer(WebServer):
         """
         super().start()
         self._is_started = True
+        self._waker = self.container.spawn_managed_thread(_wake)
 
     def stop(self) -> None:
         """
         End, if it was begun: Nameko's own stops what has failed to start, and fails again.
         """
         if self._is_started:
+            self._waker.kill()
             super().stop()
 
     @property
@@ -88,6 +94,17 @@ class ExplorerServer(WebServer):
             return answer
 
         return app
+
+
+def _wake() -> None:
+    """
+    Wake eventlet's hub: what a signal has set going waits until something does.
+
+    Services that consume are woken by their broker; this one may have nothing to do for a minute,
+    and would not end before that.
+    """
+    while True:
+        eventlet.sleep(_SIGNALS_EVERY)
 
 
 class PageHandler(HttpRequestHandler):

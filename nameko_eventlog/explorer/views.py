@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, ClassVar
+from urllib.parse import quote, urlencode
 
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.times import format_time, parse_time
@@ -24,6 +24,17 @@ FILTERS = (*NAMES, *EQUALITIES, *CONTAINMENTS, "text", *RANGE)
 
 PAGE = 100
 """How many event logs are on a page."""
+
+_MOST_QUOTED = 600
+
+# fields of the body that have a filter, and an index, of their own
+_OWN_FILTERS = {
+    "service_name": "service",
+    "entrypoint_name": "entrypoint",
+    "event_type": "event_type",
+    "level": "level",
+    "call_id": "call_id",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,9 @@ class View:
     filters: tuple[tuple[str, str], ...] = ()
     order: str = "newest"
     cursor: str | None = None
+
+    ALTERNATIVES: ClassVar[tuple[str, ...]] = NAMES
+    """Of these filters one value of several has to fit; of the others, all."""
 
     @classmethod
     def read(cls, arguments: Any) -> View:
@@ -120,6 +134,21 @@ class View:
         new = [(name, value) for name, value in changes.items() if value is not None]
         return self._url([*kept, *new])
 
+    def narrowed(self, **changes: str | None) -> str | None:
+        """
+        Return what `url` does, or None if it would be so long that a page full of them is heavy.
+        """
+        if any(len(quote(value)) > _MOST_QUOTED for value in changes.values() if value):
+            return None
+        return self.url(**changes)
+
+    def url_of_levels(self, *levels: str) -> str:
+        """
+        Return the URL with these levels in the place of others.
+        """
+        kept = [pair for pair in self.filters if pair[0] != "level"]
+        return self._url([*kept, *(("level", level) for level in levels)])
+
     def page_url(self, cursor: str) -> str:
         """
         Return the URL of the page behind this one.
@@ -168,6 +197,13 @@ def event_log_url(message_id: str) -> str:
     return f"/event-log?{urlencode({'id': message_id})}"
 
 
+def event_log_file_url(message_id: str) -> str:
+    """
+    Return the URL of an event log as a file.
+    """
+    return f"/event-log.json?{urlencode({'id': message_id})}"
+
+
 def trace_url(call_id: str) -> str:
     """
     Return the URL of the trace that a call is in.
@@ -180,9 +216,14 @@ def field_url(path: tuple[str, ...], value: Any) -> str | None:
     Return the URL of the event logs with the same value in a field of the body, or None if no
     filter can say it.
     """
+    if isinstance(value, str) and 0 < len(value) <= 500:
+        if path[0] == "call_stack" and len(path) == 2:
+            return stream_url({"call_id": value})
+        if len(path) == 1 and path[0] in _OWN_FILTERS:
+            return stream_url({_OWN_FILTERS[path[0]]: value})
     kind, keys = ("data", path[1:]) if path[0] == "data" else ("metadata", path)
     if not keys or any(not key or "." in key or "=" in key for key in keys):
         return None
-    if isinstance(value, (dict, list)) or len(str(value)) > 200:
+    if isinstance(value, (dict, list)) or len(str(value)) + sum(map(len, keys)) > 200:
         return None
     return stream_url({kind: f"{'.'.join(keys)}={json.dumps(value)}"})

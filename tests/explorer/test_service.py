@@ -5,13 +5,19 @@ The explorer's pages, over HTTP and a real database.
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from html import unescape
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 from nameko.exceptions import ConfigurationError
 from werkzeug.security import generate_password_hash
 
@@ -21,9 +27,11 @@ from nameko_eventlog.explorer.config import (
     is_loopback,
     parse_explorer_config,
 )
+from nameko_eventlog.explorer.rendering import visible
 from nameko_eventlog.explorer.serving import HEADERS
 from tests.explorer.conftest import Explorer
 from tests.rabbitmq import free_ports
+from tests.waiting import wait_until
 
 
 Start = Callable[..., Explorer]
@@ -52,6 +60,15 @@ TRACE: tuple[dict[str, Any], ...] = (
 )
 
 
+def accepts(address: str) -> bool:
+    """
+    Tell whether something listens, without asking for anything.
+    """
+    host, _, port = address.partition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == 0
+
+
 def links(page: str) -> list[str]:
     """
     Return where a page leads.
@@ -59,12 +76,20 @@ def links(page: str) -> list[str]:
     return [unescape(one) for one in re.findall(r'href="([^"]*)"', page)]
 
 
+def essence(page: str) -> str:
+    """
+    Return the data of a stream's first row, as it is read.
+    """
+    cell = page.partition('<td class="data">')[2].partition("</td>")[0]
+    return unescape(re.sub("<[^>]*>", "", cell)).strip()
+
+
 def types(page: str) -> list[str]:
     """
     Return the event types of a stream's rows, from above.
     """
     rows = page.partition('<tbody id="rows">')[2]
-    return re.findall(r'<td><a href="[^"]*"><bdi>([^<]*)</bdi></a></td>', rows)
+    return re.findall(r'<td class="type"><a href="[^"]*"><bdi>([^<]*)</bdi></a></td>', rows)
 
 
 class TestStream:
@@ -76,7 +101,7 @@ class TestStream:
         page = explorer().get("/").text
 
         assert ["order_paid", "first"] == types(page)
-        assert "order=4711  who=a" in page
+        assert "order=4711 who=a" == essence(page)
         assert 'class="error"' in page
         assert "shop" in page
 
@@ -181,6 +206,20 @@ class TestStream:
         assert 400 == answer.status
         assert said in unescape(answer.text)
 
+    def test_quiet(
+        self, explorer: Start, stored: Stored, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        Who asks for nonsense gets to read so, and does not fill the log.
+        """
+        stored({})
+        running = explorer()
+        capfd.readouterr()
+        for query in ("order=up", "cursor=x", "since=1h&until=2h"):
+            assert 400 == running.get(f"/?{query}").status
+
+        assert ("", "") == capfd.readouterr()
+
     def test_no_database(self, explorer: Start) -> None:
         """
         Without a database it says which is missing, and does not make one.
@@ -202,6 +241,8 @@ class TestEventLog:
 
         assert "/trace?call=shop.pay.2" in links(page)
         assert "/?call_id=web.get.1" in links(page)  # the caller
+        assert "/?service=shop" in links(page)
+        assert any("since=" in one and "until=" in one for one in links(page))
         assert "/?data=customer.id%3D5" in links(page)
         assert not any("a.b" in one for one in links(page))
         for link in links(page):
@@ -293,10 +334,61 @@ class TestHostile:
         for path in (*paths, f"/?service={quote(short)}", f"/?cursor={quote(short)}"):
             page = running.get(path).text
             assert len(page) < 500_000
-            for tag in ("<img", "<script>", "\x1b", "\u202e"):
+            for tag in ("<img src=x", "<script>", "\x1b", "\u202e"):
                 assert tag not in page, path
             assert 1 == page.count("<script")
             assert all(one[:1] in ("/", "#") for one in links(page))
+            assert 1 == page.count("<img")  # ours
+
+    def test_in_forms(self, explorer: Start, stored: Stored) -> None:
+        """
+        A filter stands in the form as it was given: nothing is made visible in what is sent again.
+        """
+        stored({})
+        given = "a\u202eb\u200b\r\n\"'<c>&d"
+        page = explorer().get(f"/?service={quote(given)}").text
+
+        (value,) = re.findall(r'name="service" value="([^"]+)"', page)
+        assert given == unescape(value)
+        assert re.fullmatch("[ -~]+", value)
+
+    def test_bounded(self, explorer: Start, stored: Stored) -> None:
+        """
+        Bodies of many keys and traces of many calls are cut, and so said; the file has all.
+        """
+        stack = ["x" * 400, "y" * 1_000_000, *(f"c{number}" for number in range(3000))]
+        (wide, high) = stored(
+            {"data": {f"key {number}": number for number in range(10_000)}},
+            {"call_id": "c2999", "call_stack": stack},
+        )
+        running = explorer()
+        for path, said in (
+            (f"/event-log?id={wide}", "There is more than is shown"),
+            (f"/event-log?id={high}", "There is more than is shown"),
+            ("/trace?call=c2999", "There are more calls"),
+        ):
+            page = running.get(path).text
+            assert said in page
+            assert len(page) < 500_000
+
+        body = json.loads(running.get(f"/event-log.json?id={wide}&part=body").content)
+        assert 10_000 == len(body["data"])
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("a\u202eb", r"a\u202eb"),
+            ("a\u200b\u3164\ufeffb", r"a\u200b\u3164\ufeffb"),
+            ("a\x9b\x7f\rb", r"a\x9b\x7f\rb"),
+            ("e\u0301" + "\u0301" * 500 + "b", "e" + "\u0301" * 4 + "\u2026 (497 characters)b"),
+            ("\u05e9\u05dc\u05d5\u05dd e\u0301 \U0001f469\u200d\U0001f680", None),
+        ],
+    )
+    def test_visible(self, text: str, shown: str | None) -> None:
+        """
+        What has no shape, or grows over its neighbours, is written out; ordinary text is not.
+        """
+        assert (shown or text) == visible(text)
 
     def test_shown(self, explorer: Start, stored: Stored) -> None:
         """
@@ -304,7 +396,7 @@ class TestHostile:
         """
         stored({"data": {"name": "a\u202eb\x1b[0m"}})
 
-        assert r"name=a\u202eb\x1b[0m" in explorer().get("/").text
+        assert r"name=a\u202eb\x1b[0m" == essence(explorer().get("/").text)
 
 
 class TestServing:
@@ -389,6 +481,38 @@ class TestServing:
 
         assert [401] * MOST_FAILURES + [429] * 2 == guesses
         assert 200 == running.get("/", credentials=("ops", "secret")).status
+
+
+class TestProcess:
+    def test_ends(self, uri: str, stored: Stored, tmp_path: pathlib.Path) -> None:
+        """
+        It ends at once when it is told to, though nobody has asked for anything.
+        """
+        stored({})
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        config = tmp_path / "config.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "AMQP_URI": "memory://",
+                    "WEB_SERVER_ADDRESS": address,
+                    "EVENTLOG_STORE": {"uri": uri},
+                }
+            )
+        )
+        command = [sys.executable, "-m", "nameko", "run", "--config", str(config)]
+        with subprocess.Popen(
+            [*command, "nameko_eventlog.explorer"],
+            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            try:
+                wait_until(lambda: accepts(address), timeout=30)
+                process.terminate()
+                assert 0 == process.wait(5)
+            finally:
+                process.kill()
 
 
 class TestConfiguration:

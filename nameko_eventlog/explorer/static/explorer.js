@@ -1,94 +1,173 @@
 "use strict";
 
-// The page is whole without this file: it brings the reader's own time, copying, and following.
+// The page is whole without this file: it brings the reader's own time, copying, keys, and following.
 
 const SECONDS = 2;
 const MOST_ROWS = 1000;
 
 function showLocalTimes(root) {
+  const pad = (number, length = 2) => String(number).padStart(length, "0");
   for (const one of root.querySelectorAll("time")) {
     const moment = new Date(one.dateTime);
     if (isNaN(moment)) continue;
-    const pad = (number, length = 2) => String(number).padStart(length, "0");
-    one.textContent =
-      `${moment.getFullYear()}-${pad(moment.getMonth() + 1)}-${pad(moment.getDate())} ` +
-      `${pad(moment.getHours())}:${pad(moment.getMinutes())}:${pad(moment.getSeconds())}` +
-      `.${pad(moment.getMilliseconds(), 3)}`;
+    const day = document.createElement("span");
+    day.textContent = `${moment.getFullYear()}-${pad(moment.getMonth() + 1)}-${pad(moment.getDate())}`;
+    one.replaceChildren(
+      day,
+      ` ${pad(moment.getHours())}:${pad(moment.getMinutes())}` +
+        (one.className === "minute"
+          ? ""
+          : `:${pad(moment.getSeconds())}.${pad(moment.getMilliseconds(), 3)}`),
+    );
   }
+}
+
+function sayZone() {
+  const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+  if (timeZone) document.getElementById("zone").textContent = `Times are those of ${timeZone}; UTC is in the tooltip.`;
 }
 
 function offerCopies() {
   for (const button of document.querySelectorAll(".copy")) {
-    if (!navigator.clipboard) continue;
+    if (!navigator.clipboard) continue; // where the page comes over plain HTTP from elsewhere
+    const label = button.textContent;
+    const told = document.getElementById("told");
     button.hidden = false;
     button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.querySelector(button.dataset.copy).innerText);
-      button.textContent = "Copied";
+      told.textContent = "";
+      try {
+        const { copy, copyFrom } = button.dataset;
+        await navigator.clipboard.writeText(copy ?? (await (await load(copyFrom)).text()));
+        button.textContent = "Copied";
+      } catch {
+        button.textContent = "Not copied";
+      }
+      told.textContent = button.textContent;
+      setTimeout(() => (button.textContent = label), 1500);
     });
   }
+}
+
+async function load(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+  return answer;
 }
 
 function offerFollowing() {
   const button = document.getElementById("follow");
   if (!button) return;
   const said = document.getElementById("said");
-  let timer = null;
+  let round = null; // an object of its own for each time it was pressed
 
-  async function look() {
-    try {
-      const answer = await fetch(location.href);
-      if (!answer.ok) throw new Error(`${answer.status}`);
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      take(fresh);
-      said.textContent = "";
-    } catch (error) {
-      said.textContent = `Not reached (${error.message}); trying again.`;
+  async function look(mine) {
+    if (round !== mine) return;
+    if (!document.hidden) {
+      try {
+        const text = await (await load(location.href)).text();
+        if (round !== mine) return;
+        take(new DOMParser().parseFromString(text, "text/html"));
+        said.textContent = "";
+      } catch (error) {
+        if (round === mine) said.textContent = `Not reached (${error.message}); trying again.`;
+      }
     }
-    if (timer !== null) timer = setTimeout(look, SECONDS * 1000);
-  }
-
-  function take(fresh) {
-    const newRows = fresh.getElementById("rows");
-    if (!newRows) return;
-    const rows = document.getElementById("rows");
-    if (!rows) return location.reload();
-    const unknown = [...newRows.children].filter((row) => !document.getElementById(row.id));
-    for (const row of unknown.reverse()) {
-      showLocalTimes(row);
-      rows.prepend(document.adoptNode(row));
-    }
-    while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
-    const figure = fresh.querySelector(".histogram");
-    if (figure && unknown.length && !document.querySelector(".histogram").contains(document.activeElement)) {
-      showLocalTimes(figure);
-      document.querySelector(".histogram").replaceWith(document.adoptNode(figure));
-    }
+    setTimeout(look, SECONDS * 1000, mine);
   }
 
   button.hidden = false;
   button.addEventListener("click", () => {
-    const follows = timer === null;
-    button.setAttribute("aria-pressed", String(follows));
-    button.textContent = follows ? "Pause" : "Follow";
-    if (follows) {
-      timer = 0;
-      look();
-    } else {
-      clearTimeout(timer);
-      timer = null;
-    }
+    round = round === null ? {} : null;
+    button.setAttribute("aria-pressed", String(round !== null));
+    button.textContent = round ? "Following" : "Follow";
+    button.title = round ? "Pause" : "Show what arrives";
+    said.textContent = "";
+    if (round) look(round);
   });
 }
 
-document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName)) {
-    event.preventDefault();
-    const details = document.querySelector(".filters details");
-    if (details) details.open = true;
-    (document.querySelector("input[name=text]") || document.querySelector("input")).focus();
+// Put the rows of a fresh page where they belong; those that are here already stay as they are.
+function take(fresh) {
+  const rows = document.getElementById("rows");
+  const newRows = fresh.getElementById("rows");
+  if (!newRows) return;
+  const here = new Map([...(rows ? rows.children : [])].map((row) => [row.id, row]));
+  const arrived = [...newRows.children].filter((row) => !here.has(row.id));
+  if (!arrived.length) return;
+  showLocalTimes(fresh);
+  for (const row of arrived) row.classList.add("fresh");
+  const more = "a[rel=next]";
+  const isBeyond = fresh.querySelector(more) && !document.querySelector(more);
+  if (arrived.length === newRows.children.length || isBeyond) {
+    // others may be between them and those that are here, or behind them
+    document.getElementById("results").replaceChildren(...fresh.getElementById("results").childNodes);
+  } else {
+    let next = rows.firstElementChild;
+    for (const row of [...newRows.children]) {
+      if (next && row.id === next.id) next = next.nextElementSibling;
+      else if (!here.has(row.id)) rows.insertBefore(row, next);
+    }
+    if (rows.children.length > MOST_ROWS) {
+      while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
+      // rows may come twice this way, but none is left out
+      document.querySelector(more)?.replaceWith(...fresh.querySelectorAll(more));
+    }
   }
-});
+  const figure = document.querySelector(".histogram");
+  if (!figure.contains(document.activeElement)) figure.replaceWith(fresh.querySelector(".histogram"));
+}
+
+function offerKeys() {
+  const keys = document.getElementById("keys");
+  const on = document.getElementById("keys-on");
+  keys.hidden = false;
+  try {
+    on.checked = localStorage.getItem("keys") !== "off";
+    on.addEventListener("change", () => localStorage.setItem("keys", on.checked ? "on" : "off"));
+  } catch {
+    // no storage: they are on with each page
+  }
+
+  function step(by) {
+    const links = [...document.querySelectorAll("#rows .time a, .waterfall .call a")];
+    const at = links.findIndex((link) => link.closest("tr, li").contains(document.activeElement));
+    links[Math.max(0, at < 0 ? 0 : Math.min(at + by, links.length - 1))]?.focus();
+  }
+
+  const actions = {
+    "/": () => (document.querySelector("input[name=text]") || document.querySelector("input")).focus(),
+    j: () => step(1),
+    k: () => step(-1),
+    f: () => document.getElementById("follow")?.click(),
+    "?": () => {
+      keys.open = !keys.open;
+      if (keys.open) keys.querySelector("summary").focus();
+    },
+  };
+  document.addEventListener("keydown", (event) => {
+    const isTyping = event.target.matches("input:not([type=checkbox]), textarea");
+    if (!on.checked || isTyping || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (!Object.hasOwn(actions, event.key)) return;
+    event.preventDefault();
+    actions[event.key]();
+  });
+}
+
+// Empty fields say nothing: they stay out of the URL that is sent to a colleague.
+function sendWhatIsFilled() {
+  const form = document.querySelector(".search");
+  if (!form) return;
+  form.addEventListener("submit", () => {
+    for (const field of form.elements) if (field.name && !field.value.trim()) field.disabled = true;
+  });
+  addEventListener("pageshow", () => {
+    for (const field of form.elements) field.disabled = false;
+  });
+}
 
 showLocalTimes(document);
+sayZone();
 offerCopies();
 offerFollowing();
+offerKeys();
+sendWhatIsFilled();
