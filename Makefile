@@ -46,7 +46,7 @@ explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, wi
 	@$(VENV)/bin/python docs/examples/explore.py --port $(PORT)
 
 .PHONY: test
-test: rabbitmq postgresql ## the suite on this Python with both Namekos, coverage, the built wheel
+test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.test VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
 	@$(VENV)/bin/python -m coverage erase
@@ -60,7 +60,8 @@ test: rabbitmq postgresql ## the suite on this Python with both Namekos, coverag
 	wait $$other || passed=; \
 	cat $$log; \
 	test -n "$$passed"
-	$(call say,coverage of both runs together)
+	@$(MAKE) browser VENV=$(VENV)
+	$(call say,coverage of all runs together)
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 	@$(MAKE) wheel VENV=$(VENV)
@@ -79,6 +80,17 @@ test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they ex
 	done; \
 	test -n "$${tested:-}"; \
 	echo "==> passed with both Namekos on Python:$$tested"
+
+.PHONY: browser
+browser: postgresql chromium $(VENV)/.browser ## the explorer in a real Chromium
+	$(call say,tests in a browser: $$(chromium --version 2> /dev/null))
+	@# A process of its own: tests/conftest.py patches the standard library.
+	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q \
+		--confcutdir=tests/browser tests/browser $(OPTIONS)
+
+.PHONY: screenshots
+screenshots: ## docs/screenshots anew, by the same tests
+	@$(MAKE) browser OPTIONS='--screenshots -k TestPictures'
 
 .PHONY: chaos
 chaos: rabbitmq postgresql $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
@@ -131,6 +143,10 @@ rabbitmq:
 postgresql:
 	@scripts/install-postgresql $(PYTHON)
 
+.PHONY: chromium
+chromium:
+	@scripts/install-chromium $(PYTHON)
+
 .PHONY: suite
 suite: $(VENV)/.test
 	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
@@ -173,6 +189,11 @@ $(VENV)/.runtime: pyproject.toml
 $(VENV)/.test: $(VENV)/.runtime
 	$(call say,$(VENV): test tools)
 	@$(VENV)/bin/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	$(call say,$(VENV): what drives a browser)
+	@$(VENV)/bin/python -m pip install --quiet --group browser
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

@@ -30,6 +30,9 @@ from tests.rabbitmq import Broker, free_ports
 
 Config = dict[str, Any]
 
+# Playwright does not survive the patches: those tests have a process of their own.
+collect_ignore = ["browser"]
+
 # How long an example takes says something about the machine, which is shared.
 hypothesis.settings.register_profile(
     "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
