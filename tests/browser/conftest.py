@@ -7,6 +7,7 @@ standard library for green threads: Playwright does not survive that. ``make bro
 
 from __future__ import annotations
 
+import io
 import pathlib
 import re
 import sys
@@ -22,6 +23,7 @@ if "eventlet" in sys.modules and sys.modules["eventlet"].patcher.is_monkey_patch
         "tests/browser runs in a process of its own, which eventlet has not patched: make browser"
     )
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.chromium import ARGUMENTS, find_chromium
@@ -32,6 +34,9 @@ from tests.postgresql import PostgreSQL
 
 
 SCREENSHOTS = pathlib.Path(__file__).parent.parent.parent / "docs" / "screenshots"
+
+# Those that the documentation shows.
+PICTURES = ("stream", "stream-dark", "stream-narrow", "event-log", "trace", "map")
 
 # What a page may be opened with, beside Playwright's own options.
 Open = Callable[..., Page]
@@ -188,11 +193,7 @@ def picture(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
     """
 
     def take(page: Page, name: str) -> None:
-        if request.config.getoption("--screenshots"):
-            import io
-
-            from PIL import Image
-
+        if name in PICTURES and request.config.getoption("--screenshots"):
             image = Image.open(io.BytesIO(page.screenshot()))
             SCREENSHOTS.mkdir(exist_ok=True)
             image.convert("RGB").quantize(128).save(SCREENSHOTS / f"{name}.png", optimize=True)
