@@ -47,20 +47,20 @@ explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, wi
 
 .PHONY: test
 test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
-	@$(MAKE) $(VENV)/.test VENV=$(VENV) NAMEKO='$(NAMEKO2)'
+	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
 	@$(VENV)/bin/python -m coverage erase
 	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too;
 	@# the tutorial has an environment of its own.
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
-	$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
-		TESTS='--ignore tests/faults --ignore tests/tutorial' > $$log 2>&1 & other=$$!; \
+	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
+		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
+	$(MAKE) browser VENV=$(VENV) ) > $$log 2>&1 & other=$$!; \
 	passed=yes; \
 	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 || passed=; \
 	wait $$other || passed=; \
 	cat $$log; \
 	test -n "$$passed"
-	@$(MAKE) browser VENV=$(VENV)
 	$(call say,coverage of all runs together)
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
