@@ -196,6 +196,6 @@ def picture(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
         if name in PICTURES and request.config.getoption("--screenshots"):
             image = Image.open(io.BytesIO(page.screenshot()))
             SCREENSHOTS.mkdir(exist_ok=True)
-            image.convert("RGB").quantize(128).save(SCREENSHOTS / f"{name}.png", optimize=True)
+            image.convert("RGB").quantize(256).save(SCREENSHOTS / f"{name}.png", optimize=True)
 
     return take
