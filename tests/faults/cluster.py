@@ -79,11 +79,11 @@ class Cluster:
         others = [other for other in self.nodes if other is not node]
         pairs = [(node, other) for other in others] + [(other, node) for other in others]
         for one, another in pairs:
-            one.ctl(
-                "eval",
-                f"erlang:set_cookie('{another.node}', cut),"
-                f" erlang:disconnect_node('{another.node}').",
-            )
+            one.ctl("eval", f"erlang:set_cookie('{another.node}', 'of {one.node}').")
+        # each side has another cookie now: with the same one, they would connect again; at once,
+        # for of nodes that see each other in part, Erlang chooses itself whom to leave
+        gone = ", ".join(f"erlang:disconnect_node('{other.node}')" for other in others)
+        node.ctl("eval", f"{gone}.")
         wait_until(lambda: 2 == self.count(others[0]), timeout=60)
         try:
             yield
