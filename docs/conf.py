@@ -3,6 +3,7 @@ Sphinx: Markdown through MyST, the theme furo, nothing from the network.
 """
 
 import importlib.metadata
+import warnings
 
 
 project = "nameko-eventlog"
@@ -33,4 +34,4 @@ autodoc_typehints_format = "short"
 default_role = "py:obj"
 nitpicky = False
 # eventlet says on import that it is deprecated; that is no news about the docs.
-suppress_warnings = ["config.cache"]
+warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
