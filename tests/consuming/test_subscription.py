@@ -245,7 +245,7 @@ class TestBroker:
 
 
 class TestStop:
-    def test_without_broker(self, nowhere: str, start: Start) -> None:
+    def test_without_broker(self, memory_config: Any, nowhere: str, start: Start) -> None:
         """
         A service whose broker is away stops as soon as it is asked to.
         """

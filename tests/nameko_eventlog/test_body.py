@@ -5,7 +5,7 @@ The body: what is in it, what wins, how large it may be.
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from time import monotonic
+from time import process_time
 from typing import Any
 
 import pytest
@@ -267,10 +267,10 @@ class TestSize:
         graph: Any = [leaf]
         for _ in range(60):
             graph = [graph, graph]
-        began = monotonic()
+        began = process_time()  # other processes have no say in it
 
         assert "event_data has more than" in logged({"a": graph})["data"]["oversized"]
         assert "has more than" in logged({}, metadata={"a": graph})["data"]["oversized"]
         with pytest.raises(OversizedEvent, match="event_data has more than"):
             encoder().encode_manual(Head(CONTEXT), "paid", {"a": graph}, None)
-        assert monotonic() - began < 1
+        assert process_time() - began < 1
