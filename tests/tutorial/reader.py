@@ -11,6 +11,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +27,13 @@ from tests.waiting import wait_until
 
 PATIENCE = 30.0
 """Seconds for which a reader who was too quick tries again."""
+
+# What runs in the background of a shell, these tests maybe, ignores Ctrl-C, and so does all in it.
+_SHELL = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp("bash", ["bash", "--noprofile", "--norc"])
+"""
 
 _UUID = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
 _OTHER_EACH_TIME = (
@@ -128,7 +136,7 @@ class Terminal:
         self._count = 0
         notes.mkdir()
         self._shell = subprocess.Popen(
-            ["bash", "--noprofile", "--norc"],
+            [sys.executable, "-c", _SHELL],
             stdin=subprocess.PIPE,
             cwd=folder,
             env=environment,
