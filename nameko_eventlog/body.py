@@ -54,7 +54,7 @@ class Head:
         context: The five context attributes.
     """
 
-    __slots__ = ("begin", "context", "end", "json", "metadata", "plain_context")
+    __slots__ = ("context", "kept", "plain_context")
 
     def __init__(self, context: Mapping[str, Any]) -> None:
         self.context = context
@@ -62,9 +62,9 @@ class Head:
             self.plain_context: bytes | None = encode_plain(context)[:-1]
         except Exception:  # lone surrogates: the slow way for all
             self.plain_context = None
-        self.json = b""
-        self.metadata: SharedMetadata | None = None
-        self.begin = self.end = 0.0  # the seconds in which `json` holds
+        # JSON, the metadata that it is of, and since and until when it holds, in seconds: one
+        # attribute, so that threads see what belongs together
+        self.kept: tuple[SharedMetadata | None, float, float, bytes] = (None, 0.0, 0.0, b"")
 
 
 class BodyEncoder:
@@ -125,50 +125,49 @@ class BodyEncoder:
         metadata = event.metadata
         data = event.event_data
         try:
-            is_same = metadata is head.metadata and head.begin <= timestamp < head.end
-            if not is_same and not self._renew(head, metadata, timestamp):
-                return None
+            known, begin, end, json = head.kept
+            if metadata is not known or not begin <= timestamp < end:
+                json = self._renew(head, metadata, timestamp)
+                if not json:
+                    return None
             if not event.is_flat or self._redact:
                 if data is None:
                     data = {}
                 if type(data) is not dict or not is_plain(data, self._redact):
                     return None
             payload = b"".join(
-                (head.json, encode_plain(event.event_type), b',"data":', encode_plain(data), b"}")
+                (json, encode_plain(event.event_type), b',"data":', encode_plain(data), b"}")
             )
         except Exception:  # lone surrogates, integers beyond 64 bits
             return None
         return payload if len(payload) <= self._max_event_bytes else None
 
-    def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bool:
+    def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bytes:
         """
         Write the head for *metadata* and *timestamp*.
 
         Returns:
-            False if it takes the slow way.
+            JSON, or nothing if it takes the slow way.
         """
         if head.plain_context is None or not self._serializer.has_fast_path:
-            return False
+            return b""
         written = self._format(timestamp)
         middle = b""
         if metadata:
             if not isinstance(metadata, dict) or not _NOT_METADATA_ONLY.isdisjoint(metadata):
-                return False
+                return b""
             if not is_plain(metadata, self._redact):
-                return False
+                return b""
             middle = b"," + encode_plain(metadata)[1:-1]
-        head.json = b'%b%b,"timestamp":"%b","event_type":' % (
+        json = b'%b%b,"timestamp":"%b","event_type":' % (
             head.plain_context,
             middle,
             written.encode(),
         )
         if type(metadata) is SharedMetadata and self._timespec == "seconds":
-            head.metadata = metadata
-            head.begin = math.floor(timestamp)
-            head.end = head.begin + 1
-        else:
-            head.metadata, head.begin, head.end = None, 0.0, 0.0
-        return True
+            begin = math.floor(timestamp)
+            head.kept = (metadata, begin, begin + 1, json)
+        return json
 
     def _encode_any(self, context: Mapping[str, Any], event: EventLog) -> Body:
         timestamp = time() if event.timestamp is None else event.timestamp

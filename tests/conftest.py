@@ -25,6 +25,7 @@ from kombu.transport import memory
 import logging_ext
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker, free_ports
 
 
@@ -103,6 +104,16 @@ def nowhere() -> str:
     """
     (port,) = free_ports(1)
     return f"amqp://guest:guest@127.0.0.1:{port}//"
+
+
+@pytest.fixture
+def proxy(broker: Broker) -> Iterator[Proxy]:
+    """
+    A network to the broker.
+    """
+    proxy = Proxy(broker.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

@@ -137,6 +137,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def with_port(uri: str, port: int) -> str:
+    """
+    Return *uri* with another port.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    host, _, _ = parts.netloc.rpartition(":")
+    return parts._replace(netloc=f"{host}:{port}").geturl()
+
+
 class Broker:
     """
     A RabbitMQ node that shares nothing with the system's.

@@ -314,21 +314,20 @@ class Directory:
         Keep lines that are no messages where an operator finds them.
         """
         path = self.path.parent / CORRUPT / f"{self.path.name}-{segment.path.name}"
-        with contextlib.suppress(OSError):
+        kept = f"kept in {path}"
+        try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            fd = _os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                for line in lines:
-                    _os.write(fd, line + b"\n")
-            finally:
-                _os.close(fd)
+            with open(path, "ab", opener=_private) as file:
+                file.writelines(line + b"\n" for line in lines)
+        except OSError as exc:
+            kept = f"gone, for {path} cannot be written ({exc})"
         if not segment.is_said_corrupt:
             segment.is_said_corrupt = True
             self._say(
-                "lines of the spool's file %s are not what was written; they are kept in %s, and"
-                " counted as undelivered (said once)",
+                "lines of the spool's file %s are not what was written; they are %s, and counted"
+                " as undelivered (said once)",
                 segment.path,
-                path,
+                kept,
             )
 
     def close(self, is_parents: bool = False) -> None:
@@ -354,6 +353,10 @@ class Directory:
         lock, self._lock = self._lock, -1
         if lock >= 0:
             _os.close(lock)
+
+
+def _private(path: str, flags: int) -> int:
+    return _os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _is_at(fd: int, path: pathlib.Path) -> bool:

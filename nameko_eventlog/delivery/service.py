@@ -198,8 +198,9 @@ class BrokerDelivery:
         self._enter()
         try:
             self._put_in_time(message, end)
-        except BaseException:  # a timeout of the caller's among them
-            self._ledger.withdraw()
+        except BaseException:  # a timeout of the caller's among them, before or after it is kept
+            if waiter.take() and self._outbox.withdraw(message):
+                self._ledger.withdraw()
             raise
         self._notice()
         if message.place is not None:

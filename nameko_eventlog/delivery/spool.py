@@ -8,23 +8,20 @@ own in it, which it holds a lock on; what a dead one has left is adopted by the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import pathlib
-import resource
 from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
-from uuid import uuid4
 
 import eventlet
-from eventlet import patcher, tpool
+from eventlet import patcher
 from eventlet.greenthread import GreenThread
 from nameko.exceptions import ConfigurationError
 
-from nameko_eventlog.delivery.adoption import Estate
-from nameko_eventlog.delivery.directories import SEGMENT_BYTES, Directory
+from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.holdings import Holdings
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.outbox import OVERHEAD, Ledger, Level, fill_level
@@ -38,16 +35,6 @@ SYNC_SECONDS = 1.0
 
 ADOPT_SECONDS = 10.0
 """How often is looked for what processes have left that died meanwhile."""
-
-
-MOST_FILES = 128
-"""
-About how many files of its own, and of dead processes, are open at once; the latter wait.
-
-It is less where the process may not have a thousand.
-"""
-
-_ATTEMPTS = 5
 
 
 class SpooledOutbox:
@@ -77,7 +64,7 @@ class SpooledOutbox:
         identify: Callable[[Message], object],
         ledger: Ledger,
     ) -> None:
-        self._root = pathlib.Path(directory).absolute() / service.replace(os.sep, "_")
+        self._root = pathlib.Path(directory).absolute() / service.replace(os.sep, "%2F")
         if pathlib.Path(directory).exists() and not pathlib.Path(directory).is_dir():
             raise ConfigurationError(
                 f"EVENTLOG_DISPATCHER.spool must be a directory; {directory!r} is none"
@@ -88,37 +75,23 @@ class SpooledOutbox:
         self._max_bytes = max_bytes
         self._identify = identify
         self._ledger = ledger
-        # many files, so that what is settled makes room; not too many, for each is open
-        self._most_files = _most_files()
-        self._segment_bytes = max(
-            min(SEGMENT_BYTES, max_bytes // 8), max_bytes // self._most_files
-        )
         self._news = News()
-        self._own: Directory | None = None
-        self._adopted: deque[Directory] = deque()
-        self._estate = Estate(self._root, service, self._news)
-        self._has_more = False
-        self._bytes = 0  # on disk
+        self._holdings = Holdings(self._root, service, max_bytes, self._news)
         self._wanted = 0  # by the last one that found no room
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
         self._memory = 0  # what both take
         self._taken = 0
         self._failure = ""
-        self._opened_at = 0.0
         self._care_failure = ""
         self._is_busy = False
         self._is_closed = False
         self._lock = _os_threading.RLock()
         self._thread: GreenThread | None = None
-        self._open_own()
-
-    @property
-    def _directories(self) -> list[Directory]:
-        """
-        In the order in which they are published.
-        """
-        return [*self._adopted, *([self._own] if self._own is not None else [])]
+        try:
+            self._holdings.open_own()
+        except OSError as exc:
+            self._fail(exc)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -132,21 +105,6 @@ class SpooledOutbox:
             finally:
                 self._is_busy = was
         self._news.tell()
-
-    def _open_own(self) -> None:
-        self._opened_at = monotonic()
-        for attempt in range(_ATTEMPTS):
-            path = self._root / uuid4().hex
-            try:
-                self._own = Directory(path, self._service, self._news, self._segment_bytes)
-                return
-            except (BlockingIOError, FileNotFoundError) as exc:
-                # another process took it for a dead one's, between its making and its lock
-                if attempt == _ATTEMPTS - 1:
-                    self._fail(exc)
-            except OSError as exc:
-                self._fail(exc)
-                return
 
     def start(self) -> None:
         """
@@ -186,9 +144,9 @@ class SpooledOutbox:
             line = encode(message)
         except Exception:  # headers that AMQP does not take: the relay will say so
             return self._put_behind(message)
-        if self._bytes + len(line) > self._max_bytes:
+        if self._holdings.size + len(line) > self._max_bytes:
             self._tidy(is_full=True)
-            if self._bytes + len(line) > self._max_bytes:
+            if self._holdings.size + len(line) > self._max_bytes:
                 # for one that is too long, waiting makes no room
                 self._wanted = len(line) if len(line) <= self._max_bytes else 0
                 return Level.FULL
@@ -204,29 +162,18 @@ class SpooledOutbox:
         return Level.LOW
 
     def _write(self, message: Message, line: bytes) -> None:
-        own = self._own
-        if own is None:
-            if monotonic() - self._opened_at < SYNC_SECONDS:
-                raise OSError(errno.EAGAIN, "to be tried again in a second")
-            self._open_own()
-            own = self._own
-            if own is None:
-                raise OSError(errno.EIO, self._failure)
-        segment, start = own.append(line)
-        message.place = segment, start
-        self._bytes += len(line) if start > segment.first else segment.written
+        segment, start = message.place = self._holdings.append(line)
         if (
-            not own.unread
-            and not self._adopted
+            self._holdings.is_read
             and len(self._ahead) < self._size
             and self._memory < self._size_bytes
         ):
             segment.keep(start)
             segment.read_up_to = segment.written
             self._ahead.append(message)
-            self._memory += len(message.body) + OVERHEAD
+            self._memory += _cost(message)
         else:
-            own.leave(segment)
+            self._holdings.leave(segment)
 
     def _put_behind(self, message: Message) -> Level:
         level = self._memory_level(_cost(message))
@@ -295,13 +242,11 @@ class SpooledOutbox:
         """
         Read the next ones into memory, and tell whether there are any.
         """
-        for directory in self._directories:
-            while directory.unread and not self._ahead:
-                found, lost = directory.read()
-                for _ in range(lost):
-                    self._ledger.undelivered.increment()
-                self._ahead += found
-                self._memory += sum(map(_cost, found))
+        found, lost = self._holdings.read()
+        for _ in range(lost):
+            self._ledger.undelivered.increment()
+        self._ahead += found
+        self._memory += sum(map(_cost, found))
         if not self._ahead:
             while self._tail:
                 self._ahead.append(self._tail.popleft())
@@ -331,12 +276,7 @@ class SpooledOutbox:
         return True
 
     def _tidy(self, is_full: bool = False) -> None:
-        is_full = is_full or self.level is Level.FULL
-        for directory in self._directories:
-            directory.tidy(is_full)
-        while self._adopted and not self._adopted[0].segments:
-            self._adopted.popleft().close()
-        self._bytes = sum(one.size for one in self._directories)
+        self._holdings.tidy(is_full or self.level is Level.FULL)
 
     def close(self, taken: list[Message]) -> list[Message]:
         """
@@ -354,11 +294,7 @@ class SpooledOutbox:
             for message in (*self._ahead, *self._tail):
                 if message.place is None and (message.waiter is None or message.waiter.take()):
                     alone.append(message)
-            for directory in self._directories:
-                if directory.is_dirty:
-                    with contextlib.suppress(OSError):
-                        directory.sync()
-                directory.close()
+            self._holdings.close()
             return alone
 
     def abandon(self) -> None:
@@ -367,25 +303,21 @@ class SpooledOutbox:
         """
         self._lock = _os_threading.RLock()
         self._is_closed = True
-        for directory in self._directories:
-            directory.close(is_parents=True)
-        if self._estate.opening is not None:
-            self._estate.opening.close(is_parents=True)
+        self._holdings.abandon()
 
     @property
     def waiting(self) -> int:
         """
         How many messages are kept.
         """
-        unread = sum(one.unread for one in self._directories)
-        return unread + len(self._ahead) + len(self._tail) + self._taken
+        return self._holdings.unread + len(self._ahead) + len(self._tail) + self._taken
 
     @property
     def level(self) -> Level:
         """
         How full it is.
         """
-        if self._bytes + self._wanted > self._max_bytes:
+        if self._holdings.size + self._wanted > self._max_bytes:
             return Level.FULL
         return self._memory_level() if self._failure else Level.LOW
 
@@ -410,10 +342,9 @@ class SpooledOutbox:
             try:
                 self._check_place()
                 self._retry()
-                own = self._own
-                is_well = own is None or not own.is_dirty or self._sync(own)
+                is_well = self._sync()
                 is_due = monotonic() - adopted_at >= ADOPT_SECONDS
-                if is_due or (self._has_more and not self._adopted):
+                if is_due or self._holdings.has_more:
                     adopted_at = monotonic()
                     self._adopt()
                 if is_well:
@@ -431,20 +362,10 @@ class SpooledOutbox:
 
     def _check_place(self) -> None:
         with self._alone():
-            own = self._own
-            if own is None or own.is_there():
-                return
-            own.finish()
-            # nobody may take the place of a directory whose lock is gone: a new one it is
-            self._adopted.append(own)
-            self._own = None
-            self._open_own()
-            self._news.add(
-                logging.ERROR,
-                "the spool at %s has vanished: what waits is in files without a name,"
-                " which end with the process; what comes is written to a new one",
-                self._root,
-            )
+            try:
+                self._holdings.replace_vanished()
+            except OSError as exc:
+                self._fail(exc)
 
     def _retry(self) -> None:
         """
@@ -461,12 +382,14 @@ class SpooledOutbox:
                 if self._failure:
                     self._recover()
 
-    def _sync(self, own: Directory) -> bool:
+    def _sync(self) -> bool:
+        if not self._holdings.is_dirty:
+            return True
         try:
-            tpool.execute(own.sync)
+            self._holdings.sync()
         except OSError as exc:
             with self._alone():
-                own.finish()  # the next file may be luckier
+                self._holdings.finish()  # the next file may be luckier
             self._say_care_failure(f"what was written could not be put onto the disk ({exc})")
             return False
         return True
@@ -475,11 +398,8 @@ class SpooledOutbox:
         """
         Take over what processes have left that are not there any more, the oldest first.
         """
-        self._has_more = False
-        held = {one.path for one in self._directories}
-        for directory, count in self._estate.open(held):
+        for directory, count in self._holdings.left():
             if not self._take_over(directory, count):
-                self._has_more = True
                 break
 
     def _take_over(self, directory: Directory, count: int) -> bool:
@@ -487,17 +407,13 @@ class SpooledOutbox:
         Publish *directory* as well, if there is room, and tell whether there was.
         """
         with self._alone():
-            files = sum(one.files for one in self._adopted) + directory.files
-            has_room = (
-                files <= self._most_files and self._bytes + directory.size <= self._max_bytes
-            ) or not (self._adopted or self._bytes > 2 * self._segment_bytes)
-            if self._is_closed or not has_room:
+            if self._is_closed:
                 directory.close()
+                return False
+            if not self._holdings.adopt(directory):
                 return False
             for _ in range(count):
                 self._ledger.enter()
-            self._adopted.append(directory)
-            self._bytes += directory.size
             self._news.add(
                 logging.WARNING,
                 "%d event logs of %s that an earlier process has left are published now",
@@ -505,11 +421,6 @@ class SpooledOutbox:
                 self._service,
             )
             return True
-
-
-def _most_files() -> int:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_FILES if limit == resource.RLIM_INFINITY else max(8, min(MOST_FILES, limit // 8))
 
 
 def _cost(message: Message) -> int:

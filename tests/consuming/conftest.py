@@ -14,7 +14,10 @@ from kombu import Connection
 from nameko.testing.services import dummy, entrypoint_hook
 
 from nameko_eventlog import EventLogDispatcher, event_log_handler
+from tests.conftest import global_config
 from tests.nameko_version import event_exchange
+from tests.proxy import Proxy
+from tests.rabbitmq import with_port
 
 
 class Shop:
@@ -54,6 +57,16 @@ class Handled:
         """
         bodies = [b for call in self.calls for b in (call if isinstance(call, list) else [call])]
         return [body["data"]["number"] for body in bodies]
+
+
+@pytest.fixture
+def proxied(rabbit_config: dict[str, Any], proxy: Proxy) -> Iterator[dict[str, Any]]:
+    """
+    The configuration of a service that reaches its broker by way of the proxy.
+    """
+    uri = with_port(rabbit_config["AMQP_URI"], proxy.port)
+    with global_config({"AMQP_URI": uri}) as config:
+        yield config
 
 
 @pytest.fixture

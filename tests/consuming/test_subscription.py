@@ -19,7 +19,7 @@ from nameko_eventlog import EventLogConsumer, Unavailable
 from nameko_eventlog.consuming import subscription
 from tests.conftest import global_config
 from tests.consuming.conftest import Handled, Shop, Start, Unreadable, lengths, pay, send
-from tests.delivery.proxy import Proxy
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
@@ -49,6 +49,25 @@ def delete(config: dict[str, Any], queue: str) -> None:
     """
     with Connection(config["AMQP_URI"]) as connection:
         connection.default_channel.queue_delete(queue)
+
+
+def large(number: int, size: int) -> amqp.Message:
+    """
+    Make a message with a body of more than so many bytes.
+    """
+    body = {"event_type": "large", "data": {"number": number, "text": "x" * size}}
+    return amqp.Message(
+        json.dumps(body), content_type="application/json", content_encoding="utf-8"
+    )
+
+
+@pytest.fixture
+def classic(rabbit_config: Any) -> None:
+    """
+    The handler's queue is there, a classic one.
+    """
+    with Connection(rabbit_config["AMQP_URI"]) as connection:
+        connection.default_channel.queue_declare(QUEUE, durable=True, auto_delete=False)
 
 
 class TestDeadLetters:
@@ -178,14 +197,12 @@ class TestQueue:
         wait_until(is_back, interval=0.1)
 
     def test_another_type(
-        self, rabbit_config: Any, start: Start, handled: Handled, run_service: Any, caplog: Any
+        self, rabbit_config: Any, classic: None, start: Start, caplog: Any
     ) -> None:
         """
         A queue that is there with other options is told of, with what to do, and not tried in a
         hot loop; the service stops as ever.
         """
-        with Connection(rabbit_config["AMQP_URI"]) as connection:
-            connection.default_channel.queue_declare(QUEUE, durable=True, auto_delete=False)
         log = start(rabbit_config, "shop", quorum=True)
         consumer = get_extension(log, EventLogConsumer)
 
@@ -197,13 +214,16 @@ class TestQueue:
             log.stop()
 
     def test_put_right(
-        self, rabbit_config: Any, start: Start, handled: Handled, run_service: Any
+        self,
+        rabbit_config: Any,
+        classic: None,
+        start: Start,
+        handled: Handled,
+        run_service: Any,
     ) -> None:
         """
         When it is gone, its consumer begins.
         """
-        with Connection(rabbit_config["AMQP_URI"]) as connection:
-            connection.default_channel.queue_declare(QUEUE, durable=True, auto_delete=False)
         start(rabbit_config, "shop", quorum=True)
         delete(rabbit_config, QUEUE)
         shop = run_service(Shop, rabbit_config)
@@ -219,7 +239,8 @@ class TestBroker:
     def test_away(
         self,
         rabbit_config: Any,
-        broker: Broker,
+        proxy: Proxy,
+        proxied: Any,
         start: Start,
         handled: Handled,
         run_service: Any,
@@ -228,19 +249,15 @@ class TestBroker:
         """
         A broker that is not there, however often it is tried, ends no service.
         """
-        proxy = Proxy(broker.port)
         proxy.refusing = True
-        uri = rabbit_config["AMQP_URI"].replace(f":{broker.port}/", f":{proxy.port}/")
-        with global_config({"AMQP_URI": uri}) as config:
-            log = start(config, "shop")
-            consumer = get_extension(log, EventLogConsumer)
-            wait_until(lambda: consumer._subscription._backoff > 0.3)
-            proxy.refusing = False
-            wait_until(lambda: "is back for its consumer" in caplog.text)
-            pay(run_service(Shop, rabbit_config), 0)
-            wait_until(lambda: handled.numbers == [0])
-            log.stop()
-        proxy.close()
+        log = start(proxied, "shop")
+        consumer = get_extension(log, EventLogConsumer)
+        wait_until(lambda: consumer._subscription._backoff > 0.3)
+        proxy.refusing = False
+        wait_until(lambda: "is back for its consumer" in caplog.text)
+        pay(run_service(Shop, rabbit_config), 0)
+        wait_until(lambda: handled.numbers == [0])
+        log.stop()
         assert 1 == caplog.text.count("is lost to its consumer")
 
 
@@ -258,7 +275,8 @@ class TestStop:
     def test_running(
         self,
         rabbit_config: Any,
-        broker: Broker,
+        proxy: Proxy,
+        proxied: Any,
         start: Start,
         handled: Handled,
         run_service: Any,
@@ -268,21 +286,17 @@ class TestStop:
         """
         may_end = Event()
         handled.failing = lambda body: may_end.wait()
-        proxy = Proxy(broker.port)
-        uri = rabbit_config["AMQP_URI"].replace(f":{broker.port}/", f":{proxy.port}/")
-        with global_config({"AMQP_URI": uri}) as config:
-            log = start(config, "shop")
-            pay(run_service(Shop, rabbit_config), 0)
-            wait_until(lambda: handled.numbers == [0])
-            proxy.refusing = True
-            proxy.cut()
-            stopping = eventlet.spawn(log.stop)
-            eventlet.sleep(0.3)
-            assert not stopping.dead
-            may_end.send()
-            with eventlet.Timeout(2):
-                stopping.wait()
-        proxy.close()
+        log = start(proxied, "shop")
+        pay(run_service(Shop, rabbit_config), 0)
+        wait_until(lambda: handled.numbers == [0])
+        proxy.refusing = True
+        proxy.cut()
+        stopping = eventlet.spawn(log.stop)
+        eventlet.sleep(0.3)
+        assert not stopping.dead
+        may_end.send()
+        with eventlet.Timeout(2):
+            stopping.wait()
         assert (1, 0) == lengths(rabbit_config)
 
     def test_unavailable(
@@ -328,18 +342,7 @@ class TestHeld:
         handled.failing = lambda bodies: may_end.wait()
         log = start(rabbit_config, "shop", batch_size=200, batch_seconds=1)
         consumer = get_extension(log, EventLogConsumer)
-        body = {"event_type": "large", "data": {"text": "x" * 50_000}}
-        send(
-            rabbit_config,
-            *[
-                amqp.Message(
-                    json.dumps({**body, "data": {**body["data"], "number": number}}),
-                    content_type="application/json",
-                    content_encoding="utf-8",
-                )
-                for number in range(100)
-            ],
-        )
+        send(rabbit_config, *[large(number, 50_000) for number in range(100)])
 
         wait_until(lambda: handled.calls)
         eventlet.sleep(0.5)
@@ -367,12 +370,7 @@ class TestHeld:
         handled.failing = lambda body: may_end.wait()
         with global_config({**rabbit_config, "HEARTBEAT": 1}) as config:
             log = start(config, "shop", prefetch=50)
-            content = json.dumps({"event_type": "large", "data": {"number": 1}, "x": "x" * 2_000})
-            messages = [
-                amqp.Message(content, content_type="application/json", content_encoding="utf-8")
-                for _ in range(50)
-            ]
-            send(rabbit_config, *messages)
+            send(rabbit_config, *[large(number, 2_000) for number in range(50)])
             wait_until(lambda: handled.calls)
             eventlet.sleep(4)
             may_end.send()

@@ -13,7 +13,7 @@ import pytest
 
 from nameko_eventlog.delivery import BrokerDelivery
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
-from tests.delivery.proxy import Proxy
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 

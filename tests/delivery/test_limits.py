@@ -5,7 +5,6 @@ Limits of the process and of its clocks: open files, a hub that is held up, a cl
 from __future__ import annotations
 
 import os
-import pathlib
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -52,15 +51,14 @@ class TestOpenFiles:
         self,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
         undelivered: Lines,
     ) -> None:
         """
         Without files to open neither spool nor connection is had; what waits arrives later.
         """
-        delivery = make_delivery(uri, spool=str(tmp_path), spool_max_bytes=100_000)
+        delivery = make_spooled(uri, spool_max_bytes=100_000)
         delivery.deliver(make_message(0))
         wait_until(settled(delivery))
         with no_more_files():

@@ -22,10 +22,9 @@ from tests.delivery.conftest import (
     hang_up,
     make_message,
     settled,
-    with_port,
 )
-from tests.delivery.proxy import Proxy
-from tests.rabbitmq import Broker, free_ports
+from tests.proxy import Proxy
+from tests.rabbitmq import Broker, free_ports, with_port
 from tests.waiting import wait_until
 
 

@@ -27,7 +27,7 @@ from tests.delivery.conftest import (
     make_message,
     settled,
 )
-from tests.delivery.proxy import Proxy
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 

@@ -28,10 +28,9 @@ from tests.delivery.conftest import (
     check_sum,
     make_message,
     settled,
-    with_port,
 )
 from tests.nameko_version import event_exchange
-from tests.rabbitmq import free_ports
+from tests.rabbitmq import free_ports, with_port
 from tests.waiting import wait_until
 
 

@@ -7,10 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,68 +15,22 @@ from typing import Any
 import pytest
 from nameko.exceptions import ConfigurationError
 
-from nameko_eventlog.delivery import BrokerDelivery, segments, spool
+from nameko_eventlog.delivery import BrokerDelivery, holdings, segments, spool
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
+from tests.delivery.spooling import killed, stored
 from tests.waiting import wait_until
 
 
 Make = Callable[..., BrokerDelivery]
 
 
-@pytest.fixture
-def files(tmp_path: pathlib.Path) -> Callable[[], list[pathlib.Path]]:
-    """
-    The segments in the spool of ``foo``, in order.
-    """
-    return lambda: sorted((tmp_path / "foo").glob("*/*.jsonl"))
-
-
-def stored(path: pathlib.Path) -> list[dict[str, Any]]:
-    """
-    What any tool that reads lines of JSON finds in a segment.
-    """
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def killed(uri: str, directory: pathlib.Path, count: int, more: str = "") -> None:
-    """
-    Accept *count* event logs in another process, which ends by SIGKILL.
-    """
-    script = f"""
-        import warnings; warnings.simplefilter("ignore")
-        import eventlet; eventlet.monkey_patch()
-        import os, signal
-        from tests.delivery.conftest import *
-        delivery = BrokerDelivery(
-            dataclasses.replace(SETTINGS, uri={uri!r}),
-            Route("foo", EXCHANGE, "log_event", (), None),
-            parse_config({{"EVENTLOG_DISPATCHER": {{"spool": {str(directory)!r}}}}}),
-        )
-        delivery.start()
-        for number in range({count}):
-            delivery.accept(make_message(number))
-        {more}
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert -signal.SIGKILL == done.returncode, done.stderr
-
-
 class TestOnDisk:
-    def test_readable(
-        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make, files: Any
-    ) -> None:
+    def test_readable(self, nowhere: str, make_spooled: Make, files: Any) -> None:
         """
         What was accepted is a line of JSON before the call returns, with its message id.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery = make_spooled(nowhere, start=False)
         delivery.accept(make_message(7, event_type="x" * 300))
         (path,) = files()
         header, line = stored(path)
@@ -89,25 +40,23 @@ class TestOnDisk:
         assert ("x" * 255, 36) == (line["event_type"], len(line["message_id"]))
         assert {"nameko.call_id_stack": ["foo.bar.1"]} == line["headers"]
 
-    def test_owner_only(
-        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make, files: Any
-    ) -> None:
+    def test_owner_only(self, nowhere: str, make_spooled: Make, files: Any) -> None:
         """
         Only the owner reads it.
         """
-        make_delivery(nowhere, spool=str(tmp_path), start=False).accept(make_message())
+        make_spooled(nowhere, start=False).accept(make_message())
         (path,) = files()
 
         assert 0o600 == path.stat().st_mode & 0o777
         assert 0o700 == path.parent.stat().st_mode & 0o777
 
     def test_nothing_left(
-        self, uri: str, received: Received, tmp_path: pathlib.Path, make_delivery: Make
+        self, uri: str, received: Received, tmp_path: pathlib.Path, make_spooled: Make
     ) -> None:
         """
         Once everything is confirmed and the service has stopped nothing is left.
         """
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
         for number in range(1000):
             delivery.accept(make_message(number))
         delivery.stop(10)
@@ -140,8 +89,8 @@ class TestOnDisk:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
         make_delivery: Make,
+        make_spooled: Make,
         changes: dict[str, Any],
     ) -> None:
         """
@@ -150,10 +99,10 @@ class TestOnDisk:
         before = make_delivery(uri)
         before.accept(make_message(**changes))
         wait_until(settled(before))
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         delivery.accept(make_message(**changes))
         delivery.stop(0)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
         wait_until(lambda: received.read() or len(received.messages) == 2)
 
         first, second = received.messages
@@ -166,11 +115,11 @@ class TestOnDisk:
 
 
 class TestBrokerAway:
-    def test_manual_call(self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make) -> None:
+    def test_manual_call(self, nowhere: str, make_spooled: Make) -> None:
         """
         A manual call returns when its event log is on disk.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         began = time.monotonic()
         delivery.deliver(make_message())
 
@@ -182,19 +131,18 @@ class TestBrokerAway:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         undelivered: Lines,
     ) -> None:
         """
         What is left at the stop is published by the next start, under the same ids, in order.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path))
+        first = make_spooled(nowhere)
         for number in range(500):
             first.accept(make_message(number))
         first.stop(0.2)
         assert (500, 0) == (check_sum(first)["waiting"], len(undelivered))
-        second = make_delivery(uri, spool=str(tmp_path))
+        second = make_spooled(uri)
         second.accept(make_message(500))
 
         assert list(range(501)) == received.wait_for(501)
@@ -206,31 +154,28 @@ class TestBrokerAway:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
     ) -> None:
         """
         However many wait, no more of them are in memory than ``buffer_size``; all arrive.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path), buffer_size=100, start=False)
+        delivery = make_spooled(nowhere, buffer_size=100, start=False)
         for number in range(5000):
             delivery.accept(make_message(number))
         assert 100 == len(delivery._outbox._ahead)
         assert 5000 == check_sum(delivery)["waiting"]
         delivery.stop(0)
-        make_delivery(uri, spool=str(tmp_path), buffer_size=100)
+        make_spooled(uri, buffer_size=100)
 
         assert list(range(5000)) == received.wait_for(5000)
 
     def test_bounded(
-        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make, undelivered: Lines
+        self, nowhere: str, tmp_path: pathlib.Path, make_spooled: Make, undelivered: Lines
     ) -> None:
         """
         It takes no more than ``spool_max_bytes``: the rest is undelivered by name.
         """
-        delivery = make_delivery(
-            nowhere, spool=str(tmp_path), spool_max_bytes=5000, confirm_timeout=0.2
-        )
+        delivery = make_spooled(nowhere, spool_max_bytes=5000, confirm_timeout=0.2)
         for number in range(100):
             delivery.accept(make_message(number))
         with pytest.raises(NotConfirmed, match="the outbox is full"):
@@ -247,21 +192,20 @@ class TestBrokerAway:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """
         A large spool is of many files, which go as they are settled.
         """
-        monkeypatch.setattr(spool, "SEGMENT_BYTES", 10_000)
-        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=1_000_000)
+        monkeypatch.setattr(holdings, "SEGMENT_BYTES", 10_000)
+        delivery = make_spooled(nowhere, spool_max_bytes=1_000_000)
         for number in range(500):
             delivery.accept(make_message(number))
         assert 10 < len(files())
         delivery.stop(0)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
 
         assert list(range(500)) == received.wait_for(500)
         wait_until(lambda: not files())
@@ -274,27 +218,27 @@ class TestKilled:
         uri: str,
         received: Received,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
     ) -> None:
         """
         SIGKILL loses nothing that was accepted.
         """
         killed(nowhere, tmp_path, 1000)
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
 
         assert list(range(1000)) == received.wait_for(1000)
         wait_until(settled(delivery))
         assert (1000, 1000) == (check_sum(delivery)["accepted"], check_sum(delivery)["confirmed"])
 
     def test_again_and_again(
-        self, uri: str, received: Received, tmp_path: pathlib.Path, make_delivery: Make
+        self, uri: str, received: Received, tmp_path: pathlib.Path, make_spooled: Make
     ) -> None:
         """
         Killed while it publishes, it repeats no more than was under way, under the same ids.
         """
         for _ in range(3):
             killed(uri, tmp_path, 2000, "eventlet.sleep(0.1)")
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
         received.wait_for(6000)
 
         assert 6000 == len(set(received.ids))
@@ -305,15 +249,14 @@ class TestKilled:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
     ) -> None:
         """
         A second instance has a spool of its own; what the first has is the first's.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path))
+        first = make_spooled(nowhere)
         first.accept(make_message(1))
-        second = make_delivery(uri, spool=str(tmp_path))
+        second = make_spooled(uri)
         second.accept(make_message(2))
         assert [2] == received.wait_for(1)
         assert 1 == check_sum(first)["waiting"]
@@ -329,13 +272,12 @@ class TestKilled:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
     ) -> None:
         """
         A forked child keeps neither the spool nor its lock, which the next start gets.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path))
+        first = make_spooled(nowhere)
         first.accept(make_message(1))
         read, write = os.pipe()
         child = os.fork()
@@ -346,7 +288,7 @@ class TestKilled:
             os._exit(0)
         os.close(read)
         first.stop(0)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
         try:
             assert [1] == received.wait_for(1)
         finally:
@@ -361,7 +303,7 @@ class TestDamage:
         uri: str,
         received: Received,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         said: Lines,
     ) -> None:
@@ -374,7 +316,7 @@ class TestDamage:
         at = content.index(b'{\\"number\\": 50}')
         content[at + 3] ^= 1
         path.write_bytes(content[:-10])
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
 
         expected = [number for number in range(99) if number != 50]
         assert expected == received.wait_for(98)
@@ -385,13 +327,34 @@ class TestDamage:
         (kept,) = (tmp_path / "foo" / "corrupt").iterdir()
         assert 2 == len(kept.read_bytes().splitlines())
 
+    def test_corrupt_and_not_kept(
+        self,
+        nowhere: str,
+        uri: str,
+        tmp_path: pathlib.Path,
+        make_spooled: Make,
+        files: Any,
+        said: Lines,
+    ) -> None:
+        """
+        Where they cannot be kept aside that is said.
+        """
+        killed(nowhere, tmp_path, 2)
+        (path,) = files()
+        path.write_bytes(path.read_bytes()[:-10])
+        (tmp_path / "foo" / "corrupt").touch()
+        delivery = make_spooled(uri)
+
+        wait_until(lambda: said.saying("cannot be written ([Errno 17] File exists"))
+        assert 1 == check_sum(delivery)["undelivered"]
+
     def test_rubbish(
         self,
-        monkeypatch: pytest.MonkeyPatch,
+        quick: None,
         uri: str,
         received: Received,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
     ) -> None:
         """
@@ -405,9 +368,7 @@ class TestDamage:
             (tmp_path / "foo" / name).mkdir(parents=True)
             (tmp_path / "foo" / name / "00000001.jsonl").write_bytes(content)
             (tmp_path / "foo" / name / "position").write_text("00000001.jsonl 99999")
-        monkeypatch.setattr(spool, "SYNC_SECONDS", 0.02)
-        monkeypatch.setattr(spool, "ADOPT_SECONDS", 0.02)
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
         delivery.accept(make_message(1))
 
         assert [1] == received.wait_for(1)
@@ -429,21 +390,20 @@ class TestDamage:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         position: str,
     ) -> None:
         """
         A note of how far it was settled that is not whole costs nothing.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        first = make_spooled(nowhere, start=False)
         for number in range(10):
             first.accept(make_message(number))
         first.stop(0)
         (path,) = files()
         (path.parent / "position").write_text(position)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
 
         assert list(range(10)) == received.wait_for(10)
 
@@ -452,8 +412,7 @@ class TestDamage:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         said: Lines,
         monkeypatch: pytest.MonkeyPatch,
@@ -461,8 +420,8 @@ class TestDamage:
         """
         A file that the disk does not give back is left there, and counted as undelivered.
         """
-        monkeypatch.setattr(spool, "SEGMENT_BYTES", 3_000)
-        first = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=300_000, start=False)
+        monkeypatch.setattr(holdings, "SEGMENT_BYTES", 3_000)
+        first = make_spooled(nowhere, spool_max_bytes=300_000, start=False)
         for number in range(40):
             first.accept(make_message(number))
         first.stop(0)
@@ -476,7 +435,7 @@ class TestDamage:
 
         original = segments.Segment.read
         monkeypatch.setattr(segments.Segment, "read", read)
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
 
         expected = [number for number in range(40) if number not in lost]
         assert expected == received.wait_for(len(expected))
@@ -505,7 +464,7 @@ class TestDamage:
         self,
         nowhere: str,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         said: Lines,
         monkeypatch: pytest.MonkeyPatch,
@@ -514,7 +473,7 @@ class TestDamage:
         A directory that is removed is said, and made anew.
         """
         monkeypatch.setattr(spool, "SYNC_SECONDS", 0.05)
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         delivery.accept(make_message(1))
         subprocess.run(["rm", "-r", str(tmp_path / "foo")], check=True)
         wait_until(lambda: said.saying("has vanished"))
@@ -529,8 +488,7 @@ class TestDamage:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
         undelivered: Lines,
         files: Any,
@@ -539,7 +497,7 @@ class TestDamage:
         """
         While the disk is full event logs wait in memory; afterwards they are written, in order.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path), buffer_size=50)
+        delivery = make_spooled(nowhere, buffer_size=50)
         delivery.accept(make_message(0))
         write = segments._os.pwrite
         with monkeypatch.context() as full:
@@ -554,7 +512,7 @@ class TestDamage:
         written = [json.loads(line["body"])["number"] for line in stored(path)[1:]]
         assert [*range(50), 60] == written
         delivery.stop(0)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
 
         assert [*range(50), 60] == received.wait_for(51)
 
@@ -572,13 +530,11 @@ class TestDamage:
 
 
 class TestInterrupted:
-    def test_signal_handler(
-        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make, files: Any
-    ) -> None:
+    def test_signal_handler(self, nowhere: str, make_spooled: Make, files: Any) -> None:
         """
         An event log out of the middle of another one's acceptance is kept, and written next.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery = make_spooled(nowhere, start=False)
         identify = delivery._outbox._identify
 
         def interrupt(message: Any) -> None:

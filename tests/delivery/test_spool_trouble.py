@@ -8,6 +8,7 @@ import errno
 import fcntl
 import gc
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -18,38 +19,14 @@ from typing import Any
 import eventlet
 import pytest
 
-from nameko_eventlog.delivery import BrokerDelivery, directories, segments, spool
+from nameko_eventlog.delivery import BrokerDelivery, directories, holdings, segments, spool
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
-from tests.delivery.proxy import Proxy
-from tests.delivery.test_spool import stored
+from tests.delivery.spooling import numbers
+from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 
 Make = Callable[..., BrokerDelivery]
-
-
-@pytest.fixture
-def files(tmp_path: pathlib.Path) -> Callable[[], list[pathlib.Path]]:
-    """
-    The segments in the spool of ``foo``, in order.
-    """
-    return lambda: sorted((tmp_path / "foo").glob("*/*.jsonl"))
-
-
-def numbers(path: pathlib.Path) -> list[int]:
-    """
-    Which messages a segment holds.
-    """
-    return [json.loads(line["body"])["number"] for line in stored(path)[1:]]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    The spool looks after its disk all the time.
-    """
-    monkeypatch.setattr(spool, "SYNC_SECONDS", 0.02)
-    monkeypatch.setattr(spool, "ADOPT_SECONDS", 0.02)
 
 
 def open_files() -> int:
@@ -65,14 +42,13 @@ class TestFull:
         self,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         size: int,
     ) -> None:
         """
         A spool smaller than a segment that was full takes event logs again once it has drained.
         """
-        delivery = make_delivery(uri, spool=str(tmp_path), spool_max_bytes=5_000, start=False)
+        delivery = make_spooled(uri, spool_max_bytes=5_000, start=False)
         accepted = 0
         while not delivery.stats()["undelivered"]:
             delivery.accept(make_message(accepted, event_type="x" * 200))
@@ -105,7 +81,7 @@ class TestFull:
         self,
         nowhere: str,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         said: Lines,
         monkeypatch: pytest.MonkeyPatch,
@@ -114,8 +90,9 @@ class TestFull:
         A directory that can be made only later is made then, however much is logged meanwhile.
         """
         monkeypatch.setattr(spool, "SYNC_SECONDS", 0.2)
+        monkeypatch.setattr(holdings, "OPEN_SECONDS", 0.2)
         (tmp_path / "foo").touch()
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         delivery.accept(make_message(0))
         (tmp_path / "foo").unlink()
         wait_until(lambda: delivery.accept(make_message(1)) or files())
@@ -138,24 +115,22 @@ class TestFull:
         assert not undelivered.records
         assert list(range(3000)) == received.wait_for(3000)
 
-    def test_files(self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make) -> None:
+    def test_files(self, nowhere: str, make_spooled: Make) -> None:
         """
         However large a spool may become, it has no more than some hundred files open.
         """
         before = open_files()
-        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=64 << 30)
-        assert delivery._outbox._segment_bytes * 200 >= 64 << 30
+        delivery = make_spooled(nowhere, spool_max_bytes=64 << 30)
+        assert delivery._outbox._holdings._segment_bytes * 200 >= 64 << 30
         assert open_files() - before < 20
 
 
 class TestGivenUp:
-    def test_waiting_for_room(
-        self, nowhere: str, tmp_path: pathlib.Path, make_delivery: Make
-    ) -> None:
+    def test_waiting_for_room(self, nowhere: str, make_spooled: Make) -> None:
         """
         A manual call that is ended while it waits for room was not accepted.
         """
-        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=1)
+        delivery = make_spooled(nowhere, spool_max_bytes=1)
         with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.05):
             delivery.deliver(make_message())
 
@@ -165,15 +140,14 @@ class TestGivenUp:
         self,
         proxied: str,
         proxy: Proxy,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         undelivered: Lines,
     ) -> None:
         """
         A log call that is ended while the relay makes room is undelivered by name.
         """
         proxy.frozen = True
-        delivery = make_delivery(proxied, spool=str(tmp_path), spool_max_bytes=2_000, start=False)
+        delivery = make_spooled(proxied, spool_max_bytes=2_000, start=False)
         while not undelivered.records:
             delivery.accept(make_message())
         undelivered.records.clear()
@@ -185,33 +159,56 @@ class TestGivenUp:
         assert 2 == stats["undelivered"]
         assert 1 == len(undelivered)
 
+    def test_kept_already(
+        self,
+        uri: str,
+        received: Received,
+        make_spooled: Make,
+        said: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        One that is ended when its event log is on disk, by a log handler that takes long, has not
+        taken it back.
+        """
+        monkeypatch.setattr(said, "emit", lambda record: eventlet.sleep(1))
+        delivery = make_spooled(uri, start=False)
+        delivery._outbox._news.add(logging.WARNING, "something")
+        with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.05):
+            delivery.deliver(make_message(1))
+        assert 1 == check_sum(delivery)["waiting"]
+        delivery.start()
+
+        assert [1] == received.wait_for(1)
+        wait_until(settled(delivery))
+        assert 1 == check_sum(delivery)["confirmed"]
+
     def test_written_meanwhile(
         self,
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """
         A manual call whose event log gets onto the disk while it waits returns: it is safe.
         """
-        delivery = make_delivery(
-            nowhere, spool=str(tmp_path), buffer_size=2, confirm_timeout=0.5, start=False
-        )
+        delivery = make_spooled(nowhere, buffer_size=2, confirm_timeout=0.5, start=False)
         for number in range(3):
             delivery.accept(make_message(number))
-        delivery._outbox._ahead.popleft()
+        (first,) = delivery._outbox.take(1)
+        delivery._outbox.settle(first)
+        delivery._ledger.confirmed.increment()
         with monkeypatch.context() as full:
             full.setattr(segments._os, "pwrite", lambda fd, line, at: 0)
             call = eventlet.spawn(delivery.deliver, make_message(3))
             wait_until(lambda: delivery._outbox._tail)
         delivery.accept(make_message(4))
         call.wait()
-        assert 5 == check_sum(delivery)["waiting"]
+        assert 4 == check_sum(delivery)["waiting"]
         delivery.stop(0)
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
 
         assert set(range(1, 5)) <= set(received.wait_for(4))
 
@@ -223,19 +220,19 @@ class TestVanished:
         uri: str,
         received: Received,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
         quick: None,
     ) -> None:
         """
         What is written after the directory was removed is locked as before: nobody adopts it.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path))
+        first = make_spooled(nowhere)
         first.accept(make_message(1))
         shutil.rmtree(tmp_path / "foo")
         wait_until(lambda: said.saying("has vanished"))
         first.accept(make_message(2))
-        second = make_delivery(uri, spool=str(tmp_path))
+        second = make_spooled(uri)
         second.accept(make_message(3))
 
         assert [3] == received.wait_for(1)
@@ -250,7 +247,7 @@ class TestLookedAfter:
         self,
         nowhere: str,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
         quick: None,
         monkeypatch: pytest.MonkeyPatch,
@@ -264,29 +261,28 @@ class TestLookedAfter:
             raise RuntimeError("boom")
 
         calls: list[int] = []
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         said.emit = boom  # type: ignore[method-assign]
         with monkeypatch.context() as failing:
             failing.setattr(directories.Directory, "is_there", boom)
             wait_until(lambda: len(calls) > 2)
         delivery.accept(make_message(1))
         shutil.rmtree(tmp_path / "foo")
-        wait_until(lambda: delivery._outbox._own.is_there())
+        wait_until(lambda: delivery._outbox._holdings._own.is_there())
 
     def test_adoption_fails(
         self,
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         monkeypatch: pytest.MonkeyPatch,
         said: Lines,
     ) -> None:
         """
         A dead process's file that the disk does not give back keeps no service from starting.
         """
-        first = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        first = make_spooled(nowhere, start=False)
         first.accept(make_message(1))
         first.stop(0)
 
@@ -299,12 +295,12 @@ class TestLookedAfter:
         before = open_files()
         with monkeypatch.context() as failing:
             failing.setattr(segments._os, "pread", pread)
-            second = make_delivery(nowhere, spool=str(tmp_path))
+            second = make_spooled(nowhere)
         second.accept(make_message(2))
         second.stop(0)
         gc.collect()
         assert open_files() <= before + 2
-        make_delivery(uri, spool=str(tmp_path))
+        make_spooled(uri)
         assert [1, 2] == sorted(received.wait_for(2))
 
 
@@ -312,8 +308,7 @@ class TestCut:
     def test_while_it_runs(
         self,
         nowhere: str,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         proxied: str,
         proxy: Proxy,
         received: Received,
@@ -324,7 +319,7 @@ class TestCut:
         What is cut off a file under a running service is counted as undelivered.
         """
         proxy.refusing = True
-        delivery = make_delivery(proxied, spool=str(tmp_path), buffer_size=10)
+        delivery = make_spooled(proxied, buffer_size=10)
         for number in range(100):
             delivery.accept(make_message(number))
         (path,) = files()
@@ -345,15 +340,14 @@ class TestCut:
         proxied: str,
         proxy: Proxy,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
     ) -> None:
         """
         A file that ends in the middle of a line, where it did not before, is read to its end.
         """
         proxy.refusing = True
-        delivery = make_delivery(proxied, spool=str(tmp_path), buffer_size=10)
+        delivery = make_spooled(proxied, buffer_size=10)
         for number in range(100):
             delivery.accept(make_message(number))
         (path,) = files()
@@ -371,14 +365,13 @@ class TestInterrupted:
         self,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """
         What a finalizer logs in the middle of the reading and of the tidying arrives once.
         """
-        delivery = make_delivery(uri, spool=str(tmp_path), buffer_size=10, start=False)
+        delivery = make_spooled(uri, buffer_size=10, start=False)
         for number in range(50):
             delivery.accept(make_message(number))
         after: list[int] = []
@@ -414,8 +407,7 @@ class TestInterrupted:
     def test_exception(
         self,
         nowhere: str,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -428,7 +420,7 @@ class TestInterrupted:
             raise SystemExit
 
         original = segments._os.pwrite
-        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery = make_spooled(nowhere, start=False)
         delivery.accept(make_message(1))
         with monkeypatch.context() as interrupted:
             interrupted.setattr(segments._os, "pwrite", pwrite)
@@ -446,7 +438,7 @@ class TestSync:
         self,
         nowhere: str,
         tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         quick: None,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -465,7 +457,7 @@ class TestSync:
         monkeypatch.setattr(
             segments._os, "fdatasync", lambda fd: (contents.append(path_of(fd)), fdatasync(fd))
         )
-        delivery = make_delivery(nowhere, spool=str(tmp_path), spool_max_bytes=50_000)
+        delivery = make_spooled(nowhere, spool_max_bytes=50_000)
         for number in range(150):
             delivery.accept(make_message(number))
         written = {str(path) for path in (tmp_path / "foo").glob("*/*.jsonl")}
@@ -476,8 +468,7 @@ class TestSync:
     def test_fails(
         self,
         nowhere: str,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         files: Any,
         quick: None,
         said: Lines,
@@ -493,10 +484,10 @@ class TestSync:
 
         failed: list[int] = []
         monkeypatch.setattr(segments._os, "fdatasync", fail)
-        delivery = make_delivery(nowhere, spool=str(tmp_path))
+        delivery = make_spooled(nowhere)
         for number in range(3):
             delivery.accept(make_message(number))
-            wait_until(lambda: delivery._outbox._own._growing is None)
+            wait_until(lambda: delivery._outbox._holdings._own._growing is None)
             assert number + 1 == len(failed)
         wait_until(lambda: said.saying("Input/output error"))
 
@@ -509,8 +500,7 @@ class TestOpened:
     def test_taken_for_a_dead_ones(
         self,
         nowhere: str,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         said: Lines,
         files: Any,
         monkeypatch: pytest.MonkeyPatch,
@@ -529,7 +519,7 @@ class TestOpened:
         others: list[int] = []
         original = pathlib.Path.mkdir
         monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
-        delivery = make_delivery(nowhere, spool=str(tmp_path), start=False)
+        delivery = make_spooled(nowhere, start=False)
         delivery.accept(make_message(1))
 
         (path,) = files()
@@ -575,19 +565,18 @@ class TestMany:
         nowhere: str,
         uri: str,
         received: Received,
-        tmp_path: pathlib.Path,
-        make_delivery: Make,
+        make_spooled: Make,
         quick: None,
     ) -> None:
         """
         However many dead processes' spools there are, few of them are open at once.
         """
         for number in range(150):
-            one = make_delivery(nowhere, spool=str(tmp_path), start=False)
+            one = make_spooled(nowhere, start=False)
             one.accept(make_message(number))
             one.stop(0)
         before = open_files()
-        delivery = make_delivery(uri, spool=str(tmp_path))
+        delivery = make_spooled(uri)
         most = open_files() - before
         assert set(range(150)) == set(received.wait_for(150))
         wait_until(settled(delivery))

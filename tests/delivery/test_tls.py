@@ -14,7 +14,7 @@ import pytest
 from nameko_eventlog import frames
 from nameko_eventlog.delivery import BrokerDelivery, wire
 from tests.delivery.conftest import Lines, Received, check_sum, hang_up, make_message, settled
-from tests.delivery.proxy import Proxy
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.delivery.proxy import Proxy
 from tests.nameko_eventlog.services import Foo, FooService, Listener
 from tests.nameko_eventlog.test_bad_input import (
     TestArguments,
@@ -21,7 +20,8 @@ from tests.nameko_eventlog.test_bad_input import (
     log,
     quiet,
 )
-from tests.rabbitmq import Broker
+from tests.proxy import Proxy
+from tests.rabbitmq import Broker, with_port
 
 
 # These tests with the fixtures below; the last class there is about what a broker refuses.
@@ -91,7 +91,7 @@ def start_foo(
         proxy = Proxy(broker.port)
         proxy.refusing = True
         proxies.append(proxy)
-        uri = rabbit_config["AMQP_URI"].replace(f":{broker.port}/", f":{proxy.port}/")
+        uri = with_port(rabbit_config["AMQP_URI"], proxy.port)
         section = {"spool": str(tmp_path / "spool"), "uri": uri, **(eventlog or {})}
         container = run_service(service, {**rabbit_config, "EVENTLOG_DISPATCHER": section})
         started.append(CutOff(container, listener, proxy))

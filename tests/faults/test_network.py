@@ -4,15 +4,15 @@ The network between the service and its broker is a bad one, or the broker is la
 
 import pathlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import eventlet
 import pytest
 
-from tests.delivery.proxy import Proxy
 from tests.faults.conftest import Queue, Running, settled
-from tests.rabbitmq import Broker
+from tests.proxy import Proxy
+from tests.rabbitmq import with_port
 from tests.waiting import wait_until
 
 
@@ -20,22 +20,11 @@ Run = Callable[..., Running]
 
 
 @pytest.fixture
-def proxy(broker: Broker) -> Iterator[Proxy]:
-    """
-    The network.
-    """
-    proxy = Proxy(broker.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def proxied(rabbit_config: dict[str, Any], broker: Broker, proxy: Proxy) -> str:
+def proxied(rabbit_config: dict[str, Any], proxy: Proxy) -> str:
     """
     The broker's URI, by way of the network.
     """
-    uri: str = rabbit_config["AMQP_URI"]
-    return uri.replace(f":{broker.port}/", f":{proxy.port}/")
+    return with_port(rabbit_config["AMQP_URI"], proxy.port)
 
 
 def check_all_received(running: Running, queue: Queue) -> None:

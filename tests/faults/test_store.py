@@ -19,6 +19,7 @@ import yaml
 from eventlet import tpool
 from kombu import Connection
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.schema import event_logs, rejects
@@ -90,7 +91,7 @@ def count(database: str) -> int:
     try:
         with engine.begin() as connection:
             return connection.scalar(select(func.count()).select_from(event_logs)) or 0
-    except Exception:
+    except SQLAlchemyError:
         return 0
     finally:
         engine.dispose()

@@ -697,7 +697,8 @@ class TestExceptions:
             "paid", stack_info=True
         )
 
-        for event in worker.events:
+        first, second = worker.events
+        for event in (first, second):
             assert "test_stack" in event.metadata["stack"]
             assert {} == event.event_data
 

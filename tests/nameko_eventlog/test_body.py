@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logging_ext import EventLog
+from logging_ext.events import SharedMetadata
 from nameko_eventlog import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.body import Head
 from tests.nameko_eventlog.test_serialization import CONTEXT, decoded, encoder, logged
@@ -72,6 +73,26 @@ class TestContents:
         data["list"].append(2)
 
         assert {"list": [1]} == decoded(body)["data"]
+
+    def test_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What another OS thread encodes for the same worker in the middle changes nothing.
+        """
+        encode, head = encoder(), Head(CONTEXT)
+        events = {
+            name: EventLog("paid", {}, SharedMetadata(logger=name), 0.0) for name in ("a", "b")
+        }
+        original = encode._renew
+
+        def renew(*args: Any) -> bytes:
+            renewed = original(*args)
+            monkeypatch.setattr(encode, "_renew", original)
+            assert "b" == decoded(encode.encode(head, events["b"]))["logger"]
+            return renewed
+
+        monkeypatch.setattr(encode, "_renew", renew)
+
+        assert "a" == decoded(encode.encode(head, events["a"]))["logger"]
 
     def test_context_that_msgspec_does_not_take(self) -> None:
         """

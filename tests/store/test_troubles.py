@@ -20,9 +20,9 @@ from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
 from tests.conftest import global_config
-from tests.delivery.proxy import Proxy
 from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
+from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.store.conftest import body
 from tests.waiting import wait_until

@@ -8,7 +8,7 @@ import socket
 import pytest
 from eventlet import hubs
 
-from tests.delivery.proxy import Proxy
+from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 

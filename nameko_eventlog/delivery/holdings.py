@@ -1,0 +1,264 @@
+"""
+The directories of a spool that this process holds: its own, and those that dead ones have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import pathlib
+import resource
+from collections import deque
+from collections.abc import Iterator
+from time import monotonic
+from uuid import uuid4
+
+from eventlet import tpool
+
+from nameko_eventlog.delivery.adoption import Estate
+from nameko_eventlog.delivery.directories import SEGMENT_BYTES, Directory
+from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.news import News
+from nameko_eventlog.delivery.segments import Segment
+
+
+MOST_FILES = 128
+"""
+About how many files of its own, and of dead processes, are open at once; the latter wait.
+
+It is less where the process may not have a thousand.
+"""
+
+OPEN_SECONDS = 1.0
+"""How long after a directory of its own could not be made it is tried again."""
+
+_ATTEMPTS = 5
+
+
+class Holdings:
+    """
+    The directories that this process holds, in the order in which they are published.
+
+    Whoever calls keeps other threads out, but for `sync` and `left`.
+
+    Args:
+        root: The directory of the service that they are in.
+        service: The service's name.
+        max_bytes: The most bytes on disk.
+        news: Takes what is to be said.
+    """
+
+    def __init__(self, root: pathlib.Path, service: str, max_bytes: int, news: News) -> None:
+        self._root = root
+        self._service = service
+        self._max_bytes = max_bytes
+        self._news = news
+        # many files, so that what is settled makes room; not too many, for each is open
+        self._most_files = _most_files()
+        self._segment_bytes = max(
+            min(SEGMENT_BYTES, max_bytes // 8), max_bytes // self._most_files
+        )
+        self._own: Directory | None = None
+        self._opened_at = 0.0
+        self._adopted: deque[Directory] = deque()
+        self._estate = Estate(root, service, news)
+        self._has_more = False
+        self.size = 0
+        """How many bytes they take on disk."""
+
+    @property
+    def _all(self) -> list[Directory]:
+        return [*self._adopted, *([self._own] if self._own is not None else [])]
+
+    def open_own(self) -> Directory:
+        """
+        Make a directory of its own.
+
+        Raises:
+            OSError: If that cannot be done.
+        """
+        self._opened_at = monotonic()
+        for _ in range(_ATTEMPTS):
+            path = self._root / uuid4().hex
+            try:
+                self._own = Directory(path, self._service, self._news, self._segment_bytes)
+            except (BlockingIOError, FileNotFoundError) as exc:
+                # another process took it for a dead one's, between its making and its lock
+                failure = exc
+            else:
+                return self._own
+        raise failure
+
+    def append(self, line: bytes) -> tuple[Segment, int]:
+        """
+        Write a line to the directory of its own.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        own = self._own
+        if own is None:
+            if monotonic() - self._opened_at < OPEN_SECONDS:
+                raise OSError(errno.EAGAIN, "to be tried again in a second")
+            own = self.open_own()
+        segment, start = own.append(line)
+        self.size += len(line) if start > segment.first else segment.written
+        return segment, start
+
+    def leave(self, segment: Segment) -> None:
+        """
+        Count what was appended to *segment* as not in memory.
+        """
+        if self._own is not None:
+            self._own.leave(segment)
+
+    @property
+    def is_read(self) -> bool:
+        """
+        Whether what is appended next is the next one to be published.
+        """
+        return not (self._adopted or (self._own is not None and self._own.unread))
+
+    @property
+    def unread(self) -> int:
+        """
+        How many event logs are not in memory.
+        """
+        return sum(one.unread for one in self._all)
+
+    def read(self) -> tuple[list[Message], int]:
+        """
+        Read on, some at a time.
+
+        Returns:
+            Messages, none only if there are no more, and how many were found to be lost.
+        """
+        lost = 0
+        for directory in self._all:
+            while directory.unread:
+                found, missing = directory.read()
+                lost += missing
+                if found:
+                    return found, lost
+        return [], lost
+
+    def tidy(self, is_full: bool) -> None:
+        """
+        Remove what is settled, and note how far that is.
+
+        Args:
+            is_full: Whether room is needed, if there is but what is settled in a small segment.
+        """
+        for directory in self._all:
+            directory.tidy(is_full)
+        while self._adopted and not self._adopted[0].segments:
+            self._adopted.popleft().close()
+        self.size = sum(one.size for one in self._all)
+
+    def replace_vanished(self) -> None:
+        """
+        Make another directory of its own if it is not under its name any more.
+
+        Nobody may take the place of one whose lock is gone.
+
+        Raises:
+            OSError: If it is not, and no other one can be made.
+        """
+        own = self._own
+        if own is None or own.is_there():
+            return
+        own.finish()
+        self._adopted.append(own)
+        self._own = None
+        self._news.add(
+            logging.ERROR,
+            "the spool at %s has vanished: what waits is in files without a name,"
+            " which end with the process; what comes is written to a new one",
+            self._root,
+        )
+        self.open_own()
+
+    @property
+    def is_dirty(self) -> bool:
+        """
+        Whether something was written that was not put onto the disk.
+        """
+        return self._own is not None and self._own.is_dirty
+
+    def sync(self) -> None:
+        """
+        Put onto the disk what was written, in an OS thread of its own, while this one waits.
+
+        Raises:
+            OSError: If that fails; what is on the disk is not known then.
+        """
+        if self._own is not None:
+            tpool.execute(self._own.sync)
+
+    def finish(self) -> None:
+        """
+        Write to another file from now on.
+        """
+        if self._own is not None:
+            self._own.finish()
+
+    @property
+    def has_more(self) -> bool:
+        """
+        Whether a dead process has left what had no room, and might have now.
+        """
+        return self._has_more and not self._adopted
+
+    def left(self) -> Iterator[tuple[Directory, int]]:
+        """
+        Open what processes have left that are not there any more, the oldest first.
+
+        Yields:
+            A directory, to be given to `adopt`, and how many event logs it holds.
+        """
+        self._has_more = False
+        yield from self._estate.open({one.path for one in self._all})
+
+    def adopt(self, directory: Directory) -> bool:
+        """
+        Hold *directory* as well, or close it if there is no room, and tell which.
+        """
+        files = sum(one.files for one in self._adopted) + directory.files
+        has_room = (
+            files <= self._most_files and self.size + directory.size <= self._max_bytes
+        ) or not (self._adopted or self.size > 2 * self._segment_bytes)
+        if has_room:
+            self._adopted.append(directory)
+            self.size += directory.size
+        else:
+            self._has_more = True
+            directory.close()
+        return has_room
+
+    def close(self) -> None:
+        """
+        Put onto the disk what can be, and let go of it.
+        """
+        for directory in self._all:
+            if directory.is_dirty:
+                with contextlib.suppress(OSError):
+                    directory.sync()
+            directory.close()
+
+    def abandon(self) -> None:
+        """
+        Leave it to the parent, in a forked child.
+        """
+        for directory in self._all:
+            directory.close(is_parents=True)
+        if self._estate.opening is not None:
+            self._estate.opening.close(is_parents=True)
+
+
+def _most_files() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if limit == resource.RLIM_INFINITY else max(8, min(MOST_FILES, limit // 8))
