@@ -1,8 +1,9 @@
 """
 Reading py-amqp's frames, many for one system call.
 
-Together with `delivery.wire`, which writes them, the only room that leans on more of py-amqp than
-it documents; the tests of both pin what that is.
+Together with `delivery.wire`, which writes them, and `consuming.deliveries`, which puts deliveries
+together, the only room that leans on more of py-amqp than it documents; their tests pin what that
+is.
 """
 
 from __future__ import annotations

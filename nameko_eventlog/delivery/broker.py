@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from time import monotonic
 from typing import Any
@@ -21,6 +20,7 @@ from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
+from nameko_eventlog.delivery.target import OnConfirm, OnReturn
 from nameko_eventlog.delivery.wire import (
     FrameGatherer,
     PropertiesEncoder,
@@ -65,17 +65,16 @@ class Broker:
     Args:
         settings: How to connect and to publish.
         route: Where to publish.
-        on_confirm: Called with a delivery tag, whether it stands for all before, and
-            whether the broker has taken (True) or refused (False) what it stands for.
-        on_return: Called when a mandatory message could not be routed.
+        on_confirm: Called when the broker has confirmed or refused.
+        on_return: Called when it has returned a message.
     """
 
     def __init__(
         self,
         settings: Settings,
         route: Route,
-        on_confirm: Callable[[int, bool, bool], None],
-        on_return: Callable[[], None],
+        on_confirm: OnConfirm,
+        on_return: OnReturn,
     ) -> None:
         self._settings = settings
         self._route = route

@@ -356,7 +356,8 @@ class Directory:
 
 
 def _private(path: str, flags: int) -> int:
-    return _os.open(path, flags | os.O_CLOEXEC, 0o600)
+    fd: int = _os.open(path, flags | os.O_CLOEXEC, 0o600)
+    return fd
 
 
 def _is_at(fd: int, path: pathlib.Path) -> bool:

@@ -16,12 +16,13 @@ from eventlet.greenthread import GreenThread
 from greenlet import GreenletExit
 
 from logging_ext import forwarding
-from nameko_eventlog.delivery.broker import Broker, BrokerTimeout, blames_message
+from nameko_eventlog.delivery.broker import BrokerTimeout, blames_message
 from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.outbox import Ledger, Outbox
+from nameko_eventlog.delivery.target import OnConfirm, OnReturn, Target
 from nameko_eventlog.delivery.waiting import Bell, HomeThread
 
 
@@ -47,7 +48,7 @@ class Relay:
     Args:
         outbox: What to publish.
         ledger: Where to count what becomes of it.
-        make_broker: Makes the broker, given the two callbacks of `Broker`.
+        make_broker: Makes the broker, or another target.
         identifiers: Makes the message ids.
         undeliver: Called with a message that cannot be delivered, and why.
         confirm_timeout: Seconds that the broker has for confirming.
@@ -63,7 +64,7 @@ class Relay:
         self,
         outbox: Outbox,
         ledger: Ledger,
-        make_broker: Callable[..., Broker],
+        make_broker: Callable[[OnConfirm, OnReturn], Target],
         identifiers: UUID7Generator,
         undeliver: Callable[[Message, str], None],
         confirm_timeout: float,
