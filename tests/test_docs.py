@@ -27,6 +27,7 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 import logging_ext
 import nameko_eventlog
 from nameko_eventlog.config import Config, parse_config
+from nameko_eventlog.explorer.config import ExplorerConfig, parse_explorer_config
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.testing import capture_event_logs
 from tests.conftest import global_config
@@ -71,6 +72,7 @@ def evaluate_yaml(example: Any) -> None:
     config = load_yaml(example.parsed)
     parse_config(config)
     parse_store_config(config)
+    parse_explorer_config(config)
     if "LOGGING" in config:
         logging.config.dictConfig(copy.deepcopy(config["LOGGING"]))
     example.namespace["config"] = config
@@ -286,7 +288,8 @@ class TestReadme:
 
 class TestComplete:
     @pytest.mark.parametrize(
-        ("page", "config"), [("configuration", Config), ("store", StoreConfig)]
+        ("page", "config"),
+        [("configuration", Config), ("store", StoreConfig), ("explorer", ExplorerConfig)],
     )
     def test_configuration(self, page, config):
         """

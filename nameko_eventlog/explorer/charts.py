@@ -25,6 +25,7 @@ MOST_TICKS = 1500
 _BARS = 60
 _BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 _WEEK = 604_800
+_LONGEST = 1653 * _WEEK  # of those that `EventLogQuery.count` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def bucket_of(since: datetime, until: datetime) -> int:
     seconds = max(1.0, (until - since).total_seconds())
     least = seconds / _BARS
     fitting = next((one for one in _BUCKETS if one >= least), None)
-    return fitting or int(-(-least // _WEEK) * _WEEK)
+    return fitting or min(int(-(-least // _WEEK) * _WEEK), _LONGEST)
 
 
 def histogram(

@@ -12,6 +12,7 @@ from typing import Any
 
 from nameko.constants import WEB_SERVER_CONFIG_KEY
 from nameko.exceptions import ConfigurationError
+from werkzeug.security import check_password_hash
 
 from nameko_eventlog import checking
 
@@ -58,7 +59,7 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
         raise ConfigurationError(
             f"{CONFIG_KEY} needs username and password_hash together, and has one of them"
         )
-    if parsed.password_hash and not _PASSWORD_HASH.fullmatch(parsed.password_hash):
+    if parsed.password_hash and not _is_password_hash(parsed.password_hash):
         # without the value, which may be the password itself
         raise ConfigurationError(
             f"{CONFIG_KEY}.password_hash must be what generate_password_hash of werkzeug.security"
@@ -73,6 +74,16 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
                 f" {DEFAULT_ADDRESS}, or say {CONFIG_KEY}.allow_anonymous: true"
             )
     return parsed
+
+
+def _is_password_hash(text: str) -> bool:
+    if not _PASSWORD_HASH.fullmatch(text):
+        return False
+    try:
+        check_password_hash(text, "")
+    except (ValueError, OverflowError, MemoryError):  # at each login, otherwise
+        return False
+    return True
 
 
 def is_loopback(address: str) -> bool:

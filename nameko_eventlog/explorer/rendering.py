@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from nameko_eventlog.explorer import views
-from nameko_eventlog.store.answers import FAILURE_LEVELS, Call, EventLogRow
+from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS, Call, EventLogRow
 from nameko_eventlog.store.call_ids import names_of
 
 
@@ -202,7 +202,7 @@ def level_class(level: Any) -> str:
     """
     if level in FAILURE_LEVELS:
         return "error"
-    return "warning" if level in ("warning", "warn") else "other"
+    return "warning" if level in WARNING_LEVELS else "other"
 
 
 def seconds(value: float) -> str:
@@ -240,6 +240,8 @@ def make_environment() -> Environment:
     )
     environment.filters["shortened"] = shortened
     environment.globals.update(
+        FAILURE_LEVELS=FAILURE_LEVELS,
+        WARNING_LEVELS=WARNING_LEVELS,
         event_log_url=views.event_log_url,
         trace_url=views.trace_url,
         stream_url=views.stream_url,

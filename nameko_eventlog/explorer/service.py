@@ -33,7 +33,7 @@ from nameko_eventlog.explorer.views import (
     stream_url,
     typed_time,
 )
-from nameko_eventlog.store.answers import FAILURE_LEVELS
+from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS
 from nameko_eventlog.store.background import spawn
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
@@ -46,7 +46,7 @@ QUERY_SECONDS = 10.0
 """For how long a page waits for the database."""
 
 # what the histogram is coloured by, from below
-_LEVELS = {"error": list(FAILURE_LEVELS), "warning": ["warning", "warn"]}
+_LEVELS = {"error": FAILURE_LEVELS, "warning": WARNING_LEVELS}
 
 _RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
 
@@ -304,9 +304,17 @@ class EventLogExplorer:
 def _range(given: dict[str, Any]) -> tuple[datetime, datetime]:
     """
     Return the time range that was asked for: a day, where it has no begin.
+
+    Raises:
+        InvalidQuery: It begins in the future, and has no end.
     """
-    until = given.get("until") or datetime.now(timezone.utc)
-    return given.get("since") or until - timedelta(days=1), until
+    now = datetime.now(timezone.utc)
+    since, until = given.get("since"), given.get("until") or now
+    if since is not None and since >= now and "until" not in given:
+        raise InvalidQuery(
+            "since", typed_time(since), "pass a time that has been, or until beside it"
+        )
+    return since or until - timedelta(days=1), until
 
 
 def _sum(groups: list[Any]) -> int:

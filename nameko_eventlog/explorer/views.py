@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.rows import EARLIEST_MS
 from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.typed import parse_equality, parse_moment
 
@@ -26,6 +27,9 @@ PAGE = 100
 """How many event logs are on a page."""
 
 _MOST_QUOTED = 600
+
+# the store keeps nothing from before
+_EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, timezone.utc)
 
 # fields of the body that have a filter, and an index, of their own
 _OWN_FILTERS = {
@@ -100,7 +104,7 @@ class View:
                 elif name in CONTAINMENTS:
                     given[name] = json.loads(value)
                 elif name in RANGE:
-                    given[name] = parse_moment(value)
+                    given[name] = _moment(name, value)
                 else:
                     given[name] = value
             except ValueError as exc:
@@ -167,6 +171,19 @@ class View:
         if self.order != "newest":
             pairs.append(("order", self.order))
         return f"/?{urlencode(pairs)}" if pairs else "/"
+
+
+def _moment(name: str, text: str) -> datetime:
+    """
+    Read a bound of a time range. One that begins before the store does is all that it has.
+
+    Raises:
+        ValueError: It is no time, or the range would end before the store begins.
+    """
+    moment = parse_moment(text)
+    if moment <= _EARLIEST and name == "until":
+        raise ValueError("the store keeps nothing from before the year 2000: pass a later time")
+    return max(moment, _EARLIEST)
 
 
 def typed_time(moment: datetime) -> str:

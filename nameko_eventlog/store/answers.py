@@ -10,6 +10,9 @@ from typing import Any, TypedDict
 FAILURE_LEVELS = ("error", "critical", "fatal")
 """The levels of what went wrong."""
 
+WARNING_LEVELS = ("warning", "warn")
+"""The levels of what may go wrong."""
+
 ENTRYPOINT_FAILED = "entrypoint_failed"
 """The event type by which auto capture tells that a call has failed."""
 

@@ -55,6 +55,8 @@ def hostile_bodies() -> list[Body]:
     Return bodies: for each text one that bears it in every place, and some that are large.
     """
     same = {"call_id": "hostile.shapes.1", "call_stack": ["hostile.shapes.1"]}
+    nameless = make_body(event_type="nameless", call_stack=["nameless.1", "nameless.2"])
+    del nameless["call_id"]
     bodies = [
         *(
             make_body(event_type=f"tick {n}", call_id="many", call_stack=["many"])
@@ -71,6 +73,7 @@ def hostile_bodies() -> list[Body]:
         make_body(event_type="durations", duration=1e8, **same),
         make_body(event_type="stack", call_id="end", call_stack=[f"c{n}" for n in range(3000)]),
         make_body(event_type="circle", call_id="c2", call_stack=["c1", "c2", "c1", "c2"]),
+        nameless,
     ]
     for number, text in enumerate(TEXTS.values()):
         name = text[:400]

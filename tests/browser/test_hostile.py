@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from nameko_eventlog.explorer.views import event_log_url, stream_url, trace_url
 from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.rows import spelt_out
+from tests.browser.conftest import listen
 from tests.browser.hostile import TEXTS
 from tests.browser.reading import ROWS, go, row_ids
 from tests.browser.running import Explorer
@@ -135,9 +136,11 @@ class TestHostile:
 
     def test_traces(self, inspect: Callable[..., Page]) -> None:
         """
-        Traces that are large, long, deep, or run in a circle.
+        Traces that are large, long, deep, run in a circle, or are of a call without an id.
         """
-        paths = [trace_url(call) for call in ("many", "end", "c2", "hostile.shapes.1")]
+        paths = [
+            trace_url(call) for call in ("many", "end", "c2", "hostile.shapes.1", "nameless.1")
+        ]
         inspect(*paths)
         page = inspect(*paths, **NARROW)
         page.goto(trace_url("many"))
@@ -204,3 +207,21 @@ class TestHostile:
 
             with pytest.raises(AssertionError, match="canary"):
                 check(page)
+
+    def test_complaints(self, browser: Browser, hostile: Explorer) -> None:
+        """
+        Of a page that is refused, as it is meant to be, the violations of the policy are noted.
+        """
+        complaints: list[str] = []
+        with browser.new_context() as context:
+            page = context.new_page()
+            listen(page, hostile.url, complaints, refused="/trace?call=nothing")
+            page.goto(f"{hostile.url}/trace?call=nothing")
+            with page.expect_console_message():
+                page.evaluate("document.body.setAttribute('style', 'color: red')")
+            with page.expect_console_message():
+                page.goto(f"{hostile.url}/trace?call=nobody")
+
+        violated, refused = complaints
+        assert "Content Security Policy" in violated
+        assert "Failed to load resource" in refused

@@ -24,11 +24,13 @@ from werkzeug.security import generate_password_hash
 from nameko_eventlog.explorer.access import MOST_FAILURES
 from nameko_eventlog.explorer.config import (
     DEFAULT_ADDRESS,
+    ExplorerConfig,
     is_loopback,
     parse_explorer_config,
 )
 from nameko_eventlog.explorer.rendering import visible
 from nameko_eventlog.explorer.serving import HEADERS
+from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS
 from tests.explorer.conftest import Explorer
 from tests.rabbitmq import free_ports
 from tests.waiting import wait_until
@@ -194,6 +196,9 @@ class TestStream:
             ("order=up", "order='up'"),
             ("cursor=x", "cursor='x'"),
             ("since=1h&until=2h", "until="),
+            ("until=0001-01-01T05:00Z", "until='0001-01-01T05:00Z': the store keeps nothing from"),
+            ("until=2000-01-01T00:00Z", "until='2000-01-01T00:00Z': the store keeps nothing from"),
+            ("since=9000-01-01T00:00Z", "since='9000-01-01T00:00:00Z': pass a time that has been"),
         ],
     )
     def test_wrong(self, explorer: Start, stored: Stored, query: str, said: str) -> None:
@@ -205,6 +210,44 @@ class TestStream:
 
         assert 400 == answer.status
         assert said in unescape(answer.text)
+
+    @pytest.mark.parametrize("path", ["/", "/map"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "since=0001-01-02",
+            "since=0001-01-01T00:00Z&until=9999-12-31T23:59Z",
+            "since=100000w",
+            "until=9999-12-31T23:59Z",
+            "until=2000-01-01T00:00:01Z",
+        ],
+    )
+    def test_long_ago(self, explorer: Start, stored: Stored, path: str, query: str) -> None:
+        """
+        Any time range can be asked for, and so can those that its page leads to.
+        """
+        stored(TRACE[1])
+        running = explorer()
+        answer = running.get(f"{path}?{query}")
+
+        assert 200 == answer.status
+        if "since" in query:
+            assert "entrypoint_failed" in answer.text or "web calls shop" in answer.text
+        for link in links(answer.text):
+            if "since=" in link:
+                assert 200 == running.get(link).status, link
+
+    def test_levels(self, explorer: Start, stored: Stored) -> None:
+        """
+        The legend leads to all levels of a colour.
+        """
+        levels = (*FAILURE_LEVELS, *WARNING_LEVELS)
+        stored(*({"level": level} for level in levels), {"level": "info"})
+        page = explorer().get("/").text
+
+        for some in (FAILURE_LEVELS, WARNING_LEVELS):
+            assert "/?" + "&".join(f"level={level}" for level in some) in links(page)
+        assert ["3", "2", "1"] == re.findall(r"</i>\w+ <b>(\d+)</b>", page)
 
     def test_quiet(
         self, explorer: Start, stored: Stored, capfd: pytest.CaptureFixture[str]
@@ -556,12 +599,23 @@ class TestConfiguration:
         with pytest.raises(ConfigurationError, match=said):
             explorer(**section)
 
-    def test_password_in_clear(self, explorer: Start) -> None:
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "hunter2",
+            "scrypt:foo$hunter2$00",
+            "scrypt:3:8:1$hunter2$00",
+            "pbkdf2:nope$hunter2$00",
+            "pbkdf2:sha256:99999999999999999$hunter2$00",
+        ],
+    )
+    def test_no_hash(self, explorer: Start, given: str) -> None:
         """
-        A password in the place of its hash is refused, and not repeated.
+        A password in the place of its hash is refused, and not repeated; and so is a hash that no
+        password can be checked against.
         """
         with pytest.raises(ConfigurationError, match="generate_password_hash") as raised:
-            explorer(username="ops", password_hash="hunter2")
+            explorer(username="ops", password_hash=given)
 
         assert "hunter2" not in str(raised.value)
 
@@ -569,7 +623,7 @@ class TestConfiguration:
         """
         Without an address it is on loopback.
         """
-        assert parse_explorer_config({})
+        assert ExplorerConfig() == parse_explorer_config({})
         assert is_loopback(DEFAULT_ADDRESS)
 
 
