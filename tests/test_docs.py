@@ -11,6 +11,7 @@ import logging.config
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from nameko_eventlog.testing import capture_event_logs
 from tests.conftest import global_config
 from tests.nameko_version import NAMEKO
 from tests.test_example_config import load_yaml
+from tests.waiting import wait_until
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -259,14 +261,57 @@ class TestReadme:
         """
         The first example, copied into two files, prints event logs under ``nameko run``.
         """
+        first, _ = self.copied(tmp_path, configurations=1)
+        with self.running(tmp_path, first) as process, eventlet.Timeout(30):
+            line = process.stdout.readline()
+
+        assert "'event_type': 'till_closed', 'data': {'amount': 5}}" in line
+
+    def test_keep_and_ask(self, tmp_path):
+        """
+        With the store beside it, as the next section has it, the command line finds them.
+        """
+        _, second = self.copied(tmp_path, configurations=2)
         text = (ROOT / "README.md").read_text("utf-8")
-        for language, name in (("python", "shop.py"), ("yaml", "shop.yaml")):
-            block = re.search(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
-            (tmp_path / name).write_text(block[1], "utf-8")
-        command = re.search(r"^\$ nameko (run .*)$", text, re.M)
+        query = re.search(r"^\$ nameko-eventlog (query .*)$", text, re.M)
+        trace = re.search(r"^\$ nameko-eventlog (trace .*) (shop\.close_till)\.\S+$", text, re.M)
+
+        def ask(*arguments):
+            done = subprocess.run(
+                [sys.executable, "-c", "from _nameko_eventlog import main; main()", *arguments],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            return done.stdout
+
+        with self.running(tmp_path, second):
+            wait_until(lambda: "till_closed" in ask(*shlex.split(query[1])), 30, 0.5)
+            body = json.loads(ask(*shlex.split(query[1]), "--json").splitlines()[0])["body"]
+            tree = ask(*shlex.split(trace[1]), body["call_id"])
+
+        assert body["call_id"].startswith(trace[2])
+        assert "shop.close_till" in tree
+
+    @staticmethod
+    def copied(folder, configurations):
+        text = (ROOT / "README.md").read_text("utf-8")
+        for language, name, count in (
+            ("python", "shop.py", 1),
+            ("yaml", "shop.yaml", configurations),
+        ):
+            blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+            (folder / name).write_text("".join(blocks[:count]), "utf-8")
+        return re.findall(r"^\$ nameko (run .*)$", text, re.M)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def running(folder, command):
         process = subprocess.Popen(
-            [sys.executable, "-m", "nameko", *command[1].split()],
-            cwd=tmp_path,
+            [sys.executable, "-m", "nameko", *command.split()],
+            cwd=folder,
             env={
                 **os.environ,
                 "PYTHONPATH": str(ROOT),
@@ -276,13 +321,11 @@ class TestReadme:
             stdout=subprocess.PIPE,
             text=True,
         )
-
-        with eventlet.Timeout(30):
-            line = process.stdout.readline()
+        try:
+            yield process
+        finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate()
-
-        assert "'event_type': 'till_closed', 'data': {'amount': 5}}" in line
+            process.communicate(timeout=30)
         assert 0 == process.returncode
 
 

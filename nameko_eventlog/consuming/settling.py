@@ -14,9 +14,14 @@ class Settling:
     One acknowledgement may stand for all deliveries up to it. It is used as far as nothing
     before is unsettled; what is settled behind that is acknowledged singly, so that a slow
     message does not hold back the broker's next ones.
+
+    Args:
+        is_singly: Whether each delivery is acknowledged by itself: kombu's own transports take
+            every acknowledgement for one delivery.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_singly: bool = False) -> None:
+        self._is_singly = is_singly
         self._unsettled: dict[int, int] = {}  # tags and sizes, in the order of delivery
         self.size = 0
         """Bytes of all that are not settled."""
@@ -47,7 +52,7 @@ class Settling:
         settled = {tag for tag in tags if tag in self._unsettled}
         all_before: int | None = None
         for tag in list(self._unsettled):
-            if tag not in settled:
+            if tag not in settled or self._is_singly:
                 break
             self.size -= self._unsettled.pop(tag)
             settled.discard(tag)

@@ -214,7 +214,9 @@ class Subscription:
         self._connections += 1
         self.connection = self._connections
         self._connected_at = monotonic()
-        self._unsettled = Settling()
+        connection = self._client.connection
+        is_amqp = hasattr(connection, "on_inbound_frame")
+        self._unsettled = Settling(is_singly=not is_amqp)
         self.waiting.clear()
         self._options.declare(channel)
         channel.basic_qos(0, self._prefetch, False)
@@ -224,8 +226,7 @@ class Subscription:
             callback=lambda message: self._received(ReceivedMessage.read(message)),
             consumer_tag=f"eventlog-{uuid4()}",
         )
-        connection = self._client.connection
-        if hasattr(connection, "on_inbound_frame"):
+        if is_amqp:
             assembler = DeliveryAssembler(connection, channel.channel_id, self._received)
             # also of what py-amqp reads itself, while it waits for an answer
             connection.on_inbound_frame = assembler.handle

@@ -75,11 +75,11 @@ class TestBatch:
         consumer = get_extension(log, EventLogConsumer)
         wait_until(lambda: consumer._subscription.connection)
         eventlet.sleep(0.2)
-        pay(shop, 0, 25)
+        pay(shop, 0, 65)
 
-        wait_until(lambda: len(handled.numbers) == 25)
-        assert list(range(25)) == handled.numbers
-        assert [10, 10] == [len(call) for call in handled.calls[:2]]
+        wait_until(lambda: len(handled.numbers) == 65)
+        assert list(range(65)) == handled.numbers
+        assert [10] * 6 + [5] == [len(call) for call in handled.calls]
 
 
 class TestFailure:

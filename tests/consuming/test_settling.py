@@ -20,6 +20,17 @@ class TestSettle:
         assert [(3, True)] == settling.settle([1, 2, 3])
         assert 2 == len(settling)
 
+    def test_singly(self) -> None:
+        """
+        Where no acknowledgement stands for more than one delivery, each has its own.
+        """
+        settling = Settling(is_singly=True)
+        for tag in range(1, 6):
+            settling.add(tag)
+
+        assert [(1, False), (2, False), (3, False)] == settling.settle([3, 2, 1])
+        assert 2 == len(settling)
+
     def test_behind_a_slow_one(self) -> None:
         """
         What is settled behind an unsettled one is acknowledged singly, and once.
