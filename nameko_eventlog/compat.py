@@ -141,16 +141,37 @@ def named_event_exchange(config: Mapping[str, Any], service: str) -> Exchange:
     return get_event_exchange(service) if IS_NAMEKO_3 else get_event_exchange(service, config)
 
 
+_CALL_STACK = "call_id_stack"
+
+
 def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
     """
     Read from message headers what a consumer's worker continues.
     """
     prefix = f"{HEADER_PREFIX}."
-    return {
+    data = {
         name.removeprefix(prefix): value
         for name, value in headers.items()
         if name.startswith(prefix)
     }
+    stack = data.get(_CALL_STACK)
+    if not (isinstance(stack, list) and all(isinstance(call, str) for call in stack)):
+        data.pop(_CALL_STACK, None)  # anybody can send such a header, and Nameko believes it
+    return data
+
+
+def worker_thread(container: Any, worker_ctx: Any) -> Any:
+    """
+    Return the green thread of a worker that was spawned just now.
+    """
+    return container._worker_threads[worker_ctx]
+
+
+def is_being_killed(container: Any) -> bool:
+    """
+    Tell whether *container*, and its workers with it, are being killed.
+    """
+    return bool(container._being_killed)
 
 
 class ContextHeaders:

@@ -35,6 +35,17 @@ MOST_IN_BATCH = MOST_HELD // 4
 """Bytes of messages from which on a batch takes no more."""
 
 
+MOST_PREFETCHED = 65_535
+"""Messages: AMQP's ``prefetch-count`` has sixteen bits (0-9-1, ``basic.qos``)."""
+
+MOST_SECONDS = 4_294_967
+"""RabbitMQ's timers have 32 bits of milliseconds: 49 days."""
+
+_MOST = 2**63 - 1
+
+_LONGEST_NAME = 255 - len(".dead-letters")
+
+
 class _Skipped:
     """
     What `EventLogConsumer.read` returns for a message that its handler does not want.
@@ -57,6 +68,16 @@ class _Batch:
     due: float = 0.0
     failures: int = 0
     reason: str | None = None  # why it becomes a dead letter, which is tried again
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """
+    One call of the handler.
+    """
+
+    batch: _Batch
+    is_over: bool = False
 
 
 class EventLogConsumer(Entrypoint):
@@ -113,20 +134,23 @@ class EventLogConsumer(Entrypoint):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("prefetch", prefetch, batch_size or 1),
-            ("max_length", max_length, 1),
-            ("max_attempts", max_attempts, 1),
+        for name, value, least, most in (
+            ("batch_size", batch_size, 1, MOST_PREFETCHED),
+            ("prefetch", prefetch, batch_size or 1, MOST_PREFETCHED),
+            ("max_length", max_length, 1, _MOST),
+            ("max_attempts", max_attempts, 1, _MOST),
         ):
-            if value is not None and (type(value) is not int or value < least):
+            if value is not None and (type(value) is not int or not least <= value <= most):
                 raise EventLogValueError(
-                    f"event_log_handler({name}={value!r}): pass an integer of {least} or more"
+                    f"event_log_handler({name}={value!r}): pass an integer of {least} to {most}"
                 )
         for name, seconds in (("batch_seconds", batch_seconds), ("expires", expires)):
-            if seconds is not None and (not isinstance(seconds, (int, float)) or seconds <= 0):
+            if seconds is not None and not (
+                isinstance(seconds, (int, float)) and 0 < seconds <= MOST_SECONDS
+            ):
                 raise EventLogValueError(
-                    f"event_log_handler({name}={seconds!r}): pass a number of seconds above 0"
+                    f"event_log_handler({name}={seconds!r}): pass a number of seconds above 0,"
+                    f" up to {MOST_SECONDS}"
                 )
         for service in services:
             if not isinstance(service, str) or not service:
@@ -134,6 +158,12 @@ class EventLogConsumer(Entrypoint):
                     f"event_log_handler({service!r}): pass the names of services"
                 )
         self.services = services
+        if isinstance(event_types, str) or not all(
+            isinstance(event_type, str) for event_type in event_types or ()
+        ):
+            raise EventLogTypeError(
+                f"event_log_handler(event_types={event_types!r}): pass a list of strings"
+            )
         self.event_types = None if event_types is None else frozenset(event_types)
         self.batch_size = batch_size
         self.batch_seconds = batch_seconds
@@ -169,15 +199,23 @@ class EventLogConsumer(Entrypoint):
                 f"event_log_handler() of {self.container.service_name}.{self.method_name} names"
                 f" no service, and {settings.uri!r} has no fan-in exchange: name the services"
             )
+        queue = self.queue or f"eventlog-{self.container.service_name}.{self.method_name}"
+        if len(queue.encode()) > _LONGEST_NAME:
+            raise ConfigurationError(
+                f"the queue's name {queue!r} is longer than {_LONGEST_NAME} bytes: pass a shorter"
+                f" one to event_log_handler(queue=...)"
+            )
         options = QueueOptions(
-            name=self.queue or f"eventlog-{self.container.service_name}.{self.method_name}",
+            name=queue,
             exchanges=self._exchanges(),
             routing_key=self.routing_key,
             quorum=self.quorum,
             max_length=self.max_length,
             expires=self.expires,
         )
-        prefetch = self.prefetch or 2 * (self.batch_size or 0) or self.container.max_workers
+        prefetch = self.prefetch or min(
+            2 * (self.batch_size or 0) or self.container.max_workers, MOST_PREFETCHED
+        )
         self._subscription = Subscription(settings, options, prefetch, self._turn)
 
     def _exchanges(self) -> tuple[Exchange, ...]:
@@ -302,7 +340,8 @@ class EventLogConsumer(Entrypoint):
                 self._hand_out(batch)
 
     def _add(self, batch: _Batch, message: ReceivedMessage) -> None:
-        if message.attempts_before >= self.max_deliveries:
+        # on other queues it is anybody's header
+        if self.quorum and message.attempts_before >= self.max_deliveries:
             self._bury(message, f"was delivered {message.attempts_before} times")
             return
         try:
@@ -322,28 +361,38 @@ class EventLogConsumer(Entrypoint):
         self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
 
     def _work(self, batch: _Batch) -> None:
+        attempt = _Attempt(batch)
         if self.batch_size is None:
             args: Sequence[Any] = (batch.values[0],)
             context = compat.context_data(batch.messages[0].headers)
         else:
             args, context = (batch.values,), {}
         try:
-            self.container.spawn_worker(
+            worker_ctx = self.container.spawn_worker(
                 self,
                 args,
                 {},
                 context_data=context,
-                handle_result=partial(self._handle_result, batch),
+                handle_result=partial(self._handle_result, attempt),
             )
+            compat.worker_thread(self.container, worker_ctx).wait()
         except ContainerBeingKilled:
             return  # it goes back to the queue with the connection
+        except BaseException as exc:  # Nameko tells of no eventlet.Timeout, for one
+            if not compat.is_being_killed(self.container):
+                self._end(attempt, exc)
 
     def _handle_result(
-        self, batch: _Batch, worker_ctx: Any, result: Any, exc_info: Any
+        self, attempt: _Attempt, worker_ctx: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
-        self._done.append((batch, exc_info and exc_info[1]))
-        self._subscription.wake()
+        self._end(attempt, exc_info and exc_info[1])
         return result, exc_info
+
+    def _end(self, attempt: _Attempt, exc: BaseException | None) -> None:
+        if not attempt.is_over:
+            attempt.is_over = True
+            self._done.append((attempt.batch, exc))
+            self._subscription.wake()
 
     def _settle(self, batch: _Batch, exc: BaseException | None) -> None:
         if exc is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from amqp.serialization import dumps
 
-from nameko_eventlog.consuming.received import ReceivedMessage
+from nameko_eventlog.consuming.received import ATTEMPTS, ReceivedMessage
 
 
 LEFT_OUT = "x-eventlog-left-out"
@@ -47,6 +47,7 @@ def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
         "x-eventlog-routing-key": message.routing_key,
     }
     headers = {**message.headers, **added}
+    headers.pop(ATTEMPTS, None)  # of the queue that it was in: moved back, it begins anew
     if not _can_be_sent(headers):
         headers = {**added, LEFT_OUT: "the headers"}
     return {

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from kombu.compression import decompress
+from kombu.message import Message
 from kombu.serialization import loads, prepare_accept_content
 
 
 MAX_DECOMPRESSED = 32 << 20
 """How long a compressed body may become, in bytes."""
+
+ATTEMPTS = "x-delivery-count"
+"""The header in which a quorum queue says how often a message was delivered before."""
 
 # kombu's own methods, by their names and content types
 _DECOMPRESSORS: dict[str, Any] = {
@@ -62,7 +66,12 @@ class ReceivedMessage:
         Take what is needed from a message of py-amqp's, or of one of kombu's transports.
         """
         properties = dict(message.properties)
-        headers = properties.pop("application_headers", None) or _attribute(message, "headers")
+        headers = (
+            properties.pop("application_headers", None) or _attribute(message, "headers") or {}
+        )
+        if isinstance(message, Message) and not message.errors:
+            # kombu has decompressed it
+            headers = {name: value for name, value in headers.items() if name != "compression"}
         info = message.delivery_info
         body = message.body
         return cls(
@@ -71,7 +80,7 @@ class ReceivedMessage:
             or _attribute(message, "content_type"),
             content_encoding=properties.pop("content_encoding", None)
             or _attribute(message, "content_encoding"),
-            headers=headers or {},
+            headers=headers,
             properties=properties,
             exchange=info.get("exchange") or "",
             routing_key=info.get("routing_key") or "",
@@ -84,7 +93,7 @@ class ReceivedMessage:
         """
         How often a consumer had it and did not acknowledge it; quorum queues count that.
         """
-        count = self.headers.get("x-delivery-count")
+        count = self.headers.get(ATTEMPTS)
         return count if type(count) is int and count > 0 else 0
 
     def decode(self, accept: Collection[str]) -> Any:

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import amqp
 import eventlet
 import kombu
 import pytest
 from eventlet.event import Event
+from greenlet import GreenletExit
 from kombu import Connection
 from nameko.exceptions import ConfigurationError
 from nameko.testing.utils import get_extension
 
-from nameko_eventlog import EventLogConsumer, Unavailable, frames
+from nameko_eventlog import EventLogConsumer, EventLogDispatcher, Unavailable, frames
 from tests.conftest import global_config
 from tests.consuming.conftest import Handled, Shop, Start, Unreadable, lengths, pay, send
 from tests.nameko_version import event_exchange
@@ -157,6 +159,87 @@ class TestFailure:
 
         assert (0, 0) == lengths(rabbit_config)
 
+    @pytest.mark.parametrize("end", [eventlet.Timeout, GreenletExit])
+    def test_no_exception(
+        self,
+        rabbit_config: Any,
+        run_service: Any,
+        start: Start,
+        handled: Handled,
+        end: type[BaseException],
+    ) -> None:
+        """
+        A method that ends by what is no ``Exception``, its own timeout for one, has failed.
+        """
+
+        def fail(body: Any) -> None:
+            raise end()
+
+        handled.failing = fail
+        log = start(rabbit_config, "shop", max_attempts=2)
+        pay(run_service(Shop, rabbit_config), 7)
+        wait_until(lambda: (0, 1) == lengths(rabbit_config))
+        with eventlet.Timeout(5):
+            log.stop()
+
+        assert [7, 7] == handled.numbers
+
+    @pytest.mark.parametrize("stack", [5, True, None, "abc", [1, None, {}], {"a": "b"}])
+    def test_hostile_stack(
+        self, rabbit_config: Any, start: Start, handled: Handled, stack: Any
+    ) -> None:
+        """
+        A call stack that is none begins a new one.
+        """
+        start(rabbit_config, "shop")
+        send(
+            rabbit_config,
+            amqp.Message(
+                '{"data": {"number": 1}}',
+                content_type="application/json",
+                content_encoding="utf-8",
+                application_headers={"nameko.call_id_stack": stack, "nameko.language": "de"},
+            ),
+        )
+
+        wait_until(lambda: (0, 0) == lengths(rabbit_config) and handled.numbers == [1])
+
+    @pytest.mark.parametrize("count", [99, 2**40])
+    def test_somebodys_count(
+        self, rabbit_config: Any, start: Start, handled: Handled, count: int
+    ) -> None:
+        """
+        How often a message came before is believed on quorum queues, which write it, alone.
+        """
+        start(rabbit_config, "shop")
+        send(
+            rabbit_config,
+            amqp.Message(
+                '{"data": {"number": 1}}',
+                content_type="application/json",
+                content_encoding="utf-8",
+                application_headers={"x-delivery-count": count},
+            ),
+        )
+
+        wait_until(lambda: handled.numbers == [1])
+
+    @pytest.mark.parametrize("method", ["gzip", "bzip2", "lzma"])
+    def test_compressed(
+        self, any_config: Any, run_service: Any, start: Start, handled: Handled, method: str
+    ) -> None:
+        """
+        A compressed body is decompressed once, whoever does it.
+        """
+
+        class Packing(Shop):
+            eventlog = EventLogDispatcher(compression=method)
+
+        start(any_config, "shop")
+        pay(run_service(Packing, any_config), 7)
+
+        wait_until(lambda: handled.numbers == [7])
+
     def test_not_readable(self, rabbit_config: Any, start: Start, handled: Handled) -> None:
         """
         What cannot be decoded becomes a dead letter as it was, and the next one is handled.
@@ -295,10 +378,15 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"batch_size": 0}, "event_log_handler(batch_size=0): pass an integer of 1 or more"),
-            ({"batch_size": 9, "prefetch": 5}, "(prefetch=5): pass an integer of 9 or more"),
+            ({"batch_size": 0}, "event_log_handler(batch_size=0): pass an integer of 1 to 65535"),
+            ({"batch_size": 70_000}, "(batch_size=70000): pass an integer of 1 to 65535"),
+            ({"batch_size": 9, "prefetch": 5}, "(prefetch=5): pass an integer of 9 to 65535"),
+            ({"prefetch": 70_000}, "(prefetch=70000): pass an integer of 1 to 65535"),
+            ({"max_length": 2**70}, "pass an integer of 1 to 9223372036854775807"),
             ({"max_attempts": "5"}, "(max_attempts='5'): pass an integer"),
             ({"expires": 0}, "(expires=0): pass a number of seconds above 0"),
+            ({"expires": float("nan")}, "(expires=nan): pass a number of seconds above 0"),
+            ({"expires": 1e9}, "(expires=1000000000.0): pass a number of seconds above 0, up to"),
         ],
     )
     def test_out_of_range(self, options: dict[str, Any], message: str) -> None:
@@ -316,6 +404,28 @@ class TestOptions:
         """
         with pytest.raises(TypeError, match="names of services"):
             EventLogConsumer(5)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("event_types", ["paid", ["paid", 5]])
+    def test_no_event_types(self, event_types: Any) -> None:
+        """
+        So are event types that are none: a string's letters would be.
+        """
+        with pytest.raises(TypeError, match=r"event_types=.*: pass a list of strings"):
+            EventLogConsumer("shop", event_types=event_types)
+
+    def test_large_batch(self, rabbit_config: Any, start: Start) -> None:
+        """
+        A batch of more than half of what AMQP lets be prefetched is one.
+        """
+        start(rabbit_config, "shop", batch_size=40_000)
+        wait_until(lambda: (0, 0) == lengths(rabbit_config))
+
+    def test_long_name(self, rabbit_config: Any, start: Start) -> None:
+        """
+        A queue's name leaves room for that of its dead letters.
+        """
+        with pytest.raises(ConfigurationError, match="is longer than 242 bytes"):
+            start(rabbit_config, "shop", queue="q" * 243)
 
     def test_no_fan_in(self, memory_config: Any, start: Start) -> None:
         """
