@@ -19,7 +19,7 @@ from eventlet import patcher
 
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.segments import SUFFIX, Segment
+from nameko_eventlog.delivery.segments import SUFFIX, Segment, read_position
 
 
 _os = patcher.original("os")
@@ -30,7 +30,8 @@ SEGMENT_BYTES = 8 << 20
 CORRUPT = "corrupt"
 """The directory of a service that keeps what is no message."""
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the operating system says of a full disk."""
 
 _LOCK = "lock"
 _POSITION = "position"
@@ -142,7 +143,7 @@ class Directory:
         try:
             return segment, segment.append(line)
         except OSError as exc:
-            if exc.errno not in _FULL:  # a full disk empties; anything else wants another file
+            if exc.errno not in FULL:  # a full disk empties; anything else wants another file
                 self.finish()
             raise
 
@@ -270,11 +271,7 @@ class Directory:
 
     def _read_position(self) -> tuple[str, int]:
         try:
-            line, _, checksum = (self.path / _POSITION).read_text().rstrip("\n").rpartition(" ")
-            if f"{crc32(line.encode()):08x}" != checksum:
-                return "", 0
-            name, offset = line.split()
-            return name, int(offset)
+            return read_position((self.path / _POSITION).read_text())
         except (OSError, ValueError):
             return "", 0
 

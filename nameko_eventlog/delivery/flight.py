@@ -62,6 +62,13 @@ class Flight:
         return len(self._sent)
 
     @property
+    def refused(self) -> int:
+        """
+        How many were refused, and wait to be tried again.
+        """
+        return len(self._refused)
+
+    @property
     def oldest(self) -> Message | None:
         """
         The oldest that is known here.

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from time import monotonic
 from uuid import uuid4
 
-from eventlet import tpool
-
 from nameko_eventlog.delivery.adoption import Estate
-from nameko_eventlog.delivery.directories import SEGMENT_BYTES, Directory
+from nameko_eventlog.delivery.directories import FULL, SEGMENT_BYTES, Directory
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import Segment
+from nameko_eventlog.delivery.waiting import run_in_thread
 
 
 MOST_FILES = 128
@@ -105,7 +104,13 @@ class Holdings:
             if monotonic() - self._opened_at < OPEN_SECONDS:
                 raise OSError(errno.EAGAIN, "to be tried again in a second")
             own = self.open_own()
-        segment, start = own.append(line)
+        try:
+            segment, start = own.append(line)
+        except OSError as exc:
+            if exc.errno not in FULL:
+                raise
+            self.tidy(is_full=True)  # what is settled is what fills it, maybe
+            segment, start = own.append(line)
         self.size += len(line) if start > segment.first else segment.written
         return segment, start
 
@@ -197,7 +202,7 @@ class Holdings:
             OSError: If that fails; what is on the disk is not known then.
         """
         if self._own is not None:
-            tpool.execute(self._own.sync)
+            run_in_thread(self._own.sync)
 
     def finish(self) -> None:
         """

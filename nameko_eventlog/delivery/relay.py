@@ -96,7 +96,7 @@ class Relay:
         self._is_unroutable = False
         self._failure = ""
         self.connections = 0  # how many there have been
-        self._answered_at = 0.0  # when the confirm clock began anew
+        self._confirmed_at = 0.0  # when something last was, or could be
         self._well_at = 0.0
         self._probe: int | None = None
         self._probed_at = 0.0
@@ -220,7 +220,7 @@ class Relay:
         self.connections += 1
         if self._is_done():
             return
-        self._answered_at = heartbeat_at = monotonic()
+        self._confirmed_at = heartbeat_at = monotonic()
         self._is_blocked = False
         self._probe = None
         self._probe_returned = False
@@ -300,11 +300,13 @@ class Relay:
 
     def _check_confirms(self, now: float) -> None:
         sent_at = self._flight.sent_at
-        if sent_at is None:
+        if self._flight.refused:  # what is sent again and again makes no room
+            self._well_at = self._confirmed_at
+        elif sent_at is None:
             self._well_at = now
-            return
-        self._well_at = max(sent_at, self._answered_at)
-        if self._is_blocked:
+        else:
+            self._well_at = max(sent_at, self._confirmed_at)
+        if sent_at is None or self._is_blocked:
             return
         # the clock of the oldest; what others are confirmed meanwhile does not wind it up
         if now - max(sent_at, self._broker.unblocked_at) > self._confirm_timeout:
@@ -320,12 +322,13 @@ class Relay:
             self._probe = None
             self._say_routed(not self._probe_returned)
             self._probe_returned = False
-        self._answered_at = now = monotonic()
+        now = monotonic()
         messages = self._flight.confirm(tag, multiple)
         if not taken:
             for message in messages:
                 self._flight.refuse(message, now)
             return
+        self._confirmed_at = now
         self._backoff = FIRST_BACKOFF
         self._failure = ""
         for message in messages:

@@ -12,7 +12,7 @@ import errno
 import os
 import pathlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from zlib import crc32
 
@@ -38,6 +38,12 @@ _CHUNK = 1 << 18
 class Corrupt(Exception):
     """
     A line that is not what was written.
+    """
+
+
+class LaterVersion(Exception):
+    """
+    A file of a format that this version does not know.
     """
 
 
@@ -162,6 +168,53 @@ def _find(line: bytes) -> tuple[int, Message | None]:
         return 0, None
 
 
+def read_position(line: str) -> tuple[str, int]:
+    """
+    Return up to where a directory is settled: a segment's name, and the offset in it.
+
+    Args:
+        line: What its file says of that; of one that is not what was written, nothing is.
+    """
+    said, _, checksum = line.rstrip("\n").rpartition(" ")
+    name, _, offset = said.partition(" ")
+    if f"{crc32(said.encode()):08x}" != checksum or not offset.isdecimal():
+        return "", 0
+    return name, int(offset)
+
+
+def read_segment(path: pathlib.Path, offset: int = 0) -> Iterator[Message | None]:
+    """
+    Read the messages of a segment, and change nothing: a living process may be at it.
+
+    Args:
+        path: Where.
+        offset: Up to where it is settled.
+
+    Yields:
+        Each message; None for a line that is none, but for a last one that is not whole yet.
+
+    Raises:
+        OSError: If it cannot be read.
+        LaterVersion: If it is of a format that is not known.
+    """
+    with path.open("rb") as file:
+        first = file.readline()
+        try:
+            header = _decode_header(_checked(first.removesuffix(b"\n")))
+        except (Corrupt, msgspec.MsgspecError):
+            file.seek(offset)  # each line is checked by itself
+        else:
+            if header.nameko_eventlog_spool != VERSION:
+                raise LaterVersion
+            file.seek(max(offset, len(first)))
+        for line in file:
+            begin, message = _find(line.removesuffix(b"\n"))
+            if message is not None and begin:
+                yield None
+            if message is not None or line.endswith(b"\n"):
+                yield message
+
+
 class Segment:
     """
     One file of a spool.
@@ -227,10 +280,16 @@ class Segment:
         start = self.written
         # to where we know that the end is: whoever cuts the file, and an exception out of a
         # signal handler right after the writing, must not shift what comes
-        written = _os.pwrite(self.fd, line, start)
-        if written != len(line):
+        written = 0
+        try:
+            while written < len(line):  # when a part was, the next attempt says why
+                more = _os.pwrite(self.fd, line[written:], start + written)
+                if not more:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written += more
+        except OSError:
             _os.ftruncate(self.fd, start)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise
         self.written = start + written
         self.is_dirty = True
         return start

@@ -33,6 +33,9 @@ _log = logging.getLogger("nameko_eventlog")
 SUMMARY_SECONDS = 60.0
 """How often the counts are logged while something waits, or was undelivered meanwhile."""
 
+ROOM_SECONDS = 2.0
+"""For how long a log call yields at the most, so that there is room in the outbox."""
+
 _undelivered = logging.getLogger("nameko_eventlog.undelivered")
 
 
@@ -178,12 +181,15 @@ class BrokerDelivery:
     def _make_room(self) -> None:
         """
         Give the relay a turn, if the running code can: one, or, close to full, a few.
+
+        Those end after `ROOM_SECONDS`, whatever the broker does.
         """
         relay = self._relay
         if not (relay.is_running and self._home.can_wait() and may_yield()):
             return
         self._home.sleep(0)
-        while relay.is_flowing and self._outbox.level >= Level.NEARLY_FULL:
+        end = monotonic() + ROOM_SECONDS
+        while relay.is_flowing and self._outbox.level >= Level.NEARLY_FULL and monotonic() < end:
             self._home.sleep(0.001)
 
     def deliver(self, message: Message) -> None:
@@ -205,8 +211,12 @@ class BrokerDelivery:
         self._notice()
         if message.place is not None:
             return
-        if waiter.wait(max(0.0, end - monotonic())):
-            return
+        try:
+            if waiter.wait(max(0.0, end - monotonic())):
+                return
+        except BaseException:  # a timeout of the caller's: nobody waits for it any more
+            message.waiter = None
+            raise
         if waiter.reason is not None:
             raise self._not_confirmed(message, waiter.sent, waiter.reason)
         reason = f"the broker did not confirm in {self._config.confirm_timeout} s"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
+from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from eventlet import hubs, patcher
 from greenlet import getcurrent
 
 
+_os_thread = patcher.original("_thread")
 _os_threading = patcher.original("threading")
 _os_time = patcher.original("time")
 
@@ -185,6 +187,33 @@ class HomeThread:
             eventlet.sleep(seconds)
         else:
             _os_time.sleep(seconds)
+
+
+def run_in_thread(call: Callable[[], object]) -> None:
+    """
+    Run *call* in an OS thread of its own, while other green threads run in this one.
+
+    ``eventlet.tpool`` tells of the end by a socket: a forked child that runs a hub reads it as
+    well, and then the parent waits for ever.
+
+    Raises:
+        Exception: What *call* raises.
+    """
+    ends: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as exc:
+            ends.append(exc)
+        else:
+            ends.append(None)
+
+    _os_thread.start_new_thread(run, ())
+    while not ends:
+        eventlet.sleep(0.01)
+    if ends[0] is not None:
+        raise ends[0]
 
 
 def may_yield() -> bool:

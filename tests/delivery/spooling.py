@@ -20,11 +20,13 @@ def stored(path: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def killed(uri: str, directory: pathlib.Path, count: int, more: str = "") -> None:
+def in_a_process(
+    uri: str, directory: pathlib.Path, script: str
+) -> subprocess.CompletedProcess[str]:
     """
-    Accept *count* event logs in another process, which ends by SIGKILL.
+    Run *script* in another process, where ``delivery`` is a started one with a spool.
     """
-    script = f"""
+    prologue = f"""
         import warnings; warnings.simplefilter("ignore")
         import eventlet; eventlet.monkey_patch()
         import os, signal
@@ -35,18 +37,27 @@ def killed(uri: str, directory: pathlib.Path, count: int, more: str = "") -> Non
             parse_config({{"EVENTLOG_DISPATCHER": {{"spool": {str(directory)!r}}}}}),
         )
         delivery.start()
-        for number in range({count}):
-            delivery.accept(make_message(number))
-        {more}
-        os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(prologue) + textwrap.dedent(script)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def killed(uri: str, directory: pathlib.Path, count: int, more: str = "pass") -> None:
+    """
+    Accept *count* event logs in another process, which ends by SIGKILL.
+    """
+    script = f"""
+        for number in range({count}):
+            delivery.accept(make_message(number))
+        {more}
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = in_a_process(uri, directory, script)
     assert -signal.SIGKILL == done.returncode, done.stderr
 
 

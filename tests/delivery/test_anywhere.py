@@ -81,6 +81,42 @@ delivery.stop = (lambda stop: lambda seconds: (stop(seconds), report()))(deliver
 """
 
 
+LOGGING_SCRIPT = """
+import warnings; warnings.simplefilter("ignore")
+import eventlet; eventlet.monkey_patch()
+import gc, itertools, json, logging, signal, sys
+from logging_ext import EventLogHandler
+from nameko_eventlog.standalone import event_log_dispatcher
+
+logging.logThreads = False  # eventlet's current_thread() may raise in a signal handler
+logger = logging.Logger("script", logging.INFO)
+logger.addHandler(EventLogHandler(service="foo"))
+counts = {place: itertools.count() for place in ("main", "signal", "__del__")}
+
+def log(place):
+    logger.info("counted", extra={"metadata": {"number": [place, next(counts[place])]}})
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        log("__del__")
+
+with event_log_dispatcher({"AMQP_URI": sys.argv[1]}, "foo") as eventlog:
+    signal.signal(signal.SIGALRM, lambda *_: log("signal"))
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+    for number in range(10_000):
+        log("main")
+        Cycle()
+        if not number % 10:
+            eventlet.sleep(0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    gc.collect()
+    gc.disable()
+print(json.dumps([{place: next(count) for place, count in counts.items()}, eventlog.stats()]))
+"""
+
+
 @pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
 def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool) -> None:
     """
@@ -107,3 +143,29 @@ def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool
     }
     assert total == len(received.ids)
     assert {"__del__", "weakref", "signal", "hub", "green", "atexit before"} <= set(counts)
+
+
+def test_sum_of_log_calls(uri: str, received: Received) -> None:
+    """
+    Log calls within another one, or within the relay's own work, are counted as not forwarded.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGING_SCRIPT, uri],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stderr
+    counts, stats = json.loads(done.stdout)
+
+    assert sum(counts.values()) == stats["accepted"] + stats["not_forwarded"]
+    assert stats["accepted"] == stats["confirmed"]
+    arrived = {
+        tuple(number)
+        for number in received.wait_for(stats["accepted"])  # type: ignore[arg-type]
+    }
+    assert stats["accepted"] == len(arrived)
+    assert {("main", n) for n in range(counts["main"])} <= arrived
+    assert stats["not_forwarded"] > 0
+    assert min(counts.values()) > 0

@@ -5,6 +5,7 @@ Delivery as the dispatcher sees it: accepting, waiting, overflowing.
 import base64
 import contextlib
 import itertools
+import json
 import logging
 import os
 import signal
@@ -15,10 +16,12 @@ from typing import Any
 import eventlet
 import pytest
 from eventlet import hubs, patcher, tpool
+from greenlet import GreenletExit
 from kombu import Connection
 
 from logging_ext import forwarding
 from nameko_eventlog.delivery import BrokerDelivery, Message
+from nameko_eventlog.delivery.relay import Relay
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import (
     Lines,
@@ -124,6 +127,42 @@ class TestHighWater:
 
         assert time.monotonic() - began < 3
         assert 200 == check_sum(delivery)["undelivered"]
+
+    def test_not_for_long_when_refusing(
+        self, uri: str, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        Nor is one that refuses what it is sent, again and again.
+        """
+        received = Received(uri, {"x-max-length": 10, "x-overflow": "reject-publish"})
+        delivery = make_delivery(uri, buffer_size=50)
+        began = time.monotonic()
+        for number in range(200):
+            delivery.accept(make_message(number))
+
+        assert time.monotonic() - began < 10
+        stats = check_sum(delivery)
+        assert (10, 140) == (stats["confirmed"], stats["undelivered"])
+        assert 140 == len(undelivered)
+        assert 60 == len(received.wait_for(60, timeout=60))
+        received.close()
+
+    def test_not_for_long_when_slow(
+        self, uri: str, make_delivery: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        Nor one that confirms, but makes no room in a while.
+        """
+        monkeypatch.setattr("nameko_eventlog.delivery.service.ROOM_SECONDS", 0.1)
+        monkeypatch.setattr(Relay, "is_flowing", True)
+        delivery = make_delivery(uri, buffer_size=10, start=False)
+        monkeypatch.setattr(Relay, "is_running", True)
+        began = time.monotonic()
+        for number in range(20):
+            delivery.accept(make_message(number))
+
+        assert 1 <= time.monotonic() - began < 5
+        assert 10 == check_sum(delivery)["undelivered"]
 
     @pytest.mark.parametrize("place", ["hub", "signal", "finalizer", "thread"])
     def test_where_it_must_not(self, place: str, uri: str, make_delivery: Make) -> None:
@@ -512,6 +551,27 @@ class TestStop:
         assert not raised.value.sent
         assert [] == undelivered.texts
         assert 0 == check_sum(delivery)["accepted"]
+
+    @pytest.mark.parametrize("end", [GreenletExit, eventlet.Timeout])
+    def test_calls_that_wait_no_more(
+        self,
+        end: type[BaseException],
+        nowhere: str,
+        make_delivery: Make,
+        undelivered: Lines,
+    ) -> None:
+        """
+        If its caller was ended meanwhile there is nobody to tell: there is a line.
+        """
+        delivery = make_delivery(nowhere)
+        waiting = eventlet.spawn(delivery.deliver, make_message(7))
+        wait_until(lambda: check_sum(delivery)["waiting"])
+        waiting.kill(end)
+        delivery.stop(0)
+
+        (line,) = undelivered.objects
+        assert {"number": 7} == json.loads(line["body"])
+        assert 1 == check_sum(delivery)["undelivered"]
 
     def test_waiting_calls_that_were_sent(
         self, proxied: str, proxy: Proxy, make_delivery: Make, undelivered: Lines

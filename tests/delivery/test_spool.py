@@ -4,6 +4,7 @@ The outbox on disk.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from nameko.exceptions import ConfigurationError
 from nameko_eventlog.delivery import BrokerDelivery, holdings, segments, spool
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
-from tests.delivery.spooling import killed, stored
+from tests.delivery.spooling import in_a_process, killed, stored
 from tests.waiting import wait_until
 
 
@@ -295,6 +296,26 @@ class TestKilled:
             os.close(write)
             wait_until(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
 
+    def test_forked_hub(self, nowhere: str, tmp_path: pathlib.Path) -> None:
+        """
+        A forked child that runs a hub does not keep the parent from putting onto the disk.
+        """
+        script = """
+            for _ in range(3):
+                if not os.fork():
+                    eventlet.sleep(3)
+                    os._exit(0)
+            for number in range(20):
+                delivery.accept(make_message(number))
+                eventlet.sleep(0.1)
+            wait_until(lambda: not delivery._outbox._holdings.is_dirty)
+            print("on the disk", flush=True)
+            os._exit(0)
+        """
+        done = in_a_process(nowhere, tmp_path, script)
+
+        assert "on the disk\n" == done.stdout, done.stderr
+
 
 class TestDamage:
     def test_corrupt(
@@ -497,11 +518,20 @@ class TestDamage:
         """
         While the disk is full event logs wait in memory; afterwards they are written, in order.
         """
+
+        def pwrite(fd: int, line: bytes, at: int) -> int:
+            if at in parts:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = write(fd, line[:5], at)
+            parts.add(at + written)
+            return written
+
         delivery = make_spooled(nowhere, buffer_size=50)
         delivery.accept(make_message(0))
         write = segments._os.pwrite
+        parts: set[int] = set()
         with monkeypatch.context() as full:
-            full.setattr(segments._os, "pwrite", lambda fd, line, at: write(fd, line[:5], at))
+            full.setattr(segments._os, "pwrite", pwrite)
             for number in range(1, 60):
                 delivery.accept(make_message(number))
         assert 1 == len(said.saying("cannot be written (["))

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -62,6 +63,53 @@ class TestFull:
         stats = check_sum(delivery)
         assert (accepted, 1) == (stats["confirmed"], stats["undelivered"])
         assert [*range(accepted - 1), accepted] == received.wait_for(accepted)
+
+    def test_what_is_settled_makes_room(
+        self,
+        uri: str,
+        received: Received,
+        tmp_path: pathlib.Path,
+        make_spooled: Make,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A disk that is full of what was confirmed is emptied, and the spool goes on.
+        """
+        room = 20_000
+
+        def pwrite(fd: int, line: bytes, at: int) -> int:
+            used = sum(path.stat().st_size for path in tmp_path.rglob("*.jsonl"))
+            return original(fd, line[: max(0, room - used)], at) if used < room else 0
+
+        original = segments._os.pwrite
+        monkeypatch.setattr(segments._os, "pwrite", pwrite)
+        delivery = make_spooled(uri)
+        for number in range(500):
+            if number % 20 == 0:
+                wait_until(settled(delivery))
+            delivery.accept(make_message(number))
+            if number % 20 == 0:
+                assert not delivery._outbox._failure
+
+        assert list(range(500)) == received.wait_for(500)
+        wait_until(settled(delivery))
+        assert 500 == check_sum(delivery)["confirmed"]
+
+    def test_file_size_limit(self, nowhere: str, make_spooled: Make, files: Any) -> None:
+        """
+        A file that may not grow any more, in the middle of a line, is followed by another.
+        """
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        delivery = make_spooled(nowhere)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+            for number in range(50):
+                delivery.accept(make_message(number))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+        assert list(range(50)) == [number for path in files() for number in numbers(path)]
+        assert len(files()) > 1
 
     def test_bounded_in_memory(
         self, nowhere: str, make_delivery: Make, undelivered: Lines
