@@ -14,7 +14,7 @@ from eventlet import tpool
 from werkzeug.security import check_password_hash
 from werkzeug.wrappers import Request, Response
 
-from nameko_eventlog.explorer.config import ExplorerConfig
+from nameko_eventlog.explorer.config import CONFIG_KEY, ExplorerConfig, is_loopback_host
 
 
 MOST_FAILURES = 10
@@ -41,13 +41,40 @@ class Access:
         self._known: bytes | None = None
         self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
+    def wrong_host(self, host: str | None) -> Response | None:
+        """
+        Return the answer for who asks for a host that cannot be, or that a page elsewhere may have
+        made a name of this machine (DNS rebinding), or None.
+
+        Args:
+            host: The request's ``Host``; browsers always send one.
+        """
+        if host is None:
+            return None
+        try:
+            host.encode("idna")  # as werkzeug does
+        except UnicodeError:
+            return Response("The Host of the request cannot be read.\n", 400)
+        is_for_everybody = self._config.username is not None or self._config.allow_anonymous
+        if is_for_everybody or is_loopback_host(host):
+            return None
+        return Response(
+            f"Without credentials this is for localhost, not for {host[:200]!r}. Let a proxy pass"
+            f" Host: localhost, or set {CONFIG_KEY}.username and {CONFIG_KEY}.password_hash, or"
+            f" {CONFIG_KEY}.allow_anonymous: true.\n",
+            403,
+        )
+
     def refusal(self, request: Request) -> Response | None:
         """
         Return the answer for who may not read, or None.
         """
         if self._config.username is None:
             return None
-        given = request.authorization
+        try:
+            given = request.authorization
+        except ValueError:  # what cannot be decoded names nobody
+            given = None
         if given is None or given.username is None or given.password is None:
             return _unauthorized()
         digest = self._digest(given.username, given.password)

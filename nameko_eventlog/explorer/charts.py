@@ -22,6 +22,8 @@ MOST_SPANS = 500
 MOST_TICKS = 1500
 """How many event logs of a trace are."""
 
+# a call's bar is to be seen beside the tick of its event log
+_LEAST_WIDTH = 8
 _BARS = 60
 _BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 _WEEK = 604_800
@@ -143,8 +145,8 @@ def waterfall(trace: Trace) -> tuple[list[Span], float, bool]:
         spans.append(
             Span(
                 call=call,
-                x=round((start - begin) / length * WIDTH, 2),
-                width=round(max((end - start) / length * WIDTH, 3), 2),
+                x=round(min((start - begin) / length * WIDTH, WIDTH - _LEAST_WIDTH), 2),
+                width=round(max((end - start) / length * WIDTH, _LEAST_WIDTH), 2),
                 ticks=tuple(
                     (round((parse_time(row["time"]) - begin) / length * WIDTH, 2), row)
                     for row in call["event_logs"][:room]

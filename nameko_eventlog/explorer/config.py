@@ -91,7 +91,18 @@ def is_loopback(address: str) -> bool:
     Tell whether nobody but this machine reaches what is bound to ``HOST:PORT``.
     """
     host, _, _ = str(address).rpartition(":")
-    if host == "localhost":
+    return _names_loopback(host)
+
+
+def is_loopback_host(host: str) -> bool:
+    """
+    Tell whether the ``Host`` of a request, with or without a port, names this machine alone.
+    """
+    return _names_loopback(re.sub(r":\d*$", "", host) if not host.endswith("]") else host)
+
+
+def _names_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

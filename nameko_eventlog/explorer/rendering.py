@@ -14,7 +14,13 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from nameko_eventlog.explorer import views
-from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS, Call, EventLogRow
+from nameko_eventlog.store.answers import (
+    ENTRYPOINT_FAILED,
+    FAILURE_LEVELS,
+    WARNING_LEVELS,
+    Call,
+    EventLogRow,
+)
 from nameko_eventlog.store.call_ids import names_of
 
 
@@ -105,6 +111,8 @@ def essence(row: EventLogRow) -> list[tuple[str, str]]:
     Return the event data for one line: keys and values.
     """
     data = row["body"].get("data")
+    if not data:
+        return _captured(row["body"])
     if not isinstance(data, Mapping):
         return [("", _cut(json.dumps(data, ensure_ascii=False), _ESSENCE))]
     pairs: list[tuple[str, str]] = []
@@ -113,10 +121,46 @@ def essence(row: EventLogRow) -> list[tuple[str, str]]:
         if length > _ESSENCE:
             pairs.append(("", f"\N{HORIZONTAL ELLIPSIS} ({len(data) - len(pairs):,} more)"))
             break
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = _typed(value)
         pairs.append((_cut(key, 60), _cut(text, _ESSENCE - min(length, _ESSENCE // 2))))
         length += len(pairs[-1][0]) + len(pairs[-1][1])
     return pairs
+
+
+def _captured(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """
+    Return what auto capture tells beside the data, which it has none of.
+    """
+    pairs: list[tuple[str, str]] = []
+    duration, exception = body.get("duration"), body.get("exception")
+    if isinstance(duration, (int, float)) and not isinstance(duration, bool):
+        pairs.append(("duration", seconds(duration)))
+    if isinstance(exception, list) and exception:
+        exception = exception[0]  # its causes are behind it
+    if isinstance(exception, Mapping):
+        told = (exception.get("exc_type"), exception.get("exc_value"))
+        text = ": ".join(one for one in told if isinstance(one, str) and one)
+        if text:
+            pairs.append(("exception", _cut(text, _ESSENCE)))
+    return pairs
+
+
+def _typed(value: Any) -> str:
+    """
+    Write a value as one would type it into a filter: text with quotes where it would be read as
+    something else without.
+    """
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if len(value) > _ESSENCE:
+        return value
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    except RecursionError:
+        pass
+    return json.dumps(value, ensure_ascii=False)
 
 
 def suggestions(rows: Sequence[EventLogRow]) -> dict[str, list[str]]:
@@ -150,7 +194,7 @@ class Line:
         depth: How deep it is nested.
         key: The key, or the number in a list.
         value: As JSON; None, if what is there has lines of its own.
-        kind: What it is: ``text``, ``number``, ``word`` or ``empty``.
+        kind: What it is: ``text``, ``number``, ``word`` or ``hollow``.
         url: Of the event logs with the same value.
     """
 
@@ -192,7 +236,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     if isinstance(value, (dict, list)):
-        return "empty"
+        return "hollow"
     return "word" if value is None or isinstance(value, bool) else "number"
 
 
@@ -203,6 +247,15 @@ def level_class(level: Any) -> str:
     if level in FAILURE_LEVELS:
         return "error"
     return "warning" if level in WARNING_LEVELS else "other"
+
+
+def row_class(body: Mapping[str, Any]) -> str:
+    """
+    Return what an event log is drawn as: one of a call that failed is an error, of any level.
+    """
+    if body.get("event_type") == ENTRYPOINT_FAILED or body.get("exception"):
+        return "error"
+    return level_class(body.get("level"))
 
 
 def seconds(value: float) -> str:
@@ -251,6 +304,7 @@ def make_environment() -> Environment:
         essence=essence,
         exact=exact,
         level_class=level_class,
+        row_class=row_class,
         link=link,
         short=short,
         seconds=seconds,

@@ -191,8 +191,9 @@ class EventLogExplorer:
         """
         Show which services called which.
         """
-        asked = {name: request.args.get(name, "").strip() for name in RANGE}
-        return self.pages.answer(partial(self._service_map, asked))
+        given = View.read(request.args).filters
+        view = View(tuple((name, text) for name, text in given if name in RANGE))
+        return self.pages.answer(partial(self._service_map, view))
 
     @page("/static/<string:name>")
     def asset(self, request: Request, name: str) -> Response:
@@ -233,7 +234,7 @@ class EventLogExplorer:
             "stream.html",
             view=view,
             rows=found["event_logs"],
-            following=found["cursor"],
+            following=found["cursor"] and view.page_url(found["cursor"], given),
             bars=charts.histogram(view, since, until, bucket, counts),
             total=_sum(total),
             totals={level: _sum(groups) for level, groups in counts.items()},
@@ -243,9 +244,9 @@ class EventLogExplorer:
             suggestions=suggestions(found["event_logs"]),
         )
 
-    def _service_map(self, asked: dict[str, str]) -> Response:
-        view = View(tuple((name, text) for name, text in asked.items() if text))
+    def _service_map(self, view: View) -> Response:
         since, until = _range(view.parameters())
+        asked = {name: "".join(view.values(name)[:1]) for name in RANGE}
         links = self.pages.ask("service_map", since=since, until=until)
         times = typed_time(since), typed_time(until)
         return self.pages.render(

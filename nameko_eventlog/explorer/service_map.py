@@ -9,7 +9,7 @@ and an arrow that passes columns takes a place in each.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log10
@@ -100,7 +100,7 @@ def draw(links: Sequence[Link], since: str, until: str) -> Drawing:
     called = {link["service_name"] for link in links if link["caller"] is None}
     ends = {(str(link["caller"]), link["service_name"]) for link in drawn}
     names = sorted(called.union(*ends))
-    columns = _columns(names, ends)
+    columns = _columns(names, ends, called)
     places, passings = _places(columns, ends)
     at = _coordinates(places)
     height = max((y for _, y in at.values()), default=0.0) + BOX_HEIGHT / 2 + _MARGIN
@@ -151,9 +151,16 @@ def draw(links: Sequence[Link], since: str, until: str) -> Drawing:
     )
 
 
-def _columns(names: Iterable[str], ends: Iterable[tuple[str, str]]) -> dict[str, int]:
+def _columns(
+    names: Iterable[str], ends: Iterable[tuple[str, str]], origins: Collection[str]
+) -> dict[str, int]:
     """
     Return each service's column: behind its farthest caller, but for calls that close a circle.
+
+    Args:
+        names: The services.
+        ends: Callers, and what they call.
+        origins: Of the services those that nobody known has called: with them circles begin.
     """
     below: dict[str, list[str]] = defaultdict(list)
     callers: dict[str, int] = defaultdict(int)
@@ -175,8 +182,11 @@ def _columns(names: Iterable[str], ends: Iterable[tuple[str, str]]) -> dict[str,
         state[name] = 2
         order.append(name)
 
-    # where everything is called by something, the circle begins with who calls the most
-    for name in sorted(names, key=lambda name: (callers[name] > 0, -len(below[name]), name)):
+    def rank(name: str) -> tuple[bool, bool, int, str]:
+        # where everything is called by something, the circle begins with who calls the most
+        return name not in origins, callers[name] > 0, -len(below[name]), name
+
+    for name in sorted(names, key=rank):
         if name not in state:
             visit(name)
     columns = dict.fromkeys(order, 0)

@@ -11,11 +11,14 @@ import eventlet
 from nameko.constants import WEB_SERVER_CONFIG_KEY
 from nameko.web.handlers import HttpRequestHandler
 from nameko.web.server import WebServer, parse_address
-from werkzeug.wrappers import Request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import MapAdapter
+from werkzeug.wrappers import Request, Response
 
 from nameko_eventlog import compat
 from nameko_eventlog.explorer.access import Access
 from nameko_eventlog.explorer.config import DEFAULT_ADDRESS, parse_explorer_config
+from nameko_eventlog.explorer.rendering import make_environment
 
 
 HEADERS = {
@@ -51,6 +54,7 @@ class ExplorerServer(WebServer):
             ConfigurationError: Something in it is wrong, or unsafe.
         """
         super().setup()
+        self._environment = make_environment()
         self._access = Access(parse_explorer_config(compat.service_config(self.container)))
 
     def start(self) -> None:
@@ -89,11 +93,36 @@ class ExplorerServer(WebServer):
                 more = [pair for pair in HEADERS.items() if pair[0].lower() not in given]
                 return start_response(status, [*headers, *more], *args)
 
-            refusal = self._access.refusal(Request(environ))
+            refusal = (
+                self._access.wrong_host(environ.get("HTTP_HOST"))
+                or self._access.refusal(Request(environ))
+                or self._missing(inner.url_map.bind_to_environ(environ))
+            )
             answer: Iterable[bytes] = (refusal or inner)(environ, start)
             return answer
 
         return app
+
+    def _missing(self, adapter: MapAdapter) -> Response | None:
+        """
+        Return the page for who asks for what no page is, or in a way that is none, or None.
+        """
+        try:
+            adapter.match()
+        except NotFound as exc:
+            why = f"Nothing is at {adapter.path_info[:200]!r}."
+            return self._problem(exc, "There is no such page", why)
+        except MethodNotAllowed as exc:
+            why = f"{adapter.default_method} is not known here: GET alone is."
+            return self._problem(exc, "There is nothing to change", why)
+        except HTTPException:
+            pass  # a redirection
+        return None
+
+    def _problem(self, exc: HTTPException, title: str, why: str) -> Response:
+        html = self._environment.get_template("problem.html").render(title=title, why=why)
+        kept = [pair for pair in exc.get_headers() if pair[0] == "Allow"]
+        return Response(html, exc.code, kept, content_type="text/html; charset=utf-8")
 
 
 def _wake() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.rows import EARLIEST_MS
 from nameko_eventlog.store.times import format_time, parse_time
-from nameko_eventlog.store.typed import parse_equality, parse_moment
+from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
 NAMES = ("service", "entrypoint", "event_type", "caller", "level", "call_id", "origin_call_id")
@@ -50,6 +50,8 @@ class Chip:
     name: str
     value: str
     without: str
+    moment: str | None = None
+    """ISO 8601, UTC, where it is a point in time."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ class View:
             InvalidQuery: Something was typed that cannot be read.
         """
         given: dict[str, Any] = {}
+        typed: dict[tuple[str, ...], str] = {}
         for name, value in self.filters:
             try:
+                _check_once(typed, name, value)
                 if name in NAMES:
                     given.setdefault(name, []).append(value)
                 elif name in EQUALITIES:
@@ -107,8 +111,14 @@ class View:
                     given[name] = _moment(name, value)
                 else:
                     given[name] = value
+            except RecursionError:
+                raise InvalidQuery(name, value, "it is nested too deeply") from None
             except ValueError as exc:
                 raise InvalidQuery(name, value, str(exc)) from None
+        if len(bounds := [parse_time(given[name]) for name in RANGE if name in given]) == 2:
+            since, until = (self.values(name)[0] for name in RANGE)
+            if bounds[0] >= bounds[1]:
+                raise InvalidQuery("until", until, f"pass a time after since, which is {since!r}")
         return given
 
     def values(self, name: str) -> list[str]:
@@ -126,9 +136,16 @@ class View:
                 name.replace("_", " "),
                 value,
                 self._url(pair for pair in self.filters if pair != (name, value)),
+                _iso(value) if name in RANGE else None,
             )
             for name, value in self.filters
         ]
+
+    def title(self) -> str:
+        """
+        Return the filters that are on, for the title of the page.
+        """
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.filters)
 
     def url(self, **changes: str | None) -> str:
         """
@@ -153,11 +170,20 @@ class View:
         kept = [pair for pair in self.filters if pair[0] != "level"]
         return self._url([*kept, *(("level", level) for level in levels)])
 
-    def page_url(self, cursor: str) -> str:
+    def page_url(self, cursor: str, given: Mapping[str, Any]) -> str:
         """
         Return the URL of the page behind this one.
+
+        Its range is that of this page: a cursor is of one range, and ``24h`` of another one with
+        each page.
+
+        Args:
+            cursor: Of this page.
+            given: What `parameters` has returned for it.
         """
-        return self._url(self.filters, cursor=cursor)
+        kept = [pair for pair in self.filters if pair[0] not in RANGE]
+        times = [(name, typed_time(given[name])) for name in RANGE if name in given]
+        return self._url([*kept, *times], cursor=cursor)
 
     def other_order(self) -> str:
         """
@@ -171,6 +197,38 @@ class View:
         if self.order != "newest":
             pairs.append(("order", self.order))
         return f"/?{urlencode(pairs)}" if pairs else "/"
+
+
+def _check_once(typed: dict[tuple[str, ...], str], name: str, value: str) -> None:
+    """
+    Note what was typed for a filter that takes one value.
+
+    Raises:
+        ValueError: There was another one before.
+    """
+    if name in NAMES:
+        return
+    key: tuple[str, ...] = (name,)
+    wanted = value
+    if name in EQUALITIES:
+        path, one = parse_equality(value)
+        key, wanted = (name, path), json.dumps(one, sort_keys=True)
+    if typed.setdefault(key, wanted) != wanted:
+        raise ValueError(f"given twice: leave one of the values of {'.'.join(key)} out")
+
+
+def _iso(text: str) -> str | None:
+    """
+    Return the point in time that was typed, or None if it is none, or one that goes with the time.
+    """
+    try:
+        parse_duration(text)
+    except ValueError:
+        try:
+            return format_time(parse_time(parse_moment(text)))
+        except ValueError:
+            return None
+    return None
 
 
 def _moment(name: str, text: str) -> datetime:

@@ -54,12 +54,14 @@ def parse_equality(text: str) -> tuple[str, Any]:
     Read ``customer.id=5``: a path and a JSON value, or text.
 
     Raises:
-        ValueError: It has no path, or no value.
+        ValueError: It has no path, or no value, or one that is nested too deeply.
     """
     path, is_there, value = text.partition("=")
     if not is_there or not path:
         raise ValueError(f"{text!r} is no PATH=VALUE, like customer.id=5")
     try:
         return path, json.loads(value)
+    except RecursionError:
+        raise ValueError(f"what is to be at {path} is nested too deeply") from None
     except ValueError:
         return path, value

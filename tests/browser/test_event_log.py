@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.contents import make_body, store_bodies
 from tests.browser.reading import ROWS, go, row_ids, types
 from tests.browser.running import Explorer
 
@@ -107,6 +108,21 @@ class TestEventLog:
         assert page.url.startswith(f"{shop.url}/?{expected}")
         assert 0 < len(row_ids(page))
 
+    def test_hollow(self, visit: Open, scratch: Explorer) -> None:
+        """
+        A list and a dict without anything are lines as others are.
+        """
+        (message_id,) = store_bodies(
+            scratch.uri, make_body(data={"number": 5, "list": [], "dict": {}})
+        )
+        page = visit(scratch, f"/event-log?id={message_id}")
+
+        def height(name: str) -> float:
+            header = page.get_by_role("rowheader", name=name, exact=True)
+            return box(page.locator(".body tr").filter(has=header))["height"]
+
+        assert height("number") == height("list") == height("dict")
+
     def test_links(self, visit: Open, shop: Explorer) -> None:
         """
         Each call of the stack, the caller, and what happened around it are a click away.
@@ -156,7 +172,7 @@ class TestTrace:
 
     def test_looks(self, visit: Open, shop: Explorer) -> None:
         """
-        Failures are red, and so said; what told nothing itself is dashed.
+        Failures are red, and so said; what has no event logs of its own is dashed.
         """
         page = visit(shop, FAILED_4711)
         go(page.locator(f"{ROWS} .trace"))
@@ -171,7 +187,26 @@ class TestTrace:
         assert "none" != style(4, "strokeDasharray")
         assert "none" == style(0, "strokeDasharray")
         expect(page.locator(".waterfall li").nth(3)).to_contain_text("failed")
-        expect(page.locator(".waterfall li").nth(4)).to_contain_text("told nothing itself")
+        expect(page.locator(".waterfall li").nth(4)).to_contain_text("no event logs of its own")
+
+    def test_short(self, visit: Open, shop: Explorer) -> None:
+        """
+        The bar of a call is to be seen beside its ticks, however short it was; that of one that
+        failed is as high as they are.
+        """
+        page = visit(shop, FAILED_4711)
+        go(page.locator(f"{ROWS} .trace"))
+        calls = page.locator(".waterfall li")
+        for call in calls.all():
+            bar = box(call.locator("rect.span"))
+            for tick in call.locator("rect.tick").all():
+                assert bar["width"] >= 2 * box(tick)["width"]
+
+        failed = calls.nth(3)
+        assert box(failed.locator("rect.span"))["height"] == pytest.approx(
+            box(failed.locator("rect.tick").first)["height"], abs=0.5
+        )
+        expect(failed.locator("rect.tick").last).to_have_class("tick error")
 
     def test_ticks(self, visit: Open, shop: Explorer) -> None:
         """
@@ -224,6 +259,19 @@ class TestMap:
         page.goto(url)
         go(page.locator(".map .box").filter(has_text="mailer"))
         assert {"mailer.confirm_order"} == set(page.locator(f"{ROWS} .where").all_inner_texts())
+
+    def test_long_name(self, visit: Open, scratch: Explorer) -> None:
+        """
+        A long name stays in its box.
+        """
+        name = "warehouse_management_synchroniser"
+        stack = ["web.get.1", f"{name}.run.2"]
+        store_bodies(scratch.uri, make_body(service_name=name, call_stack=stack, call_id=stack[1]))
+        page = visit(scratch, "/map")
+        drawn = page.locator(".map .box").filter(has=page.get_by_text(name))
+        text, rect = box(drawn.locator(".name")), box(drawn.locator("rect"))
+
+        assert text["x"] + text["width"] < rect["x"] + rect["width"]
 
     def test_range(self, visit: Open, shop: Explorer) -> None:
         """

@@ -64,7 +64,7 @@ class TestLive:
         made = page.locator(ROWS).filter(has_text="payment_made")
         expect(made).to_have_count(1)
         expect(made.locator(".where")).to_have_text("foo.pay")
-        expect(made.locator(".data")).to_contain_text("payment=4711")
+        expect(made.locator(".data")).to_contain_text('payment="4711"')
         go(made.locator(".trace"))
         expect(page.locator(".waterfall li.asked .call a")).to_have_text("foo.pay")
         expect(page.locator(".waterfall .call a")).to_contain_text(["foo.pay", "bar."])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -231,3 +232,42 @@ class TestTimes:
         utc = f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03} UTC"
         expect(time).to_have_attribute("title", utc)
         expect(page.locator("#zone")).to_contain_text(zone)
+
+    @pytest.mark.parametrize(
+        ("typed", "sent"),
+        [
+            ("2026-01-02 08:00", "2026-01-01T23:00:00Z"),
+            ("2026-01-02T08:00:30.5", "2026-01-01T23:00:30.500Z"),
+            ("2026-01-02", "2026-01-01T15:00:00Z"),
+            ("2026-01-02T08:00Z", "2026-01-02T08:00Z"),
+            ("2026-01-02T08:00+01:00", "2026-01-02T08:00+01:00"),
+            ("24h", "24h"),
+        ],
+    )
+    def test_typed(self, visit: Open, shop: Explorer, typed: str, sent: str) -> None:
+        """
+        What is typed is a time of the zone in which times are shown.
+        """
+        page = visit(shop, timezone_id="Asia/Tokyo")
+        page.locator(".search summary").click()
+        expect(page.locator(".hint")).to_contain_text(
+            "Z is UTC; one without is that of Asia/Tokyo"
+        )
+        page.get_by_label("Since", exact=True).fill(typed)
+        go(page.get_by_role("button", name="Search"))
+        assert [sent] == parse_qs(urlsplit(page.url).query)["since"]
+        page.goto(f"{shop.url}/map")
+        page.get_by_label("Since", exact=True).fill(typed)
+        go(page.get_by_role("button", name="Show"))
+        assert [sent] == parse_qs(urlsplit(page.url).query)["since"]
+
+    def test_chips(self, visit: Open, shop: Explorer) -> None:
+        """
+        A chip shows a point in time as the rows do.
+        """
+        path = "/?since=2026-01-01T23:00:00Z&until=1s"
+        chips = visit(shop, path, timezone_id="Asia/Tokyo").locator(".chips li")
+        expect(chips.nth(0)).to_contain_text("since 2026-01-02 08:00:00.000")
+        expect(chips.nth(1)).to_contain_text("until 1s")
+        chips = visit(shop, path, java_script_enabled=False).locator(".chips li")
+        expect(chips.nth(0)).to_contain_text("since 2026-01-01 23:00:00.000")

@@ -240,6 +240,23 @@ class TestPages:
         go(page.get_by_role("link", name="To the beginning"))
         assert f"n{299 + 50 if order == 'newest' else 0}" == types(page)[0]
 
+    @pytest.mark.parametrize("any_shop", ["shop", "postgresql_shop"], indirect=True)
+    @pytest.mark.parametrize("scripts", [True, False])
+    def test_range(self, visit: Open, any_shop: Explorer, scripts: bool) -> None:
+        """
+        From a range that goes with the time, which a button gives, the pages lead to its end.
+        """
+        page = visit(any_shop, "/?service=mailer", java_script_enabled=scripts)
+        go(page.get_by_label("Time range").get_by_role("link", name="24h"))
+        assert page.url.endswith("since=24h")
+        total = int(page.locator(".histogram strong").inner_text().replace(",", ""))
+        seen = row_ids(page)
+        while page.locator("a[rel=next]").count():
+            go(page.locator("a[rel=next]"))
+            seen += row_ids(page)
+
+        assert total == len(seen) == len(set(seen)) > 200
+
 
 class TestEmpty:
     def test_store(
@@ -267,7 +284,7 @@ class TestEmpty:
         Filters that nothing fits say what to do, and the link does it.
         """
         page = visit(shop, "/?event_type=payment_failed&until=6d")
-        expect(page.locator(".empty")).to_contain_text("Nothing is like that")
+        expect(page.locator(".empty")).to_contain_text("No event log matches")
         page = visit(shop, "/?event_type=payment_failed&since=1s")
         go(page.get_by_role("link", name="at any time"))
         assert 5 < len(row_ids(page))

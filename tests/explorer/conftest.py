@@ -52,12 +52,16 @@ class Explorer:
         self.address = address
 
     def get(
-        self, path: str, method: str = "GET", credentials: tuple[str, str] | None = None
+        self,
+        path: str,
+        method: str = "GET",
+        credentials: tuple[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         """
         Ask for a page.
         """
-        request = Request(f"http://{self.address}{path}", method=method)
+        request = Request(f"http://{self.address}{path}", method=method, headers=headers or {})
         if credentials is not None:
             told = base64.b64encode(":".join(credentials).encode()).decode()
             request.add_header("Authorization", f"Basic {told}")

@@ -147,7 +147,7 @@ class TestStream:
 
         assert "/?level=error&order=oldest" in links(page)
         assert "/?service=shop&order=oldest" in links(page)
-        assert "Nothing is like that" in page
+        assert "No event log matches" in page
 
     def test_pages(self, explorer: Start, stored: Stored) -> None:
         """
@@ -163,6 +163,114 @@ class TestStream:
         assert [f"type_{number}" for number in range(149, 49, -1)] == types(first)
         assert [f"type_{number}" for number in range(49, -1, -1)] == types(second)
         assert not any("cursor=" in one for one in links(second))
+
+    @pytest.mark.parametrize(
+        "query", ["since=24h", "since=1w&until=0s&text=type", "since=1h&order=oldest"]
+    )
+    def test_pages_of_range(self, explorer: Start, stored: Stored, query: str) -> None:
+        """
+        A range that goes with the time stays where it was on the first page, to the last one.
+        """
+        expected = {f"type_{number}" for number in range(250)}
+        stored(*({"event_type": one} for one in sorted(expected)))
+        running = explorer()
+        path, seen = f"/?service=shop&{query}", []
+        while path:
+            page = running.get(path)
+            assert 200 == page.status
+            seen += types(page.text)
+            path = next((one for one in links(page.text) if "cursor=" in one), "")
+
+        assert 250 == len(seen)
+        assert expected == set(seen)
+
+    def test_title(self, explorer: Start, stored: Stored) -> None:
+        """
+        Tabs are told apart by their filters.
+        """
+        stored({})
+        running = explorer()
+
+        assert "<title>Event logs - nameko-eventlog</title>" in running.get("/").text
+        page = running.get("/?service=shop&call_id=c").text
+        assert "<title>service shop, call id c - nameko-eventlog</title>" in page
+
+    def test_placeholder(self, explorer: Start, stored: Stored) -> None:
+        """
+        The search says that it looks a day back only where it does.
+        """
+        stored({})
+        running = explorer()
+
+        assert 'placeholder="Search the last 24 hours' in running.get("/").text
+        assert 'placeholder="Search:' in running.get("/?since=7d").text
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("4720", '"4720"'),
+            ("true", '"true"'),
+            ('"x"', '"\\"x\\""'),
+            ("card 4720", "card 4720"),
+            ("[" * 150, "[" * 150),
+        ],
+    )
+    def test_as_typed(self, explorer: Start, stored: Stored, text: str, shown: str) -> None:
+        """
+        Data is shown as one types it into the filter: text that reads as a number has quotes.
+        """
+        stored({"data": {"payment": text}})
+        running = explorer()
+
+        assert f"payment={shown}" == essence(running.get("/").text)
+        assert ["order_paid"] == types(running.get(f"/?data={quote(f'payment={shown}')}").text)
+
+    def test_captured(self, explorer: Start, stored: Stored) -> None:
+        """
+        Of captured calls, which have no data, it shows how long they took and what they raised.
+        """
+        failure = {"exc_type": "LookupError", "exc_value": "order 13 has no address"}
+        stored(
+            {"event_type": "completed", "duration": 0.0085},
+            {"event_type": "entrypoint_failed", "duration": 2, "exception": [failure, {}]},
+            {"event_type": "odd", "duration": True, "exception": [{"exc_type": 5}]},
+        )
+        running = explorer()
+
+        def told(name: str) -> str:
+            return essence(running.get(f"/?event_type={name}").text)
+
+        assert "duration=8.5 ms" == told("completed")
+        expected = "duration=2.00 s exception=LookupError: order 13 has no address"
+        assert expected == told("entrypoint_failed")
+        assert "" == told("odd")
+
+    def test_failed(self, explorer: Start, stored: Stored) -> None:
+        """
+        A call that failed is red in the stream and in its trace, though it has no level.
+        """
+        (message_id, *_) = stored(
+            {"event_type": "entrypoint_failed"}, {"exception": [{"exc_type": "E"}]}, {}
+        )
+        running = explorer()
+        page = running.get("/").text
+
+        assert f'<tr id="row-{message_id}" class="error">' in page
+        assert 2 == page.count('" class="error">')
+        trace = running.get("/trace?call=shop.pay.2").text
+        assert 2 == trace.count('class="tick error"')
+        assert 1 == trace.count('class="tick other"')
+
+    def test_times(self, explorer: Start, stored: Stored) -> None:
+        """
+        A point in time in a chip is one that a browser shows in the zone of its reader.
+        """
+        stored({})
+        page = explorer().get("/?since=2026-01-01T08:00%2B02:00&until=0s").text
+        chips = page.partition('<ul class="chips"')[2].partition("</ul>")[0]
+
+        assert '<time datetime="2026-01-01T06:00:00.000+00:00"' in chips
+        assert "<bdi>0s</bdi>" in chips
 
     def test_histogram(self, explorer: Start, stored: Stored) -> None:
         """
@@ -195,7 +303,17 @@ class TestStream:
             ("data_contains=%7B", "data_contains='{'"),
             ("order=up", "order='up'"),
             ("cursor=x", "cursor='x'"),
-            ("since=1h&until=2h", "until="),
+            ("since=1h&until=2h", "until='2h': pass a time after since, which is '1h'"),
+            ("data=order=1&data=order=2", "data='order=2': given twice"),
+            ("data=order=1&data=order=true", "data='order=true': given twice"),
+            ("metadata=a=1&metadata=a=2", "metadata='a=2': given twice"),
+            ("text=a&text=b", "text='b': given twice"),
+            ("since=1h&since=2h", "since='2h': given twice"),
+            ("until=1h&until=2h", "until='2h': given twice"),
+            ("data_contains={}&data_contains=5", "data_contains='5': given twice"),
+            *((f"data_contains={'[' * deep}", "data_contains=") for deep in (100, 900, 3000)),
+            *((f"data=a={'[' * deep}{']' * deep}", "data=") for deep in (300, 900, 3000)),
+            *((f"data_contains={'[' * deep}{']' * deep}", "data_c") for deep in (300, 900, 3000)),
             ("until=0001-01-01T05:00Z", "until='0001-01-01T05:00Z': the store keeps nothing from"),
             ("until=2000-01-01T00:00Z", "until='2000-01-01T00:00Z': the store keeps nothing from"),
             ("since=9000-01-01T00:00Z", "since='9000-01-01T00:00:00Z': pass a time that has been"),
@@ -210,6 +328,18 @@ class TestStream:
 
         assert 400 == answer.status
         assert said in unescape(answer.text)
+
+    @pytest.mark.parametrize(
+        "query",
+        ["text=a&text=a", "since=1h&since=1h", "data=a=1&data=a=%201", "service=a&service=b"],
+    )
+    def test_same_twice(self, explorer: Start, stored: Stored, query: str) -> None:
+        """
+        The same twice is once, and of a filter that takes several each counts.
+        """
+        stored({})
+
+        assert 200 == explorer().get(f"/?{query}").status
 
     @pytest.mark.parametrize("path", ["/", "/map"])
     @pytest.mark.parametrize(
@@ -341,6 +471,24 @@ class TestTrace:
             r'<div class="call[^>]*>\s*<a [^>]*><bdi>([^<]*)', page
         )
 
+    def test_short(self, explorer: Start, stored: Stored) -> None:
+        """
+        The bar of a call is wider than the tick of its event log, however short it was, and is
+        within the drawing.
+        """
+        stored(
+            {**TRACE[0], "event_type": "entrypoint_completed", "duration": 60},
+            {**TRACE[1], "duration": 0.0001},
+            {**TRACE[1], "call_id": "c", "call_stack": ["web.get.1", "c"], "duration": 0.0001},
+        )
+        page = explorer().get("/trace?call=web.get.1").text
+        bars = re.findall(r'class="span" x="([\d.]+)" y="\d+" width="([\d.]+)"', page)
+
+        assert 3 == len(bars)
+        for x, width in bars:
+            assert float(width) >= 8
+            assert float(x) + float(width) <= 1000
+
 
 class TestHostile:
     @pytest.mark.parametrize(
@@ -461,6 +609,90 @@ class TestServing:
             for name in HEADERS.keys() - {"Cache-Control"}:
                 assert HEADERS[name] == answer.headers[name]
             assert answer.headers["Set-Cookie"] is None
+
+    @pytest.mark.parametrize(
+        ("path", "method", "status"), [("/nowhere", "GET", 404), ("/map", "POST", 405)]
+    )
+    def test_no_page(
+        self, explorer: Start, stored: Stored, path: str, method: str, status: int
+    ) -> None:
+        """
+        What is no page is answered with one that leads back.
+        """
+        stored({})
+        answer = explorer().get(path, method)
+
+        assert status == answer.status
+        assert "/" in links(answer.text)
+        assert (status == 405) == ("GET" in (answer.headers["Allow"] or ""))
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("evil.example", 403),
+            ("evil.example:8000", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("localhost.evil.example", 403),
+            ("192.168.0.1", 403),
+            ("8000", 403),
+            ("", 403),
+            ("localhost", 200),
+            ("LOCALHOST:8000", 200),
+            ("127.0.0.1:9", 200),
+            ("127.9.9.9", 200),
+            ("[::1]", 200),
+            ("[::1]:8000", 200),
+            ("x" * 64, 400),
+            ("a..b", 400),
+            ("\xff\xfe" * 40, 400),
+        ],
+    )
+    def test_host(self, explorer: Start, stored: Stored, host: str, status: int) -> None:
+        """
+        Without credentials only names of this machine are answered: a page elsewhere that has its
+        own name lead here would read everything.
+        """
+        stored({})
+        answer = explorer().get("/", headers={"Host": host})
+
+        assert status == answer.status
+        if status == 403:
+            assert "EVENTLOG_EXPLORER.allow_anonymous" in answer.text
+        for name in HEADERS.keys() - {"Cache-Control"}:
+            assert HEADERS[name] == answer.headers[name]
+
+    @pytest.mark.parametrize(
+        "section",
+        [
+            {"allow_anonymous": True},
+            {"username": "ops", "password_hash": generate_password_hash("secret")},
+        ],
+    )
+    def test_any_host(self, explorer: Start, stored: Stored, section: dict[str, Any]) -> None:
+        """
+        With credentials, or where everybody may read, any name is good; one that cannot be is not.
+        """
+        stored({})
+        running = explorer(**section)
+        expected = 401 if "username" in section else 200
+
+        assert expected == running.get("/", headers={"Host": "eventlog.example"}).status
+        assert 400 == running.get("/", headers={"Host": "x" * 64}).status
+
+    @pytest.mark.parametrize(
+        "given",
+        ["Basic \xff\xfe!!", "Basic", "Basic !!", "Basic /w==", "Basic \xe9", "Bearer x", "x"],
+    )
+    def test_no_credentials(self, explorer: Start, stored: Stored, given: str) -> None:
+        """
+        Credentials that cannot be read are none.
+        """
+        stored({})
+        running = explorer(username="ops", password_hash=generate_password_hash("secret"))
+        answer = running.get("/", headers={"Authorization": given})
+
+        assert 401 == answer.status
+        assert HEADERS["X-Content-Type-Options"] == answer.headers["X-Content-Type-Options"]
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
     def test_methods(self, explorer: Start, stored: Stored, method: str) -> None:
@@ -662,3 +894,15 @@ class TestMap:
         answer = running.get("/map?since=yesterday")
         assert 400 == answer.status
         assert "since='yesterday'" in unescape(answer.text)
+        assert "given twice" in running.get("/map?since=1h&since=2h").text
+
+    def test_long_name(self, explorer: Start, stored: Stored) -> None:
+        """
+        A long name is cut to what a box has room for, and is whole in its tooltip.
+        """
+        stored({**TRACE[1], "service_name": "w" * 40})
+        page = explorer().get("/map").text
+
+        (name,) = (one for one in re.findall(r'class="name"[^>]*>([^<]*)', page) if "w" * 9 in one)
+        assert f"{'w' * 16}\u2026" == name
+        assert f"<title>{'w' * 40}</title>" in page

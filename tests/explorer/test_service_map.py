@@ -104,6 +104,20 @@ class TestDraw:
         assert 3 == len(drawing.arrows)
         assert box(drawing, "a").x < box(drawing, "b").x
 
+    def test_circle_from(self) -> None:
+        """
+        A circle begins with who is called by nobody known, whoever calls more.
+        """
+        drawing = drawn(
+            link(None, "web"),
+            link("web", "shop"),
+            link("shop", "web"),
+            link("shop", "mail"),
+            link("shop", "stock"),
+        )
+
+        assert box(drawing, "web").x < box(drawing, "shop").x < box(drawing, "mail").x
+
     def test_nothing(self) -> None:
         """
         Without calls there is nothing to draw.

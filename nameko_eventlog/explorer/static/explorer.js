@@ -24,7 +24,9 @@ function showLocalTimes(root) {
 
 function sayZone() {
   const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
-  if (timeZone) document.getElementById("zone").textContent = `Times are those of ${timeZone}; UTC is in the tooltip.`;
+  if (!timeZone) return;
+  document.getElementById("zone").textContent = `Times are those of ${timeZone}; with a Z, and in the tooltip, they are UTC.`;
+  for (const one of document.querySelectorAll(".whose")) one.textContent = timeZone;
 }
 
 function offerCopies() {
@@ -153,12 +155,22 @@ function offerKeys() {
   });
 }
 
+// A time without an offset is one of the zone in which the page shows them.
+function withZone(text) {
+  if (!/^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?$/.test(text)) return text;
+  const moment = new Date(text.length > 10 ? text.replace(" ", "T") : `${text}T00:00`);
+  return isNaN(moment) ? text : moment.toISOString().replace(".000Z", "Z");
+}
+
 // Empty fields say nothing: they stay out of the URL that is sent to a colleague.
 function sendWhatIsFilled() {
-  const form = document.querySelector(".search");
+  const form = document.querySelector(".search, .range-form");
   if (!form) return;
   form.addEventListener("submit", () => {
-    for (const field of form.elements) if (field.name && !field.value.trim()) field.disabled = true;
+    for (const field of form.elements) {
+      if (["since", "until"].includes(field.name)) field.value = withZone(field.value.trim());
+      if (field.name && !field.value.trim()) field.disabled = true;
+    }
   });
   addEventListener("pageshow", () => {
     for (const field of form.elements) field.disabled = false;
