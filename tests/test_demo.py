@@ -4,11 +4,16 @@ The demo, as ``make demo`` runs it.
 
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import pytest
+
+from tests.waiting import wait_until
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -100,3 +105,39 @@ class TestDemo:
 
         assert 1 == done.returncode
         assert "==> missing: payment_made (the manual call)\n" in done.stdout
+
+
+class TestExplore:
+    def test_pages(self, monkeypatch):
+        """
+        The address that it prints shows what its services do, until it is ended.
+        """
+        monkeypatch.delenv("AMQP_URI", raising=False)
+        process = subprocess.Popen(
+            [sys.executable, "docs/examples/explore.py", "--port", "0"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            (url,) = re.findall(r"http://\S+", process.stdout.readline())
+
+            def get(address: str) -> str:
+                try:
+                    with urllib.request.urlopen(address, timeout=5) as answer:
+                        return answer.read().decode()
+                except OSError:  # it does not answer yet
+                    return ""
+
+            wait_until(lambda: "customer_thanked" in get(url), 40, 0.2)
+            trace = re.search(r'href="(/trace\?call=foo\.pay[^"]+)"', get(url))
+            base = url.rpartition("/")[0]
+
+            assert "bar.thank" in get(f"{base}{trace[1]}")
+            assert "foo" in get(f"{base}/map")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            end, _ = process.communicate(timeout=30)
+        assert "==> ends\n" == end
+        assert 0 == process.returncode

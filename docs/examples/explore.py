@@ -77,7 +77,7 @@ def main():
                 ),
             ]
             try:
-                print(f"==> http://{page}   (Ctrl-C ends it)", flush=True)
+                print(f"==> http://{page}/?since=15m   (Ctrl-C ends it)", flush=True)
                 payment = 4711
                 while time.monotonic() < end:
                     if any(process.poll() is not None for process in processes):

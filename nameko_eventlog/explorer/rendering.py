@@ -33,6 +33,16 @@ MOST_LINES = 500
 _MOST_OF_BODY = 200_000
 _ESSENCE = 200
 _MOST_URL = 6500
+# what an event log's page says above its body
+_ABOVE = (
+    "service_name",
+    "entrypoint_protocol",
+    "entrypoint_name",
+    "call_id",
+    "call_stack",
+    "event_type",
+    "timestamp",
+)
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 # control characters, those that turn the direction of the text behind them, those without a shape
@@ -132,17 +142,31 @@ def _captured(body: Mapping[str, Any]) -> list[tuple[str, str]]:
     Return what auto capture tells beside the data, which it has none of.
     """
     pairs: list[tuple[str, str]] = []
-    duration, exception = body.get("duration"), body.get("exception")
+    duration = body.get("duration")
     if isinstance(duration, (int, float)) and not isinstance(duration, bool):
         pairs.append(("duration", seconds(duration)))
+    what, _ = raised(body)
+    if what:
+        pairs.append(("exception", _cut(what, _ESSENCE)))
+    return pairs
+
+
+def raised(body: Mapping[str, Any]) -> tuple[str, str]:
+    """
+    Return what exception an event log is of, and where it was raised, as far as it is told.
+    """
+    exception = body.get("exception")
     if isinstance(exception, list) and exception:
         exception = exception[0]  # its causes are behind it
-    if isinstance(exception, Mapping):
-        told = (exception.get("exc_type"), exception.get("exc_value"))
-        text = ": ".join(one for one in told if isinstance(one, str) and one)
-        if text:
-            pairs.append(("exception", _cut(text, _ESSENCE)))
-    return pairs
+    if not isinstance(exception, Mapping):
+        return "", ""
+    told = (exception.get("exc_type"), exception.get("exc_value"))
+    what = ": ".join(one for one in told if isinstance(one, str) and one)
+    frames = exception.get("frames")
+    last = frames[-1] if isinstance(frames, list) and frames else None
+    if not isinstance(last, Mapping):
+        return what, ""
+    return what, f"{last.get('filename')}:{last.get('lineno')} in {last.get('name')}"
 
 
 def _typed(value: Any) -> str:
@@ -208,7 +232,12 @@ class Line:
 def body_lines(body: Mapping[str, Any]) -> tuple[list[Line], bool]:
     """
     Return the lines of a body, and whether there are more than a page takes.
+
+    What the event log is about comes first, and last who told it, which is above on the page.
     """
+    about = {name: value for name, value in body.items() if name not in _ABOVE}
+    data = {"data": body["data"]} if "data" in body else {}
+    body = {**data, **about, **{name: body[name] for name in _ABOVE if name in body}}
     lines: list[Line] = []
     length = 0
     for line in _lines(body, ()):

@@ -21,6 +21,7 @@ from nameko_eventlog.explorer.rendering import (
     body_lines,
     call_name,
     make_environment,
+    raised,
     suggestions,
 )
 from nameko_eventlog.explorer.serving import page
@@ -275,6 +276,7 @@ class EventLogExplorer:
             "event_log.html",
             row=row,
             body=body,
+            raised=raised(body),
             stack=stack[-_MOST_OF_STACK:],
             above=len(stack[:-_MOST_OF_STACK]),
             caller=stack[-2] if len(stack) > 1 else None,

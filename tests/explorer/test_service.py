@@ -422,6 +422,63 @@ class TestEventLog:
             if link.startswith("/"):
                 assert 200 == running.get(link).status, link
 
+    def test_order(self, explorer: Start, stored: Stored) -> None:
+        """
+        What it is about comes first in its body: the data, and the metadata.
+        """
+        (message_id,) = stored({"tenant": "tea-house", "data": {"order": 4711}})
+        page = explorer().get(f"/event-log?id={message_id}").text
+        keys = re.findall(r'<th scope="row"><bdi>(\w+)</bdi>', page)
+
+        assert ["data", "order", "tenant"] == [key for key in keys if key in keys[:3]]
+        assert keys.index("tenant") < keys.index("service_name") < keys.index("timestamp")
+
+    @pytest.mark.parametrize(
+        ("exception", "what", "where"),
+        [
+            (
+                [
+                    {
+                        "exc_type": "CardDeclined",
+                        "exc_value": "no <money>",
+                        "frames": [
+                            {"filename": "a.py", "lineno": 1, "name": "a"},
+                            {"filename": "b.py", "lineno": 2, "name": "b"},
+                        ],
+                    },
+                    {"exc_type": "Cause"},
+                ],
+                "CardDeclined: no &lt;money&gt;",
+                "b.py:2 in b",
+            ),
+            ({"exc_type": "CardDeclined"}, "CardDeclined", ""),
+            ([{"exc_type": 5, "exc_value": "x", "frames": [None]}], "x", ""),
+        ],
+    )
+    def test_raised(
+        self, explorer: Start, stored: Stored, exception: Any, what: str, where: str
+    ) -> None:
+        """
+        An exception, and where it was raised, are told above it.
+        """
+        (message_id,) = stored({"exception": exception})
+        page = explorer().get(f"/event-log?id={message_id}").text
+        (told,) = re.findall(r'<p class="raised">(.*)</p>', page)
+
+        assert f"<strong><bdi>{what}</bdi></strong>" in told
+        assert (f"<bdi>{where}</bdi></span>" in told) is bool(where)
+
+    @pytest.mark.parametrize("exception", [[], "text", 5, [5], {"exc_type": None}])
+    def test_nothing_raised(self, explorer: Start, stored: Stored, exception: Any) -> None:
+        """
+        What is no exception is a value like any other.
+        """
+        (message_id,) = stored({"exception": exception})
+        answer = explorer().get(f"/event-log?id={message_id}")
+
+        assert 200 == answer.status
+        assert 'class="raised"' not in answer.text
+
     def test_file(self, explorer: Start, stored: Stored) -> None:
         """
         It can be had as a file.
