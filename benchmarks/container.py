@@ -100,7 +100,6 @@ def running(provider: Any, uri: str, section: dict[str, Any] | None = None) -> I
 
 
 CLASSIC = "classic"
-QUORUM = "quorum"
 
 
 def bind_queue(uri: str, kind: str = CLASSIC) -> None:
