@@ -74,6 +74,7 @@ def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
 
     .. versionadded:: 0.1.0
     """
+    bound.set(bound.get())  # a value to go back to: see `forwarding.suspended`
     token = bound.set(sink)
     try:
         yield sink

@@ -29,7 +29,12 @@ OWN_LOGGERS = frozenset({"amqp", "kombu", "nameko_eventlog", "logging_ext"})
 _NO_NAMES: frozenset[str] = frozenset()
 
 suspended: ContextVar[bool] = ContextVar("logging_ext_suspended", default=False)
-"""True while an event log is being made or delivered: what is logged then stays here."""
+"""True while an event log is being made or delivered: what is logged then stays here.
+
+Set it back to what it was, by no ``reset()``: if the log call of a finalizer looks at it while
+CPython (before 3.12) takes the first value away again, CPython goes on showing that value until
+the next switch, and so long nothing is forwarded (test_handlers.py, test_finalizer_at_the_end).
+"""
 
 
 class Mark(str):
@@ -115,7 +120,7 @@ def claim(record: logging.LogRecord) -> bool:
 
 def claim_for_count(record: logging.LogRecord) -> bool:
     """
-    Claim *record*, which is nobody's, for being counted.
+    Claim *record*, which is not forwarded, for being counted.
 
     Returns:
         False if it, or the event dict that it comes of, was counted or forwarded before.
@@ -127,7 +132,7 @@ def claim_for_count(record: logging.LogRecord) -> bool:
         record.module = _mark(module, module.attached, True, False)
     else:
         record.module = _mark(module, _NO_NAMES, True, False)
-    seen = _seen.get()
+    seen = _memory().get()
     return seen is None or not _is_of(seen, record)
 
 
@@ -153,16 +158,22 @@ class _Seen(NamedTuple):
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("logging_ext_seen", default=None)
+_seen_suspended: ContextVar[_Seen | None] = ContextVar("logging_ext_seen_suspended", default=None)
+"""The same of the log calls within another one, whose own record may be still to come."""
 
 expects_record = _seen.get
 """Tell whether the next record may be of an event dict or of a record that was claimed before."""
+
+
+def _memory() -> ContextVar[_Seen | None]:
+    return _seen_suspended if suspended.get() else _seen
 
 
 def remember_record(record: logging.LogRecord, *, forwarded: bool) -> None:
     """
     Remember what became of *record*, a copy, for the original's next handler.
     """
-    _seen.set(_Seen(forwarded, record.name, record.levelno, None, record.created))
+    _memory().set(_Seen(forwarded, record.name, record.levelno, None, record.created))
 
 
 def claim_event_dict(
@@ -182,19 +193,20 @@ def claim_event_dict(
         event_dict: Whose event is exchanged for an equal string, by whose identity it is
             known again. (A type of our own would show: msgspec and YAML refuse it.)
         given: What *event_dict* is the processor's copy of.
-        forwarded: Whether for forwarding, or for being counted as nobody's.
+        forwarded: Whether for forwarding, or for being counted as not forwarded.
 
     Returns:
         False if it was claimed before.
     """
     event = event_dict.get("event")
-    seen = _seen.get()
+    memory = _memory()
+    seen = memory.get()
     if seen is not None and (
         given is seen.event_dict if seen.event is None else event is seen.event
     ):
         if seen.forwarded or not forwarded:
             if seen.event is None:
-                _seen.set(seen._replace(event_dict=event_dict))
+                memory.set(seen._replace(event_dict=event_dict))
             return False
         event = seen.event
     elif isinstance(event, str) and len(event) > 1:  # CPython shares the shorter ones
@@ -205,7 +217,7 @@ def claim_event_dict(
     if isinstance(logger, (logging.Logger, logging.LoggerAdapter)) and logger.isEnabledFor(level):
         name = logger.name
     known = event_dict if event is None else None
-    _seen.set(_Seen(forwarded, name, level, event, event_dict=known))
+    memory.set(_Seen(forwarded, name, level, event, event_dict=known))
     return True
 
 
@@ -266,7 +278,7 @@ class Counter:
 
 
 not_forwarded = Counter()
-"""Records that were nobody's, or that an error kept back, in this process."""
+"""Records that were nobody's, or that an error or another log call kept back, in this process."""
 
 _said: dict[str, object] = {}
 

@@ -23,8 +23,7 @@ from logging_ext.usual import UsualRecords
 # looked up once: what follows runs within every log call
 _current_sink = bound.get
 _is_suspended = forwarding.suspended.get
-_suspend = forwarding.suspended.set
-_resume = forwarding.suspended.reset
+_set_suspended = forwarding.suspended.set
 
 _ALLOWED_FIELDS = frozenset(DEFAULT_FIELDS) | RECORD_ATTRIBUTES - {
     "args",
@@ -86,15 +85,16 @@ class EventLogHandler(logging.Handler):
         passed: bool | logging.LogRecord = True
         if self.filters:
             if _is_suspended():  # a filter of ours logs
+                self._keep_back(record)
                 return False
-            token = _suspend(True)
             try:
+                _set_suspended(True)
                 passed = self.filter(record)
             except Exception:
                 passed = False
                 self.handleError(record)
             finally:
-                _resume(token)
+                _set_suspended(False)
             if isinstance(passed, logging.LogRecord):  # Python 3.12: a filter may replace it
                 record = passed
         if passed:
@@ -109,16 +109,17 @@ class EventLogHandler(logging.Handler):
         """
         try:
             if _is_suspended():
+                self._keep_back(record)
                 return
             sink = _current_sink()
             if sink is not None:
                 event = self._take_usual(record, sink.context)
                 if event is not None:
-                    token = _suspend(True)
                     try:
+                        _set_suspended(True)  # in here: a signal handler may raise behind it
                         sink.emit(event)
                     finally:
-                        _resume(token)
+                        _set_suspended(False)
                     return
             self._emit_any(record, sink)
         except Exception:
@@ -132,13 +133,25 @@ class EventLogHandler(logging.Handler):
         if sink is None or not forwarding.claim(record):
             attach_context(record)
             return
-        token = _suspend(True)
         try:
+            _set_suspended(True)
             event = event_from_record(record, sink.context, self._fields)
             attach_context(record)
             sink.emit(event)
         finally:
-            _resume(token)
+            _set_suspended(False)
+
+    def _keep_back(self, record: logging.LogRecord) -> None:
+        """
+        Count *record*, which was logged within another log call or by the relay.
+        """
+        try:
+            if _current_sink() is None and forwarding.is_nameko(record.name):
+                return
+            if not forwarding.is_own(record.name) and forwarding.claim_for_count(record):
+                forwarding.not_forwarded.increment()
+        except Exception:
+            self.handleError(record)
 
     def _sink_outside_workers(self, record: logging.LogRecord) -> EventSink | None:
         """
@@ -156,9 +169,10 @@ class EventLogHandler(logging.Handler):
         Count an error, and report it as `logging.Handler` does; never raise.
         """
         forwarding.not_forwarded.increment()
-        token = _suspend(True)  # standard error may be a logger's
+        was_suspended = _is_suspended()
         try:
+            _set_suspended(True)  # standard error may be a logger's
             with suppress(Exception):
                 super().handleError(record)
         finally:
-            _resume(token)
+            _set_suspended(was_suspended)

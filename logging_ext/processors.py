@@ -85,13 +85,14 @@ class EventLogProcessor:
             self._forward(logger, method_name, event_dict, given)
         except Exception:
             forwarding.not_forwarded.increment()
-            # suspended: a processor of the same chain may hang on this logger, too
-            token = forwarding.suspended.set(True)
+            was_suspended = forwarding.suspended.get()
             try:
+                # a processor of the same chain may hang on this logger, too
+                forwarding.suspended.set(True)
                 with suppress(Exception):
                     _report.exception("an event dict could not be forwarded as an event log")
             finally:
-                forwarding.suspended.reset(token)
+                forwarding.suspended.set(was_suspended)
         return event_dict
 
     def _forward(
@@ -101,8 +102,6 @@ class EventLogProcessor:
         event_dict: MutableMapping[str, Any],
         given: MutableMapping[str, Any],
     ) -> None:
-        if forwarding.suspended.get():
-            return
         record = event_dict.get("_record")  # structlog.stdlib.ProcessorFormatter
         if isinstance(record, logging.LogRecord):
             name: str | None = record.name
@@ -119,18 +118,21 @@ class EventLogProcessor:
             if name is not None and forwarding.is_nameko(name):
                 return
             sink = registered_sink(self._service)
+        is_kept_back = forwarding.suspended.get()
+        forwards = sink is not None and not is_kept_back
         if record is not None:
-            first = (
-                forwarding.claim_for_count(record) if sink is None else forwarding.claim(record)
-            )
+            first = forwarding.claim(record) if forwards else forwarding.claim_for_count(record)
             if first:
-                forwarding.remember_record(record, forwarded=sink is not None)
+                forwarding.remember_record(record, forwarded=forwards)
         else:
             number = _number(level)
             first = forwarding.claim_event_dict(
-                logger, number, event_dict, given, forwarded=sink is not None
+                logger, number, event_dict, given, forwarded=forwards
             )
         if not first:
+            return
+        if is_kept_back:
+            forwarding.not_forwarded.increment()
             return
         if sink is None:
             forwarding.count_not_forwarded(name or "structlog", self._service)
@@ -139,13 +141,13 @@ class EventLogProcessor:
             event_dict = {**event_dict, "level": level}  # add_log_level repeats the method's name
         if method_name == "exception" and event_dict.keys().isdisjoint({"exc_info", "exception"}):
             event_dict = {**event_dict, "exc_info": True}  # as structlog's set_exc_info does
-        token = forwarding.suspended.set(True)
         try:
+            forwarding.suspended.set(True)
             sink.emit(
                 event_from_event_dict(name, level, event_dict, sink.context, self._fields, record)
             )
         finally:
-            forwarding.suspended.reset(token)
+            forwarding.suspended.set(False)
 
 
 def _level(method_name: str, event_dict: MutableMapping[str, Any]) -> str:

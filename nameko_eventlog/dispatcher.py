@@ -267,8 +267,9 @@ class EventLogDispatcher(EventDispatcher):
                 set_sink(worker.sink)  # a nested worker that never ended has left its own
             if worker is None or not self._capture.wants(stage, worker_ctx.entrypoint):
                 return
-            token = forwarding.suspended.set(True)
+            was_suspended = forwarding.suspended.get()
             try:
+                forwarding.suspended.set(True)
                 worker.sink.emit(
                     EventLog(
                         event_type,
@@ -279,6 +280,6 @@ class EventLogDispatcher(EventDispatcher):
                     )
                 )
             finally:
-                forwarding.suspended.reset(token)
+                forwarding.suspended.set(was_suspended)
         except Exception:
             report("%s of a worker of %s could not be captured", stage, self._service)

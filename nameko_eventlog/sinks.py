@@ -91,14 +91,15 @@ class DispatchingSink:
             EventLogValueError: If a value cannot be dispatched.
             NotConfirmed: If the broker does not confirm in time.
         """
-        token = forwarding.suspended.set(True)
+        was_suspended = forwarding.suspended.get()
         try:
+            forwarding.suspended.set(True)
             body = self._encoder.encode_manual(
                 self._head or self._begin(), event_type, event_data, metadata
             )
             self._delivery.deliver(self._message(str.__str__(event_type), body))
         finally:
-            forwarding.suspended.reset(token)
+            forwarding.suspended.set(was_suspended)
 
     def _begin(self) -> Head:
         # when it is needed: most workers log nothing

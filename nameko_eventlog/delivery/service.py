@@ -324,8 +324,9 @@ class BrokerDelivery:
         self._ledger.undelivered.increment()
         route = self._route
         # what the handlers themselves log about it would be undelivered as well, and so on
-        token = forwarding.suspended.set(True)
+        was_suspended = forwarding.suspended.get()
         try:
+            forwarding.suspended.set(True)
             line = as_json(
                 message,
                 self._settings,
@@ -339,7 +340,7 @@ class BrokerDelivery:
             with contextlib.suppress(Exception):
                 _log.exception("a handler failed on an undelivered event log")
         finally:
-            forwarding.suspended.reset(token)
+            forwarding.suspended.set(was_suspended)
 
 
 def process_stats() -> dict[str, dict[str, int]]:

@@ -21,6 +21,7 @@ def clean_forwarding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(forwarding, "_said", {})
     monkeypatch.setattr(forwarding, "not_forwarded", forwarding.Counter())
     forwarding._seen.set(None)
+    forwarding._seen_suspended.set(None)
     yield
     assert not forwarding.suspended.get()
 

@@ -3,6 +3,7 @@ Whose code is running.
 """
 
 import contextvars
+import gc
 import queue
 
 import eventlet
@@ -41,6 +42,42 @@ class TestBindSink:
                     raise ZeroDivisionError
 
             assert outer is current_sink()
+
+    def test_finalizer_at_the_end(self):
+        """
+        A finalizer that logs while the block ends does not make the sink stay current.
+
+        Before Python 3.12 the garbage collector may run in the midst of ``ContextVar.reset``,
+        which let the variable go on showing the value that it took away, were it freed or not.
+        """
+        sink = RecordingSink()
+
+        class Finalized:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                current_sink()
+
+        def bind():
+            contextvars.ContextVar("other").set(True)  # CPython shares the empty mapping
+            with bind_sink(sink):
+                Finalized()
+                gc.enable()
+            gc.disable()
+            return current_sink()
+
+        threshold = gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_threshold(1)
+            left = contextvars.Context().run(bind)
+        finally:
+            gc.set_threshold(*threshold)
+            gc.enable()
+
+        assert None is left
 
     def test_nobody(self):
         """

@@ -3,6 +3,7 @@ EventLogHandler: how it is made, and that nothing comes out of it.
 """
 
 import contextvars
+import gc
 import logging
 import logging.config
 import logging.handlers
@@ -13,8 +14,9 @@ import greenlet
 import pytest
 from eventlet import tpool
 
-from logging_ext import EventLogHandler, WorkerContextFilter, forwarding
-from tests.logging_ext.recording import CONTEXT, OUTSIDE, StrictHandler
+from logging_ext import EventLogHandler, WorkerContextFilter, forwarding, handlers
+from logging_ext.context import bound
+from tests.logging_ext.recording import CONTEXT, OUTSIDE, RecordingSink, StrictHandler
 
 
 class TestMaking:
@@ -191,7 +193,7 @@ class TestFilters:
 
     def test_logging(self, logger, handler, worker):
         """
-        What a filter logs is not forwarded, and does not recurse.
+        What a filter logs is not forwarded but counted, and does not recurse.
         """
         calls = []
 
@@ -206,6 +208,7 @@ class TestFilters:
 
         assert ["paid"] == worker.types
         assert ["paid"] == calls
+        assert 1 == forwarding.not_forwarded.value
 
     @pytest.mark.skipif(sys.version_info < (3, 12), reason="came with Python 3.12")
     def test_replacing(self, logger, handler, worker):
@@ -236,7 +239,7 @@ class TestFilters:
 class TestOwnFeet:
     def test_what_is_logged_while_emitting(self, logger, worker):
         """
-        What a __str__ logs is not forwarded, and does not recurse.
+        What a __str__ logs is not forwarded but counted, and does not recurse.
         """
 
         class Chatty:
@@ -248,11 +251,11 @@ class TestOwnFeet:
 
         assert ["user %s"] == worker.types
         assert "user chatty" == worker.metadata["message"]
-        assert 0 == forwarding.not_forwarded.value
+        assert 1 == forwarding.not_forwarded.value
 
     def test_sink_that_logs(self, logger, worker, monkeypatch):
         """
-        What a sink logs is not forwarded, and does not recurse.
+        What a sink logs is not forwarded but counted, and does not recurse.
         """
         taken = []
 
@@ -266,6 +269,124 @@ class TestOwnFeet:
         logger.info("paid again")
 
         assert ["paid", "paid again"] == taken
+        assert 2 == forwarding.not_forwarded.value
+
+    @pytest.mark.parametrize("name", ["amqp", "kombu.connection", "nameko_eventlog.undelivered"])
+    def test_own_loggers_while_emitting(self, handler, worker, monkeypatch, name):
+        """
+        What delivery itself logs meanwhile is not counted: it is never forwarded.
+        """
+        own = logging.Logger(name)
+        own.addHandler(handler)
+        monkeypatch.setattr(worker, "emit", lambda event: own.error("lost"))
+
+        handler.handle(logging.makeLogRecord({"name": "svc", "msg": "paid"}))
+
+        assert [] == handler.errors
+        assert 0 == forwarding.not_forwarded.value
+
+    def test_nameko_while_emitting(self, service, monkeypatch):
+        """
+        Nor are, outside any worker, the framework's own records.
+        """
+        handler = StrictHandler(service="foo")
+        nameko = logging.Logger("nameko.runners")
+        nameko.addHandler(handler)
+        monkeypatch.setattr(service, "emit", lambda event: nameko.error("lost"))
+
+        handler.handle(logging.makeLogRecord({"name": "svc", "msg": "paid"}))
+
+        assert [] == handler.errors
+        assert 0 == forwarding.not_forwarded.value
+
+    def test_counted_once(self, logger, worker, monkeypatch):
+        """
+        However many handlers see what is logged meanwhile, it is counted once.
+        """
+        logger.addHandler(StrictHandler())
+        monkeypatch.setattr(worker, "emit", lambda event: logger.info("taken %s", event))
+
+        logger.info("paid")
+
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_record_of_somebodys_own(self, handler, worker, monkeypatch, capsys):
+        """
+        A record that cannot be read is reported and counted, and does not raise.
+        """
+        record = logging.makeLogRecord({"msg": "taken"})
+        del record.module
+        monkeypatch.setattr(worker, "emit", lambda event: handler.emit(record))
+
+        handler.handle(logging.makeLogRecord({"msg": "paid"}))
+
+        assert [record] == handler.errors
+        assert 1 == forwarding.not_forwarded.value
+        assert "AttributeError" in capsys.readouterr().err
+
+    def test_finalizer_at_the_end(self, logger):
+        """
+        A finalizer that logs while suspension ends does not make it last.
+
+        Before Python 3.12 the garbage collector may run in the midst of ``ContextVar.reset``,
+        which let the variable go on showing the value that it took away.
+        """
+        logged = []
+
+        class Finalized:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                logged.append(logger.info("finalized"))
+
+        class Sink(RecordingSink):
+            def emit(self, event):
+                super().emit(event)
+                if event.event_type == "paid":
+                    Finalized()
+                    gc.enable()  # the last thing before suspension ends
+
+        mine = Sink()
+        threshold = gc.get_threshold()
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_threshold(1)
+            contextvars.Context().run(lambda: self._log_twice(logger, mine))
+        finally:
+            gc.set_threshold(*threshold)
+            gc.enable()
+        gc.collect()
+
+        assert ["paid", "again"] == [name for name in mine.types if name != "finalized"]
+        assert [None] == logged
+
+    def _log_twice(self, logger, sink):
+        bound.set(sink)
+        logger.info("paid")
+        gc.disable()
+        assert not forwarding.suspended.get()
+        logger.info("again")
+
+    @pytest.mark.parametrize("message", ["paid", "user %s paid"], ids=["usual", "any"])
+    def test_signal_handler_that_raises(self, logger, worker, monkeypatch, message):
+        """
+        A signal handler that raises when suspension begins does not make it last.
+        """
+
+        def interrupted(value):
+            forwarding.suspended.set(value)
+            if value:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(handlers, "_set_suspended", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                logger.info(message, *["ada"] * message.count("%"))
+        logger.info("again")
+
+        assert ["again"] == worker.types
 
     def test_sink_that_raises(self, bare_logger, worker, monkeypatch, capsys):
         """

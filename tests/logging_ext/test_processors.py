@@ -777,7 +777,7 @@ class TestNobodys:
 
     def test_text_that_logs(self, worker: RecordingSink) -> None:
         """
-        What an event's own ``__str__`` logs is not forwarded, and does not recurse.
+        What an event's own ``__str__`` logs is not forwarded but counted, and does not recurse.
         """
         log, _ = plain(EventLogProcessor())
 
@@ -789,13 +789,13 @@ class TestNobodys:
         log.info(Chatty())
 
         assert ["chatty"] == worker.types
-        assert 0 == forwarding.not_forwarded.value
+        assert 1 == forwarding.not_forwarded.value
 
     def test_while_delivering(self, worker: RecordingSink) -> None:
         """
-        What is logged while an event log is being taken is not forwarded.
+        What is logged while an event log is being taken is not forwarded but counted, once.
         """
-        log, _ = plain(EventLogProcessor())
+        log, _ = plain(EventLogProcessor(), EventLogProcessor())
         emit = worker.emit
 
         def log_and_emit(event: Any) -> None:
@@ -806,6 +806,23 @@ class TestNobodys:
         log.info("outer")
 
         assert ["outer"] == worker.types
+        assert 1 == forwarding.not_forwarded.value
+
+    @pytest.mark.parametrize("name", ["amqp", "nameko_eventlog.undelivered", "nameko.runners"])
+    def test_others_while_delivering(
+        self, service: RecordingSink, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What delivery logs meanwhile, or Nameko outside any worker, is not counted.
+        """
+        processor = EventLogProcessor(service="foo")
+        inner, arrived = plain(processor, logger=logging.Logger(name))
+        monkeypatch.setattr(service, "emit", lambda event: inner.info("inner"))
+
+        plain(processor)[0].info("outer")
+
+        assert ["inner"] == [one["event"] for one in arrived]
+        assert 0 == forwarding.not_forwarded.value
 
 
 class TestErrors:
@@ -1027,6 +1044,28 @@ class TestThroughTheStandardLibrary:
         ]
         assert {"level": "info", "logger": "svc"} == worker.events[0].metadata
         assert 3 == len(stream.getvalue().splitlines())
+
+    @pytest.mark.parametrize("setup", SETUPS)
+    def test_while_delivering(
+        self, worker: RecordingSink, both: logging.Logger, setup: str
+    ) -> None:
+        """
+        What is logged while an event log is being taken is counted once; that is still one.
+        """
+        log = self.log(both, EventLogProcessor(), *self.SETUPS[setup](both))
+        emit = worker.emit
+
+        def log_and_emit(event: Any) -> None:
+            log.info("inner")
+            both.info("inner")
+            emit(event)
+
+        worker.emit = log_and_emit  # type: ignore[method-assign]
+        log.info("outer")
+        both.info("outer")
+
+        assert ["outer", "outer"] == worker.types
+        assert 4 == forwarding.not_forwarded.value
 
     @pytest.mark.parametrize("setup", ["render_to_log_kwargs", "wrap_for_formatter"])
     def test_handler_alone(self, worker: RecordingSink, both: logging.Logger, setup: str) -> None:
@@ -1300,6 +1339,19 @@ class TestInProcessorFormatter:
 
         assert ["first", "second"] == worker.types
         assert [{"amount": 5}] * 2 == [event.event_data for event in worker.events]
+
+    def test_while_delivering(self, worker: RecordingSink, stream: io.StringIO) -> None:
+        """
+        With both, what is logged while an event log is being taken is counted once.
+        """
+        logger = self.logger(stream, foreign_pre_chain=[EventLogProcessor()])
+        logger.addHandler(EventLogHandler())
+        worker.emit = lambda event: logger.info("inner")  # type: ignore[method-assign]
+        logger.info("first")
+        logger.handlers.reverse()
+        logger.info("second")
+
+        assert 2 == forwarding.not_forwarded.value
 
     def test_of_structlog(self, worker: RecordingSink, stream: io.StringIO) -> None:
         """
