@@ -5,6 +5,7 @@ Sections of a service's ``config.yaml``: which keys there are, and what each may
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from nameko.exceptions import ConfigurationError
 
 
 _FOREVER = 1_000_000_000  # seconds, 30 years: more, and eventlet's timers overflow
+# up to the last @: a password that should have been quoted may have some, and slashes
+_PASSWORD = re.compile(r"(://[^:@/]*):.*@", re.DOTALL)
 
 Check = Callable[[Any], Any]
 """Returns the value to use, or raises a `ValueError` that says what was expected."""
@@ -43,7 +46,7 @@ def parse_section(
     if section is None:
         return {}
     if not isinstance(section, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping, not {section!r}")
+        raise ConfigurationError(f"{name} must be a mapping, not {masked(repr(section))}")
     values: dict[str, Any] = {}
     for key, value in section.items():
         check = checks.get(key) if isinstance(key, str) else None
@@ -56,8 +59,19 @@ def parse_section(
         try:
             values[key] = check(value)
         except ValueError as exc:
-            raise ConfigurationError(f"{name}.{key} must be {exc}, not {value!r}") from None
+            raise ConfigurationError(
+                f"{name}.{key} must be {exc}, not {masked(repr(value))}"
+            ) from None
     return values
+
+
+def masked(text: str) -> str:
+    """
+    Return *text* without the password of an address in it, ``://user:password@``.
+
+    Other than Nameko's ``sanitize_url`` it takes what is no address at all.
+    """
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _unknown_key(name: str, key: Any, known: list[str]) -> str:

@@ -4,6 +4,7 @@ Whether a config.yaml does what it says.
 
 from __future__ import annotations
 
+import inspect
 import logging.config
 import os
 import pathlib
@@ -14,9 +15,9 @@ from typing import Any
 import click
 from kombu import Connection
 from nameko.exceptions import ConfigurationError
-from nameko.utils import sanitize_url
 
 from nameko_eventlog import compat
+from nameko_eventlog.checking import masked
 from nameko_eventlog.cli.settings import NOTHING, UNREACHABLE, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
@@ -78,13 +79,23 @@ def _logging(config: Mapping[str, Any]) -> Finding:
             ("it is not there, so that no log call is forwarded: see example_config.yaml"),
         )
     if not isinstance(section, Mapping):
-        return "LOGGING", "wrong", f"it must be a mapping, not {section!r}"
+        return "LOGGING", "wrong", f"it must be a mapping, not {masked(repr(section))}"
+    before = list(_handlers())
     try:
-        logging.config.dictConfig(dict(section))
+        logging.config.dictConfig(_without_opening(section))
+        return _judge_logging()
     except Exception as exc:
         cause = f" ({exc.__cause__})" if exc.__cause__ else ""
         return "LOGGING", "wrong", f"dictConfig does not take it: {exc}{cause}"
-    if not any(_forwards(handler) for handler in _handlers()):
+    finally:
+        _take_off(before)
+
+
+def _judge_logging() -> Finding:
+    for _, handler in _handlers():
+        if isinstance(handler, logging.FileHandler) and not _can_be_written(handler.baseFilename):
+            return "LOGGING", "wrong", f"the file {handler.baseFilename!r} cannot be written"
+    if not any(_forwards(handler) for _, handler in _handlers()):
         return (
             "LOGGING",
             "wrong",
@@ -96,10 +107,56 @@ def _logging(config: Mapping[str, Any]) -> Finding:
     return "LOGGING", "ok", "dictConfig takes it, and event logs are forwarded"
 
 
-def _handlers() -> Iterator[logging.Handler]:
-    known = logging.root.manager.loggerDict.values()
+def _without_opening(section: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return *section* with its handlers of files changed so that none is made, or cut to nothing.
+    """
+    resolve = logging.config.DictConfigurator({}).resolve
+    handlers = section.get("handlers")
+    if not isinstance(handlers, Mapping):
+        return dict(section)
+    changed = dict(handlers)
+    for name, options in handlers.items():
+        try:
+            cls = options["class"]
+            cls = resolve(cls) if isinstance(cls, str) else cls
+            is_file = issubclass(cls, logging.FileHandler)
+        except Exception:  # dictConfig will say what is wrong with it
+            is_file = False
+        if not is_file:
+            continue
+        takes = inspect.signature(cls).parameters
+        instead: dict[str, Any] = {"mode": "a"} if "mode" in options else {}
+        if "delay" in takes or any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+            instead["delay"] = True
+        elif "filename" in options:  # a class of their own, which opens its file at once
+            instead["filename"] = os.devnull
+        changed[name] = {**options, **instead}
+    return {**section, "handlers": changed}
+
+
+def _handlers() -> Iterator[tuple[logging.Logger, logging.Handler]]:
+    known = list(logging.root.manager.loggerDict.values())
     for logger in (logging.root, *(one for one in known if isinstance(one, logging.Logger))):
-        yield from logger.handlers
+        for handler in list(logger.handlers):
+            yield logger, handler
+
+
+def _take_off(before: list[tuple[logging.Logger, logging.Handler]]) -> None:
+    """
+    Remove the service's handlers: what else is tried must not get into its log.
+    """
+    for logger, handler in _handlers():
+        if (logger, handler) not in before:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def _can_be_written(path: str) -> bool:
+    if os.path.exists(path):
+        return os.access(path, os.W_OK) and not os.path.isdir(path)
+    folder = os.path.dirname(path)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _forwards(handler: logging.Handler) -> bool:
@@ -128,10 +185,10 @@ def _connect(uri: Any, settings: compat.Settings) -> Finding:
             connect_timeout=5,
             transport_options=dict(settings.transport_options),
         )
-        name = sanitize_url(str(uri))
+        name = masked(str(uri))
         errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     except Exception as exc:
-        return "broker", "wrong", f"{uri!r} is no address of one: {exc!r}"
+        return "broker", "wrong", f"{masked(repr(uri))} is no address of one{_why(uri, exc)}"
     try:
         with connection:
             connection.connect()
@@ -139,6 +196,13 @@ def _connect(uri: Any, settings: compat.Settings) -> Finding:
     except errors as exc:
         return "broker", "unreachable", f"{name}: {_mend_broker(exc)}"
     return "broker", "ok", f"{name} answers"
+
+
+def _why(uri: Any, exc: Exception) -> str:
+    if masked(str(uri)) == str(uri):
+        return f": {exc!r}"
+    # the exception's text may have a part of the password, which was taken for a port
+    return ": amqp://USER:PASSWORD@HOST/VHOST, with %2F for / and %40 for @ in the password"
 
 
 def _mend_broker(exc: BaseException) -> str:

@@ -5,6 +5,7 @@ The options that say which event logs, and what they mean for one that is not st
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -12,12 +13,36 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
-from nameko_eventlog.store.matching import is_contained, is_equal
+from nameko_eventlog.store.matching import is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.parameters import Filters, compile_patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def as_typed(text: str) -> str:
+    """
+    Return an argument in UTF-8, which a terminal sends whatever Python makes of the locale.
+
+    Where the locale is ``C``, all but ASCII comes as lone surrogates (PEP 383).
+    """
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
+
+
+class Words(click.types.StringParamType):
+    """
+    Text.
+    """
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """
+        Read it.
+        """
+        return as_typed(super().convert(value, param, ctx))
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -72,7 +97,7 @@ class Equality(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         try:
-            return parse_equality(str(value))
+            return parse_equality(as_typed(str(value)))
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
 
@@ -91,29 +116,45 @@ class Json(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, dict):
             return value
         try:
-            found = json.loads(value)
+            found = json.loads(as_typed(value))
         except ValueError:
             found = None
+        except RecursionError:
+            self.fail("it is nested too deeply", param, ctx)
         if not isinstance(found, dict):
-            self.fail(f'{value!r} is no JSON object, like {{"items": [{{"sku": 5}}]}}', param, ctx)
+            shown = repr(value) if len(value) <= 100 else f"{value[:100]!r}…"
+            self.fail(f'{shown} is no JSON object, like {{"items": [{{"sku": 5}}]}}', param, ctx)
         return found
 
 
 _OPTIONS = (
-    click.option("--service", "-s", multiple=True, help="The service's name; again for more."),
-    click.option("--entrypoint", "-e", multiple=True, help="The entrypoint's method."),
     click.option(
-        "--type", "-t", "event_type", multiple=True, help="The event type; * is any text."
+        "--service", "-s", type=Words(), multiple=True, help="The service's name; again for more."
     ),
-    click.option("--level", "-l", multiple=True, help="The level: info, error, ..."),
-    click.option("--caller", multiple=True, help="The service that has called."),
-    click.option("--call", "call_id", multiple=True, help="The call id."),
-    click.option("--origin", "origin_call_id", multiple=True, help="The origin's call id."),
+    click.option(
+        "--entrypoint", "-e", type=Words(), multiple=True, help="The entrypoint's method."
+    ),
+    click.option(
+        "--type",
+        "-t",
+        "event_type",
+        type=Words(),
+        multiple=True,
+        help="The event type; * is any text.",
+    ),
+    click.option("--level", "-l", type=Words(), multiple=True, help="The level: info, error, ..."),
+    click.option("--caller", type=Words(), multiple=True, help="The service that has called."),
+    click.option("--call", "call_id", type=Words(), multiple=True, help="The call id."),
+    click.option(
+        "--origin", "origin_call_id", type=Words(), multiple=True, help="The origin's call id."
+    ),
     click.option("--data", type=Equality(), multiple=True, help="What is at a path of the data."),
     click.option("--data-contains", type=Json(), help="What the data contain."),
     click.option("--metadata", type=Equality(), multiple=True, help="The same for metadata."),
     click.option("--metadata-contains", type=Json(), help="The same for metadata."),
-    click.option("--text", help="What is somewhere in the event log, whatever its case."),
+    click.option(
+        "--text", type=Words(), help="What is somewhere in the event log, whatever its case."
+    ),
 )
 _TIMES = (
     click.option("--since", type=Moment(), help="From: how long ago (2h), or ISO 8601."),
@@ -163,34 +204,25 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
     """
     filters = Filters.parse(**parameters(options))
     types = compile_patterns(filters.patterns) if filters.patterns else None
+    needle = needle_of(filters.text) if filters.text else None
 
     def is_wanted(body: Any) -> bool:
         if not isinstance(body, dict):
             return False
-        stack = body.get("call_stack") or [None]
-        seen = {**body, "origin_call_id": stack[0], "caller": None}
-        if len(stack) > 1:
-            seen["caller"] = names_of(str(stack[-2]))[0]
+        seen = {**body, "origin_call_id": None, "caller": None}
+        stack = body.get("call_stack")
+        if isinstance(stack, list) and stack:  # others' messages have whatever they like there
+            seen["origin_call_id"] = stack[0]
+            if len(stack) > 1:
+                seen["caller"] = names_of(str(stack[-2]))[0]
         if not all(seen.get(name) in values for name, values in filters.columns.items()):
             return False
         if types is not None and not types.fullmatch(str(body.get("event_type"))):
             return False
-        if (
-            filters.text
-            and filters.text.lower()
-            not in json.dumps(body, ensure_ascii=False, default=str).lower()
-        ):
+        if needle is not None and not is_in(needle, body):
             return False
-        return all(_at(body, path, value) for path, value in filters.equalities) and all(
+        return all(is_at(body, path, value) for path, value in filters.equalities) and all(
             is_contained(part, body) for part in filters.containments
         )
 
     return is_wanted
-
-
-def _at(body: Any, path: tuple[str, ...], value: Any) -> bool:
-    for key in path:
-        if not isinstance(body, dict) or key not in body:
-            return False
-        body = body[key]
-    return is_equal(body, value)

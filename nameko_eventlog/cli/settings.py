@@ -13,6 +13,7 @@ import yaml
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
+from nameko_eventlog.checking import masked
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
@@ -63,7 +64,7 @@ def read_config(path: str) -> Mapping[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, Mapping):
-        raise Failure(f"{path} must be a mapping, not {config!r:.100}", USAGE)
+        raise Failure(f"{path} must be a mapping, not {masked(repr(config))[:100]}", USAGE)
     return config
 
 

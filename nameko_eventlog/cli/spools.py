@@ -12,15 +12,17 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import click
 import kombu
+from amqp.exceptions import MessageNacked
 from kombu import Connection
-from nameko.utils import sanitize_url
 from rich.progress import Progress
 
 from nameko_eventlog import compat
+from nameko_eventlog.checking import masked
 from nameko_eventlog.cli.settings import (
     NOTHING,
     UNREACHABLE,
@@ -34,7 +36,12 @@ from nameko_eventlog.cli.terminal import console, event_line, json_line, local_t
 from nameko_eventlog.config import CONFIG_KEY, parse_config
 from nameko_eventlog.delivery.directories import CORRUPT
 from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.segments import SUFFIX, Corrupt, decode
+from nameko_eventlog.delivery.segments import (
+    SUFFIX,
+    LaterVersion,
+    read_position,
+    read_segment,
+)
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
 
@@ -73,25 +80,17 @@ def waiting(directory: pathlib.Path) -> Iterator[Message | None]:
     Read what waits in a process's directory, in order; None for a line that is no message.
     """
     done, offset = "", 0
-    try:
-        name, at, *_ = (directory / "position").read_text().split()
-        done, offset = name, int(at)
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError):
+        done, offset = read_position((directory / "position").read_text())
     for segment in sorted(directory.glob(f"*{SUFFIX}")):
-        if segment.name < done:
-            continue
-        with segment.open("rb") as file:
-            if segment.name == done and offset:
-                file.seek(offset)
-            else:
-                file.readline()  # which says the format
-            for line in file:
-                if line.endswith(b"\n"):
-                    try:
-                        yield decode(line[:-1])
-                    except Corrupt:
-                        yield None
+        try:
+            yield from read_segment(segment, offset if segment.name == done else 0)
+        except FileNotFoundError:
+            continue  # its process has just settled it
+        except OSError as exc:
+            click.echo(f"{segment} cannot be read: {exc}", err=True)
+        except LaterVersion:
+            click.echo(f"{segment} is of a later version", err=True)
 
 
 def is_in_use(directory: pathlib.Path) -> bool:
@@ -230,13 +229,20 @@ def _replay_lines(config: Any, lines: list[str]) -> None:
     )
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     published = 0
-    bad = []
+    bad: list[int] = []
+    not_taken: list[str] = []
+
+    def note(exc: Any, exchange: str, routing_key: str, message: Any) -> None:
+        not_taken.append(exchange)
+
     try:
         with (
             connection,
             Progress(console=console(), disable=not sys.stdout.isatty()) as progress,
         ):
-            producer = kombu.Producer(connection.channel())
+            channel = connection.channel()
+            returns = hasattr(channel, "events")  # those of memory:// have no queue to miss
+            producer = kombu.Producer(channel, on_return=note if returns else None)
             for number, line in enumerate(progress.track(lines, description="publishing"), 1):
                 if not line.strip():
                     continue
@@ -245,16 +251,27 @@ def _replay_lines(config: Any, lines: list[str]) -> None:
                 except (ValueError, KeyError, TypeError):
                     bad.append(number)
                     continue
-                producer.publish(body, **options)
+                try:
+                    # what is returned, is returned before it is confirmed
+                    producer.publish(body, **{**options, "mandatory": True})
+                except MessageNacked:  # by a queue that is full
+                    not_taken.append(options["exchange"])
                 published += 1
     except errors as exc:
         raise Failure(
-            f"the broker {sanitize_url(uri)} cannot be used: {exc}; {published} were published",
+            f"the broker {masked(str(uri))} cannot be used: {exc};"
+            f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None
-    click.echo(f"{published} published, {len(bad)} lines are no event logs")
+    click.echo(f"{published - len(not_taken)} published, {len(bad)} lines are no event logs")
     if bad:
         click.echo(f"the first of these: line {bad[0]}", err=True)
+    if not_taken:
+        raise Failure(
+            f"{len(not_taken)} more no queue took, the first of them by the exchange"
+            f" {not_taken[0]!r}: bind a queue to it, and replay them again",
+            UNREACHABLE,
+        )
     if not published:
         sys.exit(NOTHING)
 

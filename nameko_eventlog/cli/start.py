@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import sys
-import warnings
 
 
 _EXTRAS = {
@@ -26,15 +25,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the locale cannot say is spelt out
             stream.reconfigure(errors="backslashreplace")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # eventlet is deprecated: its users know
-        try:
-            from nameko_eventlog.cli.commands import cli
-        except ImportError as exc:
-            missing = str(exc.name).partition(".")[0]
-            if missing not in _EXTRAS:
-                raise
-            sys.exit(
-                f"{missing} is not installed: pip install 'nameko-eventlog[{_EXTRAS[missing]}]'"
-            )
-    cli()
+    try:
+        from nameko_eventlog.cli.commands import cli
+        from nameko_eventlog.cli.output import telling_output
+    except ImportError as exc:
+        missing = str(exc.name).partition(".")[0]
+        if missing not in _EXTRAS:
+            raise
+        sys.exit(f"{missing} is not installed: pip install 'nameko-eventlog[{_EXTRAS[missing]}]'")
+    with telling_output():
+        cli()

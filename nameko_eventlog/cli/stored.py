@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.text import Text
 from rich.tree import Tree
 
-from nameko_eventlog.cli.filters import Duration, filter_options, parameters, time_options
+from nameko_eventlog.cli.filters import Duration, Words, filter_options, parameters, time_options
 from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
 from nameko_eventlog.cli.terminal import (
     console,
@@ -103,7 +103,7 @@ def _cell(row: EventLogRow, name: str) -> str:
 
 
 @click.command()
-@click.argument("call_id")
+@click.argument("call_id", type=Words())
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.option("--logs/--no-logs", default=True, help="With the event logs of each call.")
 @config_option
@@ -218,7 +218,7 @@ def count(
 @telling
 def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
     """
-    Delete old event logs, in small steps.
+    Delete old event logs, and old rejects, in small steps.
     """
     config = store_config(path)
     if older_than is None:
@@ -235,7 +235,8 @@ def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
         return
     if not yes:
         click.confirm(
-            f"delete {total} event logs of before {before:%Y-%m-%d %H:%M} UTC?", abort=True
+            f"delete {total} event logs and rejects of before {before:%Y-%m-%d %H:%M} UTC?",
+            abort=True,
         )
     deleted = 0
     with Progress(console=console(), disable=not sys.stdout.isatty()) as progress:
@@ -243,4 +244,4 @@ def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
         for step in purge_steps(config.uri, before):
             deleted += step
             progress.advance(task, step)
-    click.echo(f"{deleted} event logs deleted")
+    click.echo(f"{deleted} event logs and rejects deleted")

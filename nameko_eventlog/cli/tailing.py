@@ -5,7 +5,8 @@ Event logs as they come: from the broker, or from the store.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,14 +15,15 @@ from uuid import uuid4
 import click
 import kombu
 from kombu import Connection, Exchange
-from nameko.utils import sanitize_url
 
 from nameko_eventlog import compat
+from nameko_eventlog.checking import masked
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
-from nameko_eventlog.cli.terminal import console, event_line, json_line, row_line
+from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.deliveries import UNREADABLE, DeliveryAssembler
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.queries import EventLogQuery
@@ -64,6 +66,7 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
     out = console()
     begun = since = datetime.now(timezone.utc)
     left = count
+    has_answered = False
     with EventLogQuery(uri) as store, suppress(KeyboardInterrupt):
         while left is None or left > 0:
             cursor = None
@@ -73,11 +76,12 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
                         order="oldest", limit=1000, since=since, cursor=cursor, **filters
                     )
                 except DatabaseError as exc:
-                    if cursor is None and not known and since is begun:
+                    if not has_answered:
                         raise
                     click.echo(f"{exc}; it is tried again", err=True)
                     time.sleep(5)
                     break
+                has_answered = True
                 for row in page["event_logs"]:
                     if row["message_id"] in known:
                         continue
@@ -114,13 +118,14 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
     out = console()
     left = count
 
-    def receive(message: Any) -> None:
+    arrived: deque[ReceivedMessage] = deque()
+
+    def show(received: ReceivedMessage) -> None:
         nonlocal left
-        received = ReceivedMessage.read(message)
         try:
-            body = decode_body(received, accept)
+            body = _body(received, accept)
         except Unstorable as exc:
-            click.echo(f"a message that is no event log: {exc}", err=True)
+            click.echo(f"a message that is no event log: {printable(str(exc))}", err=True)
             return
         if not is_wanted(body) or left == 0:
             return
@@ -151,15 +156,41 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
             for exchange in exchanges:
                 exchange(channel).declare()
                 queue.bind_to(exchange, routing_key=dispatcher.event_type or "log_event")
-            with kombu.Consumer(channel, [queue], on_message=receive, no_ack=True, accept=None):
-                while left is None or left > 0:
-                    with suppress(TimeoutError):
-                        connection.drain_events(timeout=1)
-                    connection.heartbeat_check()
+            _consume(connection, channel, queue.name, arrived.append)
+            while left is None or left > 0:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=1)
+                connection.heartbeat_check()
+                while arrived:
+                    show(arrived.popleft())
     except errors as exc:
         raise Failure(
-            f"the broker {sanitize_url(uri)} cannot be used: {exc}", UNREACHABLE
+            f"the broker {masked(str(uri))} cannot be used: {exc}", UNREACHABLE
         ) from None
+
+
+def _consume(
+    connection: Connection, channel: Any, queue: str, receive: Callable[[ReceivedMessage], None]
+) -> None:
+    channel.basic_consume(
+        queue=queue,
+        no_ack=True,
+        callback=lambda message: receive(ReceivedMessage.read(message)),
+        consumer_tag=queue,
+    )
+    amqp = connection.connection
+    if hasattr(amqp, "on_inbound_frame"):  # AMQP's transport: others take frames apart themselves
+        assembler = DeliveryAssembler(amqp, channel.channel_id, receive)
+        amqp.on_inbound_frame = assembler.handle
+
+
+def _body(received: ReceivedMessage, accept: Collection[str]) -> dict[str, Any]:
+    if UNREADABLE in received.headers:
+        raise Unstorable("its properties cannot be read")
+    body = decode_body(received, accept)
+    if not isinstance(body, dict):
+        raise Unstorable(f"the body is no mapping but {repr(body)[:100]}")
+    return body
 
 
 def _identity(received: ReceivedMessage) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nameko_eventlog import checking
+from nameko_eventlog.consumers import MOST_PREFETCHED
 from nameko_eventlog.store.databases import parse_uri
 
 
@@ -44,14 +45,23 @@ def _days(value: Any) -> float:
     return value
 
 
+def _integer_to(most: int) -> checking.Check:
+    def check(value: Any) -> int:
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f"an integer above 0, {most} at the most")
+        return value
+
+    return check
+
+
 _CHECKS: dict[str, checking.Check] = {
     "uri": _database,
     "services": checking.names,
-    "batch_size": checking.positive_integer,
+    "batch_size": _integer_to(MOST_PREFETCHED),
     "batch_seconds": checking.seconds(minimum_excluded=True),
     "retention_days": _days,
     "quorum": checking.boolean,
-    "max_length": checking.positive_integer,
+    "max_length": _integer_to(2**63 - 1),
     "fan_in_exchange": checking.routing_key,
     "event_type": checking.routing_key,
 }

@@ -20,6 +20,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from nameko_eventlog.checking import masked
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.store import matching
 
@@ -29,6 +30,8 @@ BUSY_SECONDS = 30.0
 
 CONNECT_SECONDS = 5
 """For how long PostgreSQL is waited for."""
+
+_STEPS = 10_000  # of SQLite's machine, some milliseconds, between two looks at the clock
 
 _time = patcher.original("time")
 
@@ -43,7 +46,7 @@ def shown(url: URL) -> str:
     """
     Return the database's address without its password.
     """
-    return url.render_as_string(hide_password=True)
+    return masked(url.render_as_string(hide_password=True))
 
 
 def parse_uri(uri: str) -> URL:
@@ -56,8 +59,10 @@ def parse_uri(uri: str) -> URL:
     expected = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
     try:
         url = make_url(uri)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter, if the port is no number
         raise ValueError(expected) from None
+    if "@" in (url.host or ""):  # the rest of a password, which errors would show as the host
+        raise ValueError(f"{expected}, with %40 for @ in the password")
     if url.drivername in ("postgresql", "postgresql+psycopg2"):
         return url.set(drivername="postgresql+psycopg2")  # which driver is meant, changes
     if url.drivername in ("sqlite", "sqlite+pysqlite"):
@@ -74,7 +79,7 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     Args:
         uri: The database's address.
         writes: Whether transactions take SQLite's write lock when they begin.
-        seconds: After how long a statement is given up, on PostgreSQL; None for never.
+        seconds: After how long a statement is given up; None for never.
 
     Raises:
         DatabaseError: If *uri* is no address of a database that can be used.
@@ -82,7 +87,9 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     try:
         url = parse_uri(uri)
     except ValueError as exc:
-        raise DatabaseError(f"{uri!r} is no database for event logs; use {exc}") from None
+        raise DatabaseError(
+            f"{masked(repr(uri))} is no database for event logs; use {exc}"
+        ) from None
     is_sqlite = url.get_backend_name() == "sqlite"
     connect_args: dict[str, Any]
     if is_sqlite:
@@ -97,14 +104,13 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
         }
-        if seconds is not None:
-            connect_args["options"] = f"-c statement_timeout={int(seconds * 1000)}"
     engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=1,
         max_overflow=0,
         connect_args=connect_args,
+        pool_pre_ping=not writes,  # else the first question after a restart of PostgreSQL fails
         json_serializer=_encode,
         json_deserializer=msgspec.json.decode,
         logging_name="nameko_eventlog",
@@ -114,6 +120,10 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
         silent.logger.disabled = True  # type: ignore[union-attr]
     if is_sqlite:
         _set_up_sqlite(engine, "BEGIN IMMEDIATE" if writes else "BEGIN")
+        if seconds is not None:
+            _give_up_sqlite(engine, seconds)
+    elif seconds is not None:
+        _give_up_postgresql(engine, seconds)
     return engine
 
 
@@ -125,9 +135,12 @@ def database_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        reason = " ".join(str(getattr(exc, "orig", None) or exc).split())
-        if "no such table" in reason or getattr(exc.orig, "pgcode", "") == "42P01":  # type: ignore[attr-defined]
+        cause = getattr(exc, "orig", None)
+        reason = " ".join(str(cause or exc).split())
+        if "no such table" in reason or getattr(cause, "pgcode", "") == "42P01":
             reason = "it has no tables of event logs: start the store once, which makes them"
+        if isinstance(cause, sqlite3.OperationalError) and reason == "interrupted":
+            reason = "it took too long"
         raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc
 
 
@@ -157,6 +170,32 @@ def _set_up_sqlite(engine: Engine, begin: str) -> None:
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _give_up_sqlite(engine: Engine, seconds: float) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        known = record.info
+        known["until"] = float("inf")
+        connection.set_progress_handler(lambda: _time.monotonic() > known["until"], _STEPS)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin_statement(connection: Any, *_: Any) -> None:
+        connection.info["until"] = _time.monotonic() + seconds
+
+    @event.listens_for(engine, "rollback")
+    @event.listens_for(engine, "commit")
+    def end_transaction(connection: Any) -> None:
+        connection.info["until"] = float("inf")
+
+
+def _give_up_postgresql(engine: Engine, seconds: float) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        # connecting with it would put it in the place of the options that the address has
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = %s", (int(seconds * 1000),))
+        connection.commit()
 
 
 def _use_wal(connection: Any) -> None:

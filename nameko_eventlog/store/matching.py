@@ -5,6 +5,7 @@ taught.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from nameko_eventlog.store.schema import event_logs
 
 
 _decode = msgspec.json.decode
+# what C's strtol reads, and so PostgreSQL: https://www.postgresql.org/docs/current/functions-json.html
+_INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
 
 
 def equals(dialect: Dialect, path: Sequence[str], value: Any) -> ColumnElement[bool]:
@@ -41,11 +44,11 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
     """
     Make the condition that *text* is somewhere in the body as JSON, whatever its case.
     """
-    needle = _encode(text)[1:-1].lower()
     if dialect.name == "postgresql":
         body = func.lower(cast(event_logs.c.body, Text))
-        return func.strpos(body, func.lower(literal(needle, Text))) > 0
-    return _function("eventlog_has_text", needle)
+        # not our lower: that of a database with the locale C knows ASCII alone
+        return func.strpos(body, func.lower(literal(_as_json(text), Text))) > 0
+    return _function("eventlog_has_text", needle_of(text))
 
 
 def teach_sqlite(connection: Any) -> None:
@@ -71,19 +74,12 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _as_json(text: str) -> str:
+    return _encode(text)[1:-1]
+
+
 def _equals(body: str, path: str, value: str) -> bool:
-    found = _decode(body)
-    for key in _decode(path):
-        if type(found) is list and key.lstrip("-").isdecimal():
-            index = int(key)
-            if not -len(found) <= index < len(found):
-                return False
-            found = found[index]
-        elif type(found) is dict and key in found:
-            found = found[key]
-        else:
-            return False
-    return is_equal(found, _decode(value))
+    return is_at(_decode(body), _decode(path), _decode(value))
 
 
 def _contains(body: str, part: str) -> bool:
@@ -92,6 +88,41 @@ def _contains(body: str, part: str) -> bool:
 
 def _has_text(body: str, needle: str) -> bool:
     return needle in body.lower()
+
+
+def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
+    """
+    Tell whether the value at *path* in *body* is *value*, as `equals` has it.
+    """
+    found = body
+    for key in path:
+        if isinstance(found, list):
+            index = _INDEX.fullmatch(key)
+            if index is None:
+                return False
+            at = int(index[1] + index[2])
+            if not -len(found) <= at < len(found):
+                return False
+            found = found[at]
+        elif isinstance(found, dict) and key in found:
+            found = found[key]
+        else:
+            return False
+    return is_equal(found, value)
+
+
+def needle_of(text: str) -> str:
+    """
+    Return what stands in JSON for *text*, whatever its case.
+    """
+    return _as_json(text).lower()
+
+
+def is_in(needle: str, body: Any) -> bool:
+    """
+    Tell whether *needle*, which is of `needle_of`, is in *body* as JSON.
+    """
+    return _has_text(_encode(body), needle)
 
 
 def is_equal(one: Any, other: Any) -> bool:

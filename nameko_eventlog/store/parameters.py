@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +23,12 @@ MAX_LIMIT = 1000
 
 MAX_VALUES = 100
 """How many values one filter takes."""
+
+MAX_PATHS = 50
+"""How many paths one filter takes: of many more SQLite cannot bind the values."""
+
+MAX_PATH_LEVELS = 50
+"""How long a path may be: PostgreSQL's functions take a hundred arguments."""
 
 DEFAULT_RANGE_MS = 86_400_000
 """For filters that no index serves: the last 24 hours."""
@@ -180,7 +185,11 @@ class Cursor:
             raise InvalidQuery(
                 "cursor", text, "it is another query's: pass the same filters and order with it"
             )
-        if not -(2**63) <= cursor.time_ms < 2**63:
+        times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
+        if (
+            not all(-(2**63) <= one < 2**63 for one in times)
+            or spelt_out(message_id) != message_id
+        ):
             raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is")
         return cursor
 
@@ -221,13 +230,47 @@ def check_id(name: str, value: Any) -> str:
     return spelt_out(value)
 
 
-def compile_patterns(patterns: Sequence[str]) -> re.Pattern[str]:
+class Patterns:
+    """
+    Matches the names that one of some patterns means: ``*`` is any text.
+
+    No regular expression, which may try for hours where ``*`` stands often: each part is looked
+    for once, behind the one before it.
+
+    Args:
+        patterns: The patterns.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
+        self._parts = [pattern.split("*") for pattern in patterns if "*" in pattern]
+
+    def fullmatch(self, name: str) -> bool:
+        """
+        Tell whether *name* is meant.
+        """
+        return name in self._exact or any(_fits(parts, name) for parts in self._parts)
+
+
+def _fits(parts: Sequence[str], name: str) -> bool:
+    first, *middle, last = parts
+    end = len(name) - len(last)
+    if not (name.startswith(first) and name.endswith(last) and len(first) <= end):
+        return False
+    at = len(first)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def compile_patterns(patterns: Sequence[str]) -> Patterns:
     """
     Return what matches the names that one of *patterns* means: ``*`` is any text.
     """
-    return re.compile(
-        "|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns), re.DOTALL
-    )
+    return Patterns(patterns)
 
 
 def _values(name: str, value: Any) -> tuple[str, ...]:
@@ -267,7 +310,12 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
 def _equalities(name: str, value: Any, at: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
     if value is None:
         return []
-    return [((*at, *path.split(".")), one) for path, one in _mapping(name, value).items()]
+    given = _mapping(name, value)
+    if len(given) > MAX_PATHS:
+        raise InvalidQuery(name, value, f"pass at most {MAX_PATHS} paths")
+    if any(path.count(".") >= MAX_PATH_LEVELS for path in given):
+        raise InvalidQuery(name, value, f"pass paths of at most {MAX_PATH_LEVELS} levels")
+    return [((*at, *path.split(".")), one) for path, one in given.items()]
 
 
 def default_since(until: int | None) -> int:

@@ -66,7 +66,7 @@ class EventLogQuery:
 
     Args:
         uri: The database's address: ``sqlite:///FILE`` or ``postgresql://…``.
-        seconds: After how long PostgreSQL gives a statement up.
+        seconds: After how long a statement is given up.
 
     Raises:
         DatabaseError: Here and from every method, if the database cannot be used.
@@ -92,6 +92,7 @@ class EventLogQuery:
 
     def query(
         self,
+        /,
         *,
         order: str = "newest",
         limit: int = 100,
@@ -151,7 +152,13 @@ class EventLogQuery:
         return {"event_logs": rows[:limit], "cursor": following}
 
     def count(
-        self, *, group_by: str = "service", bucket: int = 3600, limit: int = 100, **filters: Any
+        self,
+        /,
+        *,
+        group_by: str = "service",
+        bucket: int = 3600,
+        limit: int = 100,
+        **filters: Any,
     ) -> list[Count]:
         """
         Count event logs: of the last 24 hours, if there is no ``since``.
@@ -188,14 +195,14 @@ class EventLogQuery:
                 select(label, number)
                 .where(*statements.conditions(self._dialect, wanted))
                 .group_by(label)
-                .order_by(ranking if group_by != "time" else label.desc(), label)
+                .order_by(ranking if group_by != "time" else label.desc(), label.nulls_first())
                 .limit(limit)
             ).all()
         if group_by == "time":
             return [{"group": format_time(of), "count": many} for of, many in reversed(counted)]
         return [{"group": of, "count": many} for of, many in counted]
 
-    def service_map(self, *, limit: int = 1000, **filters: Any) -> list[Link]:
+    def service_map(self, /, *, limit: int = 1000, **filters: Any) -> list[Link]:
         """
         Count the calls between services: of the last 24 hours, if there is no ``since``.
 
@@ -284,7 +291,7 @@ class EventLogQuery:
         Raises:
             InvalidQuery: It is no id.
         """
-        origin = check_id("call_id", call_id)
+        asked = origin = check_id("call_id", call_id)
         first = event_logs.c.origin_call_id
         rows: dict[str, EventLogRow] = {}
         with self._connection() as connection:
@@ -298,14 +305,18 @@ class EventLogQuery:
                     if above:
                         origin = above
                         break
+            for call in {asked, origin}:  # what tells no call stack is led to by nothing
+                own = Filters.parse(call_id=call)
+                alone = statements.page(self._dialect, own, "oldest", MAX_TRACE + 1, None)
+                for row in connection.execute(alone.where(first.is_(None))):
+                    rows[row.message_id] = _row(row)
             new, seen = {origin}, set()
             while new and len(rows) <= MAX_TRACE:
                 seen |= new
                 for found in self._led_to_by(connection, new, MAX_TRACE + 1 - len(rows)):
                     rows[found["message_id"]] = found
-                new = {
-                    str(row["body"]["call_id"]) for row in rows.values() if row["body"]["call_id"]
-                } - seen
+                calls = {row["body"].get("call_id") for row in rows.values()}
+                new = {str(call) for call in calls if call} - seen
         if not rows:
             return None
         return build_trace(origin, list(rows.values())[:MAX_TRACE], len(rows) > MAX_TRACE)

@@ -39,7 +39,7 @@ class Readers:
         self._made: list[tuple[EventLogQuery, Background]] = []
         self._pool = Pool(max_size=QUERIES_AT_ONCE, create=self._make)
 
-    def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def ask(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
         Call a method of `EventLogQuery`.
 

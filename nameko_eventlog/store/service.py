@@ -30,7 +30,7 @@ from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.waiting import wait_in_real_threads
-from nameko_eventlog.store.writing import EventLogWriter, Probe
+from nameko_eventlog.store.writing import EventLogWriter, Trial, has_id
 
 
 _log = logging.getLogger("nameko_eventlog")
@@ -66,6 +66,8 @@ class Database(DependencyProvider):
         wait_in_real_threads()
         self._writer = EventLogWriter(self.config.uri, self.container.accept)
         self._writing = Background(WRITE_SECONDS)
+        self._probing = Background(QUERY_SECONDS)
+        self._refused: list[ReceivedMessage] = []
         self._readers = Readers(self.config.uri)
         self.ask = self._readers.ask
 
@@ -103,7 +105,9 @@ class Database(DependencyProvider):
         try:
             reasons = self._writing.run(partial(self._writer.write, messages))
         except DatabaseError as exc:
+            self._refused = messages
             raise Unavailable(str(exc)) from exc
+        self._refused = []
         if reasons:
             _log.warning(
                 "%d messages could not be stored and are kept as rejects, the first because: %s",
@@ -113,12 +117,14 @@ class Database(DependencyProvider):
 
     def probe(self) -> bool:
         """
-        Tell whether the database takes writers.
+        Tell whether the database takes what it has refused.
 
         Raises:
             DatabaseError: It does not.
         """
-        return Background(QUERY_SECONDS).run(Probe(self.config.uri))
+        return self._probing.run(
+            Trial(self.config.uri, self.container.accept, list(self._refused))
+        )
 
     def apply_retention(self) -> None:
         """
@@ -165,13 +171,16 @@ class StoreConsumer(EventLogConsumer):
 
         One without an id is told from all others from here on, however often it is written.
         """
-        if message.properties.get("message_id"):
+        if has_id(message):
             return message
         return replace(message, nonce=os.urandom(NONCE_BYTES))
 
     def probe(self) -> bool:
         """
-        Tell whether the database takes writers.
+        Tell whether the database takes what it has refused.
+
+        Only then does the queue go on: on quorum queues each round of delivering and giving back
+        counts, and what never met a database that works would become a dead letter.
         """
         databases = (one for one in self.container.dependencies if isinstance(one, Database))
         return next(databases).probe()
@@ -208,21 +217,21 @@ class EventLogStore:
         self.database.apply_retention()
 
     @rpc(expected_exceptions=(InvalidQuery,))
-    def query(self, **parameters: Any) -> Any:
+    def query(self, /, **parameters: Any) -> Any:
         """
         Return a page of event logs: `EventLogQuery.query`.
         """
         return self.database.ask("query", **parameters)
 
     @rpc(expected_exceptions=(InvalidQuery,))
-    def count(self, **parameters: Any) -> Any:
+    def count(self, /, **parameters: Any) -> Any:
         """
         Count event logs: `EventLogQuery.count`.
         """
         return self.database.ask("count", **parameters)
 
     @rpc(expected_exceptions=(InvalidQuery,))
-    def service_map(self, **parameters: Any) -> Any:
+    def service_map(self, /, **parameters: Any) -> Any:
         """
         Count the calls between services: `EventLogQuery.service_map`.
         """

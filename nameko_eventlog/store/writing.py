@@ -1,5 +1,5 @@
 """
-Batches of messages into the tables, each in one transaction.
+Batches of messages into the tables, each in one transaction, or in some if it is very large.
 """
 
 from __future__ import annotations
@@ -7,8 +7,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from kombu.serialization import registry
 from sqlalchemy import Connection, Engine, Insert, Table, bindparam, column, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,6 +22,39 @@ from nameko_eventlog.store.migrating import migrate
 from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
+
+
+MOST_AT_ONCE = 1 << 24
+"""
+Bytes of decoded messages from which on a transaction takes no more. A compressed one may have a
+thousand times the bytes that it was sent as.
+"""
+
+
+@dataclass(slots=True)
+class _Portion:
+    """
+    What is written in one transaction.
+    """
+
+    rows: list[tuple[dict[str, Any], ReceivedMessage]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, message: ReceivedMessage, accept: Collection[str], now: int) -> None:
+        """
+        Decode *message* for a row, or for a reject.
+        """
+        self.size += len(message.body)
+        try:
+            row = make_row(message, accept, now)
+        except Unstorable as exc:
+            self.rejected.append(make_reject(message, str(exc), now))
+            return
+        self.rows.append((row, message))
+        if message.headers.get("compression") or message.content_type != "application/json":
+            with suppress(Exception):  # which refuses it as a row, later on
+                self.size += len(msgspec.json.encode(row["body"]))
 
 
 class EventLogWriter:
@@ -58,17 +93,50 @@ class EventLogWriter:
             The reasons of those that were rejected.
 
         Raises:
-            DatabaseError: If the database cannot be used now: none of them may be there.
+            DatabaseError: If the database cannot be used now: none of them may be there, or all.
         """
         self.prepare()
         now = now_ms()
-        rows: list[tuple[dict[str, Any], ReceivedMessage]] = []
-        rejected: list[dict[str, Any]] = []
+        reasons: list[str] = []
+        portion = _Portion()
         for message in messages:
+            portion.add(message, self._accept, now)
+            if portion.size >= MOST_AT_ONCE:
+                reasons += self._write(portion, now)
+                portion = _Portion()
+        return reasons + self._write(portion, now)
+
+    def rehearse(self, messages: Sequence[ReceivedMessage]) -> None:
+        """
+        Write *messages* and take it back.
+
+        Raises:
+            DatabaseError: If the database would not take them now.
+        """
+        self.prepare()
+        now = now_ms()
+        portion = _Portion()
+        for message in messages:
+            portion.add(message, self._accept, now)
+            if portion.size >= MOST_AT_ONCE:
+                break
+        with database_errors(self._engine.url):
             try:
-                rows.append((make_row(message, self._accept, now), message))
-            except Unstorable as exc:
-                rejected.append(make_reject(message, str(exc), now))
+                with self._engine.connect() as connection:  # which commits nothing by itself
+                    insert(connection, event_logs, [row for row, _ in portion.rows])
+                    insert(connection, rejects, portion.rejected)
+            except StatementError as exc:
+                if not _is_about_a_row(exc):
+                    raise
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._engine.dispose()
+
+    def _write(self, portion: _Portion, now: int) -> list[str]:
+        rows, rejected = portion.rows, portion.rejected
         # one order for all writers: two that have the same rows do not wait for each other
         rows.sort(key=lambda pair: pair[0]["message_id"])
         with database_errors(self._engine.url):
@@ -81,12 +149,6 @@ class EventLogWriter:
                     raise
                 rejected = self._write_singly(rows, rejected, now)
         return [reject["reason"] for reject in rejected]
-
-    def close(self) -> None:
-        """
-        Close the connection.
-        """
-        self._engine.dispose()
 
     def _write_singly(
         self,
@@ -110,7 +172,7 @@ class EventLogWriter:
 
 class Probe:
     """
-    Asks whether a database takes writers, over a connection made for the question.
+    Asks whether a database lets somebody begin to write, over a connection made for the question.
 
     Args:
         uri: The database's address.
@@ -133,6 +195,50 @@ class Probe:
         finally:
             engine.dispose()
         return True
+
+
+class Trial:
+    """
+    Asks whether a database takes what it has refused, over a connection made for the question.
+
+    One that answers may take no writes, or take a small one on a disk that is full. So what was
+    refused is written: it is known by its message ids when it is delivered again. What has none
+    is written and taken back.
+
+    Args:
+        uri: The database's address.
+        accept: The content types that may be decoded.
+        refused: The batch.
+    """
+
+    def __init__(
+        self, uri: str, accept: Collection[str], refused: Sequence[ReceivedMessage]
+    ) -> None:
+        self._uri = uri
+        self._accept = accept
+        self._refused = refused
+
+    def __call__(self) -> bool:
+        """
+        Ask.
+
+        Raises:
+            DatabaseError: It does not.
+        """
+        writer = EventLogWriter(self._uri, self._accept)
+        try:
+            writer.rehearse([one for one in self._refused if not has_id(one)])
+            writer.write([one for one in self._refused if has_id(one)])
+        finally:
+            writer.close()
+        return True
+
+
+def has_id(message: ReceivedMessage) -> bool:
+    """
+    Tell whether its sender has given *message* an id: what it is known by, however often it comes.
+    """
+    return message.properties.get("message_id") not in (None, "")
 
 
 def content_types(accept: Collection[str]) -> frozenset[str]:
@@ -193,7 +299,7 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
             }
         )
     digest = hashlib.sha256(message.body)
-    identity = message.nonce if message_id is None else message_id
+    identity = message_id if has_id(message) else message.nonce
     for part in (identity, message.exchange, message.routing_key, message.content_type):
         digest.update(b"\0" + repr(part).encode(errors="backslashreplace"))
     return {

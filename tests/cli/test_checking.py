@@ -4,6 +4,8 @@ check: a config.yaml, right and wrong.
 
 from __future__ import annotations
 
+import logging
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +14,32 @@ import pytest
 from tests.cli.conftest import Cli
 
 
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "handlers": {"eventlog": {"class": "logging_ext.EventLogHandler"}},
     "loggers": {"foo": {"handlers": ["eventlog"]}},
 }
+
+
+def with_handler(handler: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return `LOGGING` with a handler of the root logger's.
+    """
+    return {
+        **LOGGING,
+        "handlers": {**LOGGING["handlers"], "file": handler},
+        "root": {"handlers": ["file"], "level": "DEBUG"},
+    }
+
+
+class OwnFileHandler(logging.FileHandler):
+    """
+    A class of a service's own, which cuts the file to nothing.
+    """
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, mode="w")
 
 
 class TestCheck:
@@ -55,6 +77,16 @@ class TestCheck:
             ({"LOGGING": {"version": 1}}, 1, "no logger has a handler of the class"),
             ({"LOGGING": {"version": 7}}, 1, "dictConfig does not take it"),
             ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
+            (
+                {"LOGGING": with_handler({"class": "logging.FileHandler", "filename": "no/x"})},
+                1,
+                "no/x' cannot be written",
+            ),
+            (
+                {"LOGGING": with_handler({"class": "logging.NoHandler", "filename": "x"})},
+                1,
+                "dictConfig does not take it",
+            ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: it is not there"),
             ({"AMQP_URI": "nonsense://x"}, 1, "is no address of one"),
             ({"AMQP_URI": "nowhere"}, 3, "nobody listens there"),
@@ -87,6 +119,66 @@ class TestCheck:
 
         assert said in result.stdout
         assert code == result.exit_code
+
+    @pytest.mark.parametrize(
+        "handler",
+        [
+            {"class": "logging.FileHandler", "mode": "w"},
+            {"class": "logging.FileHandler"},
+            {"class": "logging.handlers.WatchedFileHandler", "mode": "w"},
+            {"class": "logging.handlers.RotatingFileHandler", "maxBytes": 1, "backupCount": 1},
+            {"class": "logging.handlers.TimedRotatingFileHandler", "when": "s"},
+            {"class": f"{__name__}.OwnFileHandler"},
+        ],
+    )
+    def test_log_files(
+        self,
+        run: Cli,
+        configure: Callable[..., None],
+        folder: pathlib.Path,
+        nowhere: str,
+        handler: dict[str, Any],
+    ) -> None:
+        """
+        The service's log files are as they were: neither cut, nor written to, nor made.
+        """
+        there, missing = folder / "there.log", folder / "missing.log"
+        there.write_text("what was logged\n")
+        for path in (there, missing):
+            configure(AMQP_URI=nowhere, LOGGING=with_handler({**handler, "filename": str(path)}))
+
+            said = run("check").stdout
+            logging.getLogger().critical("the check's own")
+
+            assert "ok     LOGGING: dictConfig takes it" in said
+        assert "what was logged\n" == there.read_text()
+        assert ["config.yaml", "there.log"] == sorted(path.name for path in folder.iterdir())
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"AMQP_URI": "nonsense://me:secret@x"},
+            {"AMQP_URI": "amqp://me:secret/secret@x"},
+            {"AMQP_URI": "amqp://me:1@secret@127.0.0.1:1/x"},
+            {"EVENTLOG_STORE": {"uri": "mysql://me:secret@x"}},
+            {"EVENTLOG_STORE": {"uri": "postgresql://me:secret@x:port/y"}},
+            {"EVENTLOG_STORE": {"uri": "postgresql://me:1@secret@127.0.0.1:1/y"}},
+            {"EVENTLOG_STORE": "postgresql://me:secret@x/y"},
+            {"EVENTLOG_DISPATCHER": {"redact": "amqp://me:secret@x"}},
+        ],
+    )
+    def test_password(
+        self, run: Cli, configure: Callable[..., None], nowhere: str, changes: dict[str, Any]
+    ) -> None:
+        """
+        A password is not shown, where the address is wrong, either.
+        """
+        configure(**{"AMQP_URI": nowhere, "LOGGING": LOGGING, **changes})
+
+        result = run("check")
+
+        assert result.exit_code in (1, 3)
+        assert "secret" not in result.output
 
     def test_access(
         self, run: Cli, configure: Callable[..., None], rabbit_config: dict[str, Any]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import kombu
 import pytest
@@ -83,6 +84,38 @@ class TestSpool:
         assert "1 corrupt" in in_use
         assert "left behind" in run("spool", "list").stdout
 
+    def test_format(self, run: Cli, spool: Callable[[], Directory], folder: pathlib.Path) -> None:
+        """
+        It is read as the library reads it: the position only if it is what was written, a first
+        line that is no header as a message, and a file of a later version not at all.
+        """
+        spool().close()
+        (path,) = (folder / "spool" / "shop" / "one").glob("*.jsonl")
+        head, first, *others = path.read_bytes().splitlines(keepends=True)
+        position = path.with_name("position")
+
+        def waiting() -> str:
+            return " ".join(run("spool", "list").stdout.split()[1:3])
+
+        said = f"{path.name} {len(head) + len(first):020d}"
+        position.write_text(f"{said} {crc32(said.encode()):08x}\n")
+        assert "2 waiting" == waiting()
+        position.write_text(f"{said} 00000000\n")
+        assert "3 waiting" == waiting()
+        path.write_bytes(b"".join([first, *others]))
+        assert "3 waiting" == waiting()
+        path.write_bytes(b"".join([head, bytes(7) + first, *others, first[:-1]]))
+        assert "4 waiting" == waiting()
+        assert "2 corrupt" in run("spool", "list").stdout
+        path.write_bytes(b"".join([head, first, first[:-9]]))
+        assert "1 waiting" == waiting()
+        assert "corrupt" not in run("spool", "list").stdout
+        later = b'{"nameko_eventlog_spool":2,"service":"shop"'
+        later += b',"crc32":"%08x"}\n' % crc32(later)
+        path.write_bytes(b"".join([later, first]))
+        assert "0 waiting" == waiting()
+        assert "is of a later version" in run("spool", "list").stderr
+
     def test_show(self, run: Cli, spool: Callable[[], Directory]) -> None:
         """
         The event logs, like stored ones.
@@ -136,6 +169,63 @@ class TestSpool:
 
         assert "3 published, 1 lines are no event logs" in result.stdout
         assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
+
+    def test_no_queue(
+        self,
+        run: Cli,
+        spool: Callable[[], Directory],
+        queue: kombu.Queue,
+        rabbit_config: dict[str, Any],
+        folder: pathlib.Path,
+    ) -> None:
+        """
+        What no queue has taken was not published, and that is said.
+        """
+        spool().close()
+        first, *others = run("spool", "export").stdout.splitlines()
+        moved = [
+            line.replace('"routing_key": "log_event"', '"routing_key": "x"') for line in others
+        ]
+        assert moved != others
+        (folder / "log").write_text("\n".join([*moved, first]))
+
+        result = run("spool", "replay", "log")
+
+        assert 3 == result.exit_code
+        assert "1 published, 0 lines are no event logs" in result.stdout
+        assert "2 more no queue took, the first of them by the exchange 'shop.events'" in (
+            result.stderr
+        )
+        assert [("id-0", 0)] == received(rabbit_config["AMQP_URI"], queue)
+
+    def test_full_queue(
+        self,
+        run: Cli,
+        spool: Callable[[], Directory],
+        configure: Callable[..., None],
+        rabbit_config: dict[str, Any],
+        folder: pathlib.Path,
+    ) -> None:
+        """
+        Nor was what a full queue has refused.
+        """
+        configure(AMQP_URI=rabbit_config["AMQP_URI"])
+        full = kombu.Queue(
+            "full",
+            event_exchange("shop"),
+            routing_key="log_event",
+            queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
+        )
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            full(connection.default_channel).declare()
+        spool().close()
+        (folder / "log").write_text(run("spool", "export").stdout)
+
+        result = run("spool", "replay", "log")
+
+        assert 3 == result.exit_code
+        assert "1 published" in result.stdout
+        assert "2 more no queue took" in result.stderr
 
     def test_unreachable(
         self,
@@ -196,6 +286,34 @@ def test_extra_missing() -> None:
 
     assert "rich is not installed: pip install 'nameko-eventlog[cli]'\n" == done.stderr
     assert 1 == done.returncode
+
+
+def test_wanted_warnings(tmp_path: pathlib.Path) -> None:
+    """
+    Who asks for warnings, by ``-W`` or ``PYTHONWARNINGS``, has them, while commands are imported.
+    """
+    script = """
+import sys, warnings
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "nameko_eventlog.cli.commands":
+            warnings.warn("as asked for")
+sys.meta_path.insert(0, Finder())
+from _nameko_eventlog import main
+main()
+"""
+    for options, expected in ((["-W", "default"], True), ([], False)):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", script, "--help"],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+        assert 0 == done.returncode
+        assert expected == ("as asked for" in done.stderr)
 
 
 def test_no_warnings(tmp_path: pathlib.Path) -> None:

@@ -10,7 +10,6 @@ import json
 import pathlib
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 
@@ -232,31 +231,50 @@ class TestCount:
 
 
 class TestPurge:
-    def test_old(self, run: Cli, stored: Stored, folder: pathlib.Path, message: Make) -> None:
+    def test_old(
+        self,
+        run: Cli,
+        stored: Stored,
+        folder: pathlib.Path,
+        message: Make,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """
-        What is older goes, when it was asked for.
+        What is older goes, when it was asked for: event logs, and rejects.
         """
         old = datetime.now(timezone.utc) - timedelta(days=40)
         writer = EventLogWriter(f"sqlite:///{folder}/eventlog.db", ["json"])
         writer.write(
             [message(body(timestamp=old.isoformat()), message_id=f"m{n}") for n in range(2500)]
         )
+        with monkeypatch.context() as then:
+            then.setattr(
+                "nameko_eventlog.store.writing.now_ms", lambda: int(old.timestamp() * 1000)
+            )
+            assert 1 == len(writer.write([message(b"rubbish")]))
         writer.close()
         stored({})
 
-        assert 1 == run("purge", "--older-than", "30d", input="n\n").exit_code
-        assert "2500 event logs deleted" in run("purge", "--older-than", "30d", "--yes").stdout
+        asked = run("purge", "--older-than", "30d", input="n\n")
+        assert 1 == asked.exit_code
+        assert "delete 2501 event logs and rejects of before" in asked.stdout
+        assert (
+            "2501 event logs and rejects deleted"
+            in run("purge", "--older-than", "30d", "--yes").stdout
+        )
         assert "nothing is older" in run("purge", "--older-than", "30d").stdout
         with EventLogQuery(f"sqlite:///{folder}/eventlog.db") as query:
             assert 1 == len(query.query()["event_logs"])
 
 
 class TestRejects:
-    def test_retry(self, run: Cli, folder: pathlib.Path, message: Make) -> None:
+    def test_retry(
+        self, run: Cli, folder: pathlib.Path, message: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """
         Rejects are listed with their reasons, shown whole, and stored when they can be.
         """
-        soon = datetime.now(timezone.utc) + timedelta(hours=24, seconds=1)
+        soon = datetime.now(timezone.utc) + timedelta(hours=25)
         writer = EventLogWriter(f"sqlite:///{folder}/eventlog.db", ["json"])
         writer.write(
             [
@@ -275,13 +293,9 @@ class TestRejects:
             "early" == json.loads(run("rejects", "show", "2").stdout)["properties"]["message_id"]
         )
 
-        def retried() -> Any:
-            return run("rejects", "retry", "1", "2")
-
-        import time
-
-        time.sleep(1.5)
-        result = retried()
+        later = int((soon - timedelta(hours=1)).timestamp() * 1000)
+        monkeypatch.setattr("nameko_eventlog.store.rejecting.now_ms", lambda: later)
+        result = run("rejects", "retry", "1", "2")
         assert 1 == result.exit_code
         assert "2: stored" in result.stdout
         assert "1: still cannot be stored" in result.stderr

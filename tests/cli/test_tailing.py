@@ -4,22 +4,31 @@ tail, from a broker and from a store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import amqp
 import kombu
+import psycopg2
 import pytest
 from kombu import Connection
 
+from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.standalone import event_log_dispatcher
+from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
+from tests.consuming.conftest import Unreadable, send
 from tests.nameko_version import event_exchange
-from tests.store.conftest import body
+from tests.postgresql import PostgreSQL
+from tests.store.conftest import Make, body
 from tests.waiting import wait_until
 
 
@@ -39,18 +48,33 @@ def publish(uri: str, content: Any) -> None:
         )
 
 
+class Running(subprocess.Popen):  # type: ignore[type-arg]
+    """
+    A process that a test which fails does not wait for.
+    """
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 def command(
-    *args: str, folder: pathlib.Path, stdout: Any = subprocess.PIPE, **environment: str
+    *args: str,
+    folder: pathlib.Path,
+    stdout: Any = subprocess.PIPE,
+    stderr: Any = subprocess.DEVNULL,
+    **environment: str,
 ) -> Any:
     """
     Start the command line in a process of its own.
     """
     script = pathlib.Path(sys.executable).with_name("nameko-eventlog")
-    return subprocess.Popen(
+    return Running(
         [str(script), *args],
         cwd=folder,
         stdout=stdout,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         env={
             **os.environ,
             "PYTHONWARNINGS": "ignore",
@@ -58,6 +82,20 @@ def command(
             **environment,
         },
     )
+
+
+def read(process: Any, wanted: str, publish: Callable[[], None]) -> None:
+    """
+    Publish until *process* has printed what is wanted.
+    """
+
+    def is_there() -> bool:
+        publish()
+        return bool(select.select([process.stdout], [], [], 0.3)[0])
+
+    wait_until(is_there, timeout=30)
+    while select.select([process.stdout], [], [], 0.5)[0]:
+        assert wanted.encode() in os.read(process.stdout.fileno(), 100_000)
 
 
 class TestTail:
@@ -75,6 +113,7 @@ class TestTail:
             def ended() -> bool:
                 publish(rabbit_config["AMQP_URI"], b"{rubbish")
                 publish(rabbit_config["AMQP_URI"], body(event_type="login"))
+                publish(rabbit_config["AMQP_URI"], body(event_type="login", call_stack=5))
                 publish(rabbit_config["AMQP_URI"], body(data={"evil": "\x1b"}))
                 return process.poll() is not None
 
@@ -86,6 +125,72 @@ class TestTail:
             (json.loads(line)["message_id"], json.loads(line)["body"]["event_type"])
             for line in lines
         ]
+
+    def test_hostile(
+        self, rabbit_config: dict[str, Any], configure: Callable[..., None], folder: pathlib.Path
+    ) -> None:
+        """
+        A message that cannot be read is told of, and those after it are printed.
+        """
+        configure(AMQP_URI=rabbit_config["AMQP_URI"])
+
+        def message(content: bytes, **headers: Any) -> amqp.Message:
+            return amqp.Message(
+                content,
+                content_type="application/json",
+                content_encoding="utf-8",
+                application_headers=headers,
+            )
+
+        hostile = {
+            "its properties cannot be read": Unreadable("{}"),
+            "incorrect header check": message(b"{}", compression="application/x-gzip"),
+            "Invalid data stream": message(b"x", compression="application/x-bz2"),
+            "no mapping but 'text\\x9b31m'": message('"text\x9b31m"'.encode()),
+        }
+        with command(
+            "tail", "-s", "shop", "-t", "last", folder=folder, stderr=subprocess.PIPE
+        ) as process:
+            read(
+                process,
+                "last",
+                lambda: publish(rabbit_config["AMQP_URI"], body(event_type="last")),
+            )
+            for one in hostile.values():
+                send(rabbit_config, one)
+            read(
+                process,
+                "last",
+                lambda: publish(rabbit_config["AMQP_URI"], body(event_type="last")),
+            )
+            process.terminate()
+            said = process.stderr.read().decode()
+
+        assert [True] * 4 == [reason in said for reason in hostile], said
+        assert 4 == said.count("a message that is no event log: ") == len(said.splitlines())
+
+    def test_compressed(
+        self, rabbit_config: dict[str, Any], configure: Callable[..., None], folder: pathlib.Path
+    ) -> None:
+        """
+        What a dispatcher sends compressed is shown.
+        """
+        configure(AMQP_URI=rabbit_config["AMQP_URI"])
+        with (
+            event_log_dispatcher(
+                rabbit_config, "shop", EventLogDispatcher(compression="gzip")
+            ) as dispatch,
+            command("tail", "--json", "-n", "1", folder=folder) as process,
+        ):
+
+            def ended() -> bool:
+                dispatch("paid", {"text": "x" * 1000})
+                return process.poll() is not None
+
+            wait_until(ended, timeout=30, interval=0.3)
+            found = json.loads(process.stdout.read())
+
+        assert {"text": "x" * 1000} == found["body"]["data"]
 
     def test_terminal(self, folder: pathlib.Path, stored: Callable[..., None]) -> None:
         """
@@ -130,14 +235,18 @@ class TestTail:
 
     def test_broken_pipe(self, folder: pathlib.Path, stored: Callable[..., None]) -> None:
         """
-        Who reads may stop: ``nameko-eventlog query | head -1``.
+        Who reads may stop, ``nameko-eventlog query | head -1``, and sees no traceback.
         """
         stored(*[{"data": {"text": "x" * 500}} for _ in range(900)])
-        with command("query", "--all", folder=folder) as process:
-            process.stdout.readline()
-            process.stdout.close()
+        for options in ((), ("--json",), ("--csv",)):
+            with command(
+                "query", "--all", *options, folder=folder, stderr=subprocess.PIPE
+            ) as process:
+                process.stdout.readline()
+                process.stdout.close()
+                said = process.stderr.read().decode()
 
-            assert 1 >= abs(process.wait(30))
+                assert ("", 1) == (said, process.wait(30))
 
     def test_follow(
         self, folder: pathlib.Path, stored: Callable[..., None], configure: Callable[..., None]
@@ -157,6 +266,52 @@ class TestTail:
             found = [json.loads(line)["message_id"] for line in process.stdout.read().splitlines()]
 
         assert 3 == len(found) == len(set(found))
+
+    def test_follow_lost(
+        self,
+        postgresql: PostgreSQL,
+        configure: Callable[..., None],
+        folder: pathlib.Path,
+        message: Make,
+    ) -> None:
+        """
+        Once it has answered, a database that fails is asked again, although nothing was printed.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        configure(EVENTLOG_STORE={"uri": uri})
+        writer = EventLogWriter(uri, ["json"])
+        writer.prepare()
+        writer.close()
+        # a second after it has connected: by then there were answers
+        answered = """
+            SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'
+            AND query_start > backend_start + interval '1 second'
+        """
+        with (
+            command(
+                "tail", "--follow", "--json", "-n", "1", folder=folder, stderr=subprocess.PIPE
+            ) as process,
+            contextlib.closing(psycopg2.connect(uri)) as connection,
+        ):
+            connection.autocommit = True
+            cursor = connection.cursor()
+
+            def has_answered() -> bool:
+                cursor.execute(answered)
+                return bool(cursor.fetchall())
+
+            wait_until(has_answered, timeout=30, interval=0.1)
+            cursor.execute("ALTER TABLE event_logs RENAME TO elsewhere")
+            said = process.stderr.readline().decode()
+            cursor.execute("ALTER TABLE elsewhere RENAME TO event_logs")
+            writer.write([message(body())])
+            out = process.stdout.read()
+        writer.close()
+
+        assert said.endswith("; it is tried again\n")
+        assert (0, 1) == (process.returncode, len(out.splitlines()))
 
     @pytest.mark.parametrize(
         ("changes", "args", "code", "said"),

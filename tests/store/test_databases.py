@@ -4,7 +4,10 @@ Schemas, engines, retention, and the writer's troubles.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import tracemalloc
+import zlib
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
+from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
 from nameko_eventlog.store.schema import metadata
 from nameko_eventlog.store.waiting import wait_in_real_threads
@@ -137,6 +141,26 @@ class TestMigrate:
         later.close()
 
 
+class TestPassword:
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "mysql://me:secret@x/y",
+            "postgresql://me:secret@x:port/y",
+            "postgresql://me:1@secret@x/y",
+            "postgresql://me:secret@127.0.0.1:1/y",
+        ],
+    )
+    def test_not_shown(self, uri: str) -> None:
+        """
+        No error shows a password.
+        """
+        with pytest.raises(DatabaseError) as raised, EventLogQuery(uri) as query:
+            query.query()
+
+        assert "secret" not in str(raised.value)
+
+
 class TestWriter:
     def test_refused_by_database(self, database: str, message: Make) -> None:
         """
@@ -169,6 +193,62 @@ class TestWriter:
                 row["body"]["event_type"] for row in query.query()["event_logs"]
             }
 
+    def test_rejects_without_id(self, database: str, message: Make) -> None:
+        """
+        An empty message id is none: two rejects of the same bytes are two, each written once.
+        """
+        writer = EventLogWriter(database, ["json"])
+        for message_id, nonces in ((None, b"ab"), ("", b"cd"), ("one", b"ef")):
+            twice = [
+                message(b"rubbish", message_id=message_id, nonce=bytes([nonce]) * 10)
+                for nonce in nonces
+            ]
+            writer.write(twice)
+            writer.write(twice)
+        writer.close()
+
+        kept = Rejects(database)
+        found = kept.list()
+        kept.close()
+        assert [None, None, "", "", "one"] == [one.message_id for one in found][::-1]
+
+    def test_expanding(self, database: str, message: Make) -> None:
+        """
+        Many messages that become a thousand times as large need the memory of one.
+        """
+        bomb = zlib.compress(json.dumps(body(data={"x": "y" * 20_000_000})).encode())
+        writer = EventLogWriter(database, ["json"])
+        peaks = []
+        for number in (1, 6):
+            messages = [
+                message(bomb, headers={"compression": "application/x-gzip"}) for _ in range(number)
+            ]
+            tracemalloc.start()
+            assert [] == writer.write(messages)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        writer.close()
+
+        assert peaks[1] < 1.5 * peaks[0]
+        with EventLogQuery(database) as query:
+            assert [7] == [one["count"] for one in query.count()]
+
+    def test_portions(self, database: str, message: Make, monkeypatch: Any) -> None:
+        """
+        What is written in several transactions is written whole, and all reasons are told.
+        """
+        monkeypatch.setattr("nameko_eventlog.store.writing.MOST_AT_ONCE", 1000)
+        good = zlib.compress(json.dumps(body(data={"x": "y" * 300})).encode())
+        compressed = {"headers": {"compression": "zlib"}}
+        writer = EventLogWriter(database, ["json"])
+
+        reasons = writer.write([message(one, **compressed) for one in [good, b"bad"] * 20])
+        writer.close()
+
+        assert 20 == len(reasons)
+        with EventLogQuery(database) as query:
+            assert [20] == [one["count"] for one in query.count()]
+
     def test_disk_full(self, tmp_path: Any, message: Make) -> None:
         """
         A database that takes no more is unavailable: nothing becomes a reject for it.
@@ -185,6 +265,28 @@ class TestWriter:
 
         with EventLogQuery(uri) as query:
             assert [] == query.query()["event_logs"]
+
+
+class TestOpenEngine:
+    def test_options(self, postgresql: PostgreSQL, message: Make) -> None:
+        """
+        Readers obey the options of an address as the writer does, and give statements up.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        engine = open_engine(uri)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SCHEMA elsewhere"))
+        engine.dispose()
+        uri += "?options=-csearch_path%3Delsewhere"
+        writer = EventLogWriter(uri, ["json"])
+        writer.write([message(body())])
+        writer.close()
+
+        with EventLogQuery(uri, seconds=7) as query:
+            assert 1 == len(query.query()["event_logs"])
+            with query._connection() as connection:
+                assert "7s" == connection.scalar(text("SHOW statement_timeout"))
 
 
 class TestPurge:
@@ -272,6 +374,9 @@ class TestConfig:
             ({"uri": "sqlite://"}, "what is kept in memory ends with the process"),
             ({"retention_days": 0}, "must be a number of days, above 0"),
             ({"batch_size": "many"}, "EVENTLOG_STORE.batch_size must be an integer above 0"),
+            ({"batch_size": 65_536}, "batch_size must be .*, 65535 at the most, not 65536"),
+            ({"batch_size": True}, "batch_size must be an integer above 0, .*, not True"),
+            ({"max_length": 2**63}, "EVENTLOG_STORE.max_length must be an integer above 0, "),
             ([], "EVENTLOG_STORE must be a mapping"),
         ],
     )

@@ -20,7 +20,7 @@ from nameko.testing.services import dummy, entrypoint_hook
 from sqlalchemy import func, select
 
 from nameko_eventlog import EventLogDispatcher
-from nameko_eventlog.store import EventLogQuery, EventLogStore
+from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.schema import event_logs, rejects
@@ -107,7 +107,7 @@ def stored(uri: str, count: int, **filters: Any) -> list[dict[str, Any]]:
         def page() -> Any:
             try:
                 return query.query(order="oldest", limit=1000, **filters)["event_logs"]
-            except Exception:
+            except DatabaseError:  # the store was not quick enough to make the tables
                 return []
 
         wait_until(lambda: len(page()) >= count, 30)
@@ -368,6 +368,32 @@ class TestEventLogStore:
                 )
                 with pytest.raises(Exception, match="InvalidQuery limit=0: pass an integer"):
                     store.query(limit=0)
+                for method in (store.query, store.count, store.service_map):
+                    for name in ("method", "cls", "args"):
+                        with pytest.raises(Exception, match=f"InvalidQuery {name}='x': there is"):
+                            method(**{name: "x"})
+
+    def test_server_restarted(
+        self, rabbit_config: Any, postgresql: PostgreSQL, start: Run
+    ) -> None:
+        """
+        The first question after a restart of the server is answered as the next ones are.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        start(EventLogStore, rabbit_config, uri=uri)
+        pay(start(Shop, rabbit_config), 0, 3)
+        stored(uri, 3)
+        with (
+            EventLogQuery(uri) as query,
+            global_config(rabbit_config),
+            ClusterRpcProxy(rabbit_config) as cluster,
+        ):
+            for _ in range(2):
+                assert 3 == len(query.query()["event_logs"])
+                assert 3 == len(cluster.eventlog_store.query()["event_logs"])
+                postgresql.stop()
+                postgresql.start()
 
     def test_retention(self, rabbit_config: Any, database: str, start: Run) -> None:
         """

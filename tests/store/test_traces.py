@@ -151,6 +151,47 @@ class TestTrace:
                     call["call_id"] for call in trace["calls"]
                 }
 
+    def test_no_call_id(self, database: str, message: Make) -> None:
+        """
+        A body without a call id, which may be stored, is in the trace of its call stack.
+        """
+        others = body(call_stack=["s.m.1"])
+        del others["call_id"]
+        writer = EventLogWriter(database, ["json"])
+        assert [] == writer.write([message(others)])
+        writer.close()
+
+        with EventLogQuery(database) as query:
+            trace = query.trace("s.m.1")
+
+        assert trace is not None
+        assert [("s.m.1", False)] == [(one["call_id"], one["known"]) for one in trace["calls"]]
+
+    @pytest.mark.parametrize("stack", [None, []])
+    def test_no_call_stack(self, database: str, message: Make, stack: Any) -> None:
+        """
+        A call without a call stack is found, beside what others tell that it has led to.
+        """
+        alone, child = "lonely.x.1", "shop.pay.2"
+        writer = EventLogWriter(database, ["json"])
+        writer.write([message(body(call_id=alone, call_stack=stack)) for _ in range(2)])
+        with EventLogQuery(database) as query:
+            trace = query.trace(alone)
+            assert trace is not None
+            assert [(alone, None, 2)] == [
+                (one["call_id"], one["parent_call_id"], len(one["event_logs"]))
+                for one in trace["calls"]
+            ]
+
+            writer.write([message(body(call_id=child, call_stack=[alone, child]))])
+            for asked in (alone, child):
+                trace = query.trace(asked)
+                assert trace is not None
+                assert [(alone, 2), (child, 1)] == [
+                    (one["call_id"], len(one["event_logs"])) for one in trace["calls"]
+                ]
+        writer.close()
+
     def test_cut_stacks(self, database: str, message: Make) -> None:
         """
         Nameko keeps ten calls of a stack: deeper ones are put together from those above them.

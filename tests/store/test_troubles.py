@@ -18,7 +18,9 @@ from sqlalchemy import text
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
 from nameko_eventlog.store.rejecting import Rejects
+from nameko_eventlog.store.service import StoreConsumer
 from tests.conftest import global_config
 from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
@@ -135,6 +137,128 @@ class TestSlow:
         kept.close()
 
 
+@pytest.fixture
+def handed_back(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """
+    What is refused is given back to the broker soon: a list of what each probe then told.
+    """
+    monkeypatch.setattr("nameko_eventlog.consumers.EventLogConsumer.hold_seconds", 0.3)
+    told: list[bool] = []
+    ask = StoreConsumer.probe
+
+    def probe(consumer: StoreConsumer) -> bool:
+        told.append(False)
+        told[-1] = ask(consumer)
+        return told[-1]
+
+    monkeypatch.setattr(StoreConsumer, "probe", probe)
+    return told
+
+
+class TestTakesNoWrites:
+    @pytest.mark.parametrize("has_id", [True, False])
+    def test_read_only(
+        self,
+        rabbit_config: Any,
+        postgresql: PostgreSQL,
+        start: Start,
+        handed_back: list[bool],
+        has_id: bool,
+    ) -> None:
+        """
+        A server that answers and takes no writes, for long: what waits for it on a quorum queue
+        is delivered once more, and not so often that it becomes a dead letter.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        start(rabbit_config, uri=uri, quorum=True)
+        send(rabbit_config, 0, 5, has_id)
+        wait_until(lambda: len(numbers(uri)) == 5)
+        set_read_only(uri, "on")
+        send(rabbit_config, 5, 5, has_id)
+        wait_until(lambda: len(handed_back) > 5, 30)
+        assert not any(handed_back)
+        wait_until(lambda: left(rabbit_config) == (5, 0))
+        set_read_only(uri, "off")
+
+        wait_until(lambda: len(numbers(uri)) >= 10, 20)
+        wait_until(lambda: left(rabbit_config) == (0, 0))
+        assert list(range(10)) == numbers(uri)
+        assert handed_back[-1]
+
+    def test_full(
+        self, rabbit_config: Any, tmp_path: Path, start: Start, handed_back: list[bool]
+    ) -> None:
+        """
+        The same, with a database that takes other rows than those that it has refused.
+        """
+        uri = f"sqlite:///{tmp_path}/eventlog.db"
+        start(rabbit_config, uri=uri, quorum=True)
+        engine = open_engine(uri, writes=True)
+        refuse = "CREATE TRIGGER refuse BEFORE INSERT ON event_logs WHEN NEW.message_id > 'm5'"
+        with engine.begin() as connection:
+            # an error that is not of one row's making
+            connection.execute(text(f"{refuse} BEGIN INSERT INTO nowhere VALUES (1); END"))
+        send(rabbit_config, 3, 5)
+        wait_until(lambda: len(handed_back) > 5, 30)
+        assert not any(handed_back)
+        wait_until(lambda: left(rabbit_config) == (5, 0))
+        with engine.begin() as connection:
+            connection.execute(text("DROP TRIGGER refuse"))
+        engine.dispose()
+
+        wait_until(lambda: len(numbers(uri)) >= 5, 20)
+        wait_until(lambda: left(rabbit_config) == (0, 0))
+        assert list(range(3, 8)) == numbers(uri)
+
+    def test_later_schema(
+        self, rabbit_config: Any, database: str, start: Start, handed_back: list[bool]
+    ) -> None:
+        """
+        The same, with tables of a later version, until they are this one's.
+        """
+        engine = open_engine(database, writes=True)
+        migrate(engine)
+        with engine.begin() as connection:
+            version = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        start(rabbit_config, uri=database, quorum=True)
+        send(rabbit_config, 0, 5)
+        wait_until(lambda: len(handed_back) > 5, 30)
+        assert not any(handed_back)
+        with engine.begin() as connection:
+            connection.execute(
+                text(f"UPDATE {VERSION_TABLE} SET version_num = :one"), {"one": version}
+            )
+        engine.dispose()
+
+        wait_until(lambda: len(numbers(database)) >= 5, 20)
+        wait_until(lambda: left(rabbit_config) == (0, 0))
+        assert list(range(5)) == numbers(database)
+
+
+def set_read_only(uri: str, value: str) -> None:
+    """
+    Let a database take writes, or none, from all sessions.
+    """
+    name = uri.rsplit("/", 1)[1]
+    engine = open_engine(uri)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET default_transaction_read_only = off"))
+        connection.execute(
+            text(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
+        )
+        connection.execute(text(OTHERS))
+    engine.dispose()
+
+
+OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+"""Ends all other sessions of a database."""
+
+
 class TestTerminated:
     def test_in_the_middle(self, rabbit_config: Any, postgresql: PostgreSQL, start: Start) -> None:
         """
@@ -145,16 +269,12 @@ class TestTerminated:
         uri = postgresql.create_database()
         start(rabbit_config, uri=uri)
         engine = open_engine(uri)
-        others = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
         for first in range(0, 60, 20):
             with engine.begin() as connection:
                 connection.execute(text("LOCK TABLE event_logs IN ACCESS EXCLUSIVE MODE"))
                 send(rabbit_config, first, 20)
                 eventlet.sleep(0.3)
-                assert connection.execute(text(others)).all()
+                assert connection.execute(text(OTHERS)).all()
         engine.dispose()
 
         wait_until(lambda: len(numbers(uri)) >= 60)
