@@ -93,7 +93,7 @@ class EventLogWriter:
             The reasons of those that were rejected.
 
         Raises:
-            DatabaseError: If the database cannot be used now: none of them may be there, or all.
+            DatabaseError: If the database cannot be used now; some of them may be there.
         """
         self.prepare()
         now = now_ms()
