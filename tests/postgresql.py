@@ -155,7 +155,7 @@ class PostgreSQL:
                 start_new_session=True,
                 **self._user,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self._answers():
             if not self.running or time.monotonic() > deadline:
                 raise DatabaseServerError(f"postgres does not start:\n{self._log.read_text()}")
@@ -210,7 +210,7 @@ class PostgreSQL:
             self.kill()
         assert self._watchdog.stdin is not None
         self._watchdog.stdin.close()
-        self._watchdog.wait(30)
+        self._watchdog.wait(120)  # hundreds of databases, on a busy disk
 
     def _answers(self) -> bool:
         try:

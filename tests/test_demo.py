@@ -34,7 +34,7 @@ def run_demo(monkeypatch):
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
         )
 
     return run
@@ -90,12 +90,12 @@ class TestDemo:
         """
         begun = time.monotonic()
 
-        done = run_demo("--seconds", "6", EVENTLOG_AUTO_CAPTURE="false")
+        done = run_demo("--seconds", "15", EVENTLOG_AUTO_CAPTURE="false")
 
         assert 1 == done.returncode
         assert "==> missing: entrypoint_fired (auto capture)\n" in done.stdout
         assert 1 == done.stdout.count("==> missing: ")
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 60
 
     def test_no_broker(self, run_demo):
         """
@@ -130,11 +130,11 @@ class TestExplore:
                 except OSError:  # it does not answer yet
                     return ""
 
-            wait_until(lambda: "customer_thanked" in get(url), 40, 0.2)
-            trace = re.search(r'href="(/trace\?call=foo\.pay[^"]+)"', get(url))
+            wait_until(lambda: "customer_thanked" in get(url), 60, 0.2)
+            trace = re.search(r'href="(/trace\?call=bar\.thank[^"]+)"', get(url))
             base = url.rpartition("/")[0]
 
-            assert "bar.thank" in get(f"{base}{trace[1]}")
+            assert "foo.pay" in get(f"{base}{trace[1]}")
             assert "foo" in get(f"{base}/map")
         finally:
             process.send_signal(signal.SIGTERM)

@@ -187,13 +187,13 @@ class TestContainer:
         with _configured(config):
             container = run_service(Service, config)
             with entrypoint_hook(container, "log") as log:
-                log(500)
+                log(100)
             began = time.monotonic()
             container.stop()
 
         assert time.monotonic() - began < 1.5
         bodies = [json.loads(one["body"]) for one in undelivered.objects]
-        assert list(range(500)) == [body["data"]["number"] for body in bodies]
+        assert list(range(100)) == [body["data"]["number"] for body in bodies]
 
     def test_kill(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
         """
@@ -366,7 +366,7 @@ class TestInterpreterExit:
         began = time.monotonic()
         self.run(tmp_path, "log()", nowhere)
 
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 25
         assert list(range(500)) == undelivered_numbers(tmp_path)
 
     def test_another_thread(self, uri: str, bound: Received, tmp_path: pathlib.Path) -> None:
