@@ -24,6 +24,18 @@ from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 
+def with_headers(headers: dict[str, Any]) -> amqp.Message:
+    """
+    Make a message of the number 1 with such headers.
+    """
+    return amqp.Message(
+        '{"data": {"number": 1}}',
+        content_type="application/json",
+        content_encoding="utf-8",
+        application_headers=headers,
+    )
+
+
 class TestSingle:
     def test_named_service(
         self, any_config: Any, run_service: Any, start: Start, handled: Handled
@@ -192,15 +204,8 @@ class TestFailure:
         A call stack that is none begins a new one.
         """
         start(rabbit_config, "shop")
-        send(
-            rabbit_config,
-            amqp.Message(
-                '{"data": {"number": 1}}',
-                content_type="application/json",
-                content_encoding="utf-8",
-                application_headers={"nameko.call_id_stack": stack, "nameko.language": "de"},
-            ),
-        )
+        headers = {"nameko.call_id_stack": stack, "nameko.language": "de"}
+        send(rabbit_config, with_headers(headers))
 
         wait_until(lambda: (0, 0) == lengths(rabbit_config) and handled.numbers == [1])
 
@@ -212,15 +217,7 @@ class TestFailure:
         How often a message came before is believed on quorum queues, which write it, alone.
         """
         start(rabbit_config, "shop")
-        send(
-            rabbit_config,
-            amqp.Message(
-                '{"data": {"number": 1}}',
-                content_type="application/json",
-                content_encoding="utf-8",
-                application_headers={"x-delivery-count": count},
-            ),
-        )
+        send(rabbit_config, with_headers({"x-delivery-count": count}))
 
         wait_until(lambda: handled.numbers == [1])
 

@@ -125,14 +125,12 @@ print(json.dumps([{place: next(count) for place, count in counts.items()}, event
 """
 
 
-@pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
-def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool) -> None:
+def run(script: str, *arguments: str) -> tuple[dict[str, int], dict[str, int]]:
     """
-    Threads, signal handlers, finalizers, weak references, the hub and ``atexit`` all log at once.
+    Run *script* in a process of its own, and return what it has counted, and the stats.
     """
-    section = {"spool": str(tmp_path)} if spooled else {}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, uri, json.dumps(section)],
+        [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -140,6 +138,16 @@ def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool
     )
     assert 0 == done.returncode, done.stderr
     counts, stats = json.loads(done.stdout)
+    return counts, stats
+
+
+@pytest.mark.parametrize("spooled", [False, True], ids=["memory", "spool"])
+def test_sum(uri: str, received: Received, tmp_path: pathlib.Path, spooled: bool) -> None:
+    """
+    Threads, signal handlers, finalizers, weak references, the hub and ``atexit`` all log at once.
+    """
+    section = {"spool": str(tmp_path)} if spooled else {}
+    counts, stats = run(SCRIPT, uri, json.dumps(section))
     total = sum(counts.values())
 
     assert total == stats["accepted"] == stats["confirmed"] + stats["undelivered"]
@@ -157,15 +165,7 @@ def test_sum_of_log_calls(uri: str, received: Received) -> None:
     """
     Log calls within another one, or within the relay's own work, are counted as not forwarded.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", LOGGING_SCRIPT, uri],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
-    counts, stats = json.loads(done.stdout)
+    counts, stats = run(LOGGING_SCRIPT, uri)
 
     assert sum(counts.values()) == stats["accepted"] + stats["not_forwarded"]
     assert stats["accepted"] == stats["confirmed"]
