@@ -50,14 +50,16 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
 	@$(VENV)/bin/python -m coverage erase
-	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too;
-	@# the tutorial has an environment of its own.
+	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too,
+	@# and as many examples of Hypothesis'; the tutorial has an environment of its own.
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
 	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
-		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
-	$(MAKE) browser VENV=$(VENV) ) > $$log 2>&1 & other=$$!; \
+		TESTS='--hypothesis-profile=brief --ignore tests/faults --ignore tests/tutorial' && \
+	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 TESTS='tests/faults' ) \
+		> $$log 2>&1 & other=$$!; \
 	passed=yes; \
-	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 || passed=; \
+	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 TESTS='--ignore tests/faults' && \
+	$(MAKE) browser VENV=$(VENV) || passed=; \
 	wait $$other || passed=; \
 	cat $$log; \
 	test -n "$$passed"

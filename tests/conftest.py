@@ -12,7 +12,7 @@ import contextlib
 import logging
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import hypothesis
@@ -23,6 +23,7 @@ from kombu.mixins import ConsumerMixin
 from kombu.transport import memory
 
 import logging_ext
+from tests.examples import SHARED
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
 from tests.proxy import Proxy
@@ -34,15 +35,26 @@ Config = dict[str, Any]
 # Playwright does not survive the patches: those tests have a process of their own.
 collect_ignore = ["browser"]
 
-# How long an example takes says something about the machine, which is shared.
-hypothesis.settings.register_profile(
-    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("shared")
+# `--hypothesis-profile` comes later, and wins.
+hypothesis.settings.load_profile(SHARED)
 
 # Coverage follows the threads of the standard library. The real ones beside green
 # threads (eventlet.tpool) come from another copy of the module.
 eventlet.patcher.original("threading").settrace(threading.gettrace())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """
+    Show what the broker says of a test that failed on it.
+    """
+    report = yield
+    broker = getattr(item, "funcargs", {}).get("broker")
+    if report.failed and broker is not None:
+        report.sections.append(("RabbitMQ's log", broker.log[-5000:]))
+    return report
 
 
 @contextlib.contextmanager

@@ -218,9 +218,10 @@ class Broker:
     @property
     def log(self) -> str:
         """
-        What the broker has said so far.
+        What the broker has said so far, in the order in which its files were last written.
         """
-        texts = [path.read_text("utf-8", "replace") for path in self.folder.glob("log/*")]
+        paths = sorted(self.folder.glob("log/*"), key=lambda path: path.stat().st_mtime)
+        texts = [path.read_text("utf-8", "replace") for path in paths]
         return "\n".join(texts)
 
     def start(self) -> None:

@@ -22,6 +22,7 @@ from nameko_eventlog.store.rows import Unstorable, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
+from tests.examples import examples
 from tests.store.conftest import Make, body
 from tests.store.hostile import HOSTILE_MESSAGES
 
@@ -148,7 +149,7 @@ class TestHostile:
         sent: set[Any] = set()
 
         @settings(
-            max_examples=50,
+            max_examples=examples(50),
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         )

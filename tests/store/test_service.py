@@ -25,6 +25,7 @@ from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.schema import event_logs, rejects
 from tests.conftest import global_config
+from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import body
@@ -228,7 +229,9 @@ class TestEventLogStore:
                 RawMessage(body, encoded), event_exchange("shop").name, "log_event"
             )
 
-        @settings(max_examples=125, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=examples(125), database=None, suppress_health_check=list(HealthCheck)
+        )
         @given(st.lists(WIRE_MESSAGES, min_size=40, max_size=40), st.sets(st.integers(0, 39)))
         def send_all(messages: list[WireMessage], again: set[int]) -> None:
             nonlocal wanted
@@ -263,8 +266,8 @@ class TestEventLogStore:
                 for table in (event_logs, rejects)
             ]
         engine.dispose()
-        assert sent >= 5000
-        assert min(found) > 500  # the messages are of both kinds
+        assert sent >= examples(5000)
+        assert min(found) > examples(500)  # the messages are of both kinds
         assert 0 == dead_letters(rabbit_config)
         with entrypoint_hook(store, "services") as hook:
             assert "shop" in {one["service_name"] for one in hook()}
