@@ -21,6 +21,7 @@ from tests.delivery.conftest import (
     make_message,
     settled,
 )
+from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
@@ -85,19 +86,20 @@ def hang_up_without_a_file(delivery: BrokerDelivery) -> None:
 
 class TestHeldUp:
     def test_longer_than_the_confirm_timeout(
-        self, uri: str, received: Received, make_delivery: Make, said: Lines
+        self, uri: str, received: Received, make_delivery: Make, broker: Broker
     ) -> None:
         """
         A worker that computes for longer than ``confirm_timeout`` costs no connection: the
         confirms are there.
         """
-        delivery = make_delivery(uri, confirm_timeout=0.5)
+        delivery = make_delivery(uri, confirm_timeout=1)
         delivery.deliver(make_message(0))
         for turn in range(3):
-            for number in range(1000):
-                delivery.accept(make_message(turn * 1000 + number + 1))
-            wait_until(lambda: delivery._relay._flight.sent > 0, interval=0)
-            patcher.original("time").sleep(1)  # the whole hub
+            with broker.paused():
+                for number in range(1000):
+                    delivery.accept(make_message(turn * 1000 + number + 1))
+                wait_until(lambda: delivery._relay._flight.sent > 0)
+            patcher.original("time").sleep(1.5)  # the whole hub
         wait_until(settled(delivery))
 
         stats = check_sum(delivery)
