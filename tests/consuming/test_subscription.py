@@ -83,7 +83,7 @@ class TestDeadLetters:
         ]
         send(rabbit_config, *kinds * 15)
 
-        wait_until(lambda: lengths(rabbit_config) == (0, len(kinds) * 15), 30)
+        wait_until(lambda: lengths(rabbit_config) == (0, len(kinds) * 15))
 
     def test_deleted(self, rabbit_config: Any, start: Start, handled: Handled) -> None:
         """

@@ -90,7 +90,7 @@ class TestVhost:
         broker.api("PUT", f"vhosts/{vhost_of(uri)}")
         received = Received(uri)
         load.stop()
-        wait_until(settled(delivery), 20)
+        wait_until(settled(delivery))
 
         stats = check_sum(delivery)
         assert (load.count, 0) == (stats["confirmed"], stats["undelivered"])
@@ -111,11 +111,11 @@ class TestConnections:
         load = Load(delivery)
         for _ in range(3):
             confirmed, before = delivery.stats()["confirmed"], len(said.saying("is lost"))
-            wait_until(lambda known=confirmed: delivery.stats()["confirmed"] > known, 30)
+            wait_until(lambda known=confirmed: delivery.stats()["confirmed"] > known)
             broker.ctl("close_all_connections", "--vhost", vhost_of(uri), "the operator says so")
-            wait_until(lambda before=before: len(said.saying("is lost")) > before, 30)
+            wait_until(lambda before=before: len(said.saying("is lost")) > before)
         load.stop()
-        wait_until(settled(delivery), 20)
+        wait_until(settled(delivery))
 
         stats = check_sum(delivery)
         assert (load.count, 0) == (stats["confirmed"], stats["undelivered"])
@@ -140,7 +140,7 @@ class TestConnections:
         eventlet.sleep(0.5)
         assert 10 == check_sum(delivery)["waiting"]
         broker.api("DELETE", f"vhost-limits/{vhost}/max-connections")
-        wait_until(settled(delivery), 20)
+        wait_until(settled(delivery))
 
         assert 10 == check_sum(delivery)["confirmed"]
         assert 1 == len(said.saying("is lost"))

@@ -298,7 +298,7 @@ class TestConnectionLost:
         delivery.deliver(make_message(0))
         proxy.frozen = True
 
-        wait_until(lambda: said.saying("is lost"), timeout=15)
+        wait_until(lambda: said.saying("is lost"))
 
 
 class TestRefusals:
@@ -314,7 +314,7 @@ class TestRefusals:
         assert 0 < check_sum(delivery)["waiting"]
 
         assert 30 == len(received.wait_for(30, timeout=40))
-        wait_until(settled(delivery), timeout=20)
+        wait_until(settled(delivery))
         assert sorted(set(received.ids)) == sorted(received.ids)
         assert 30 == check_sum(delivery)["confirmed"]
         received.close()
@@ -459,7 +459,7 @@ class TestAlarm:
         finally:
             broker.ctl("set_vm_memory_high_watermark", "0.4")
 
-        wait_until(settled(delivery), timeout=20)
+        wait_until(settled(delivery))
         assert list(range(1500)) == received.wait_for(1500)
         assert 1500 == len(received.ids)
         assert 0 == check_sum(delivery)["republished"]

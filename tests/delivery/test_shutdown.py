@@ -139,7 +139,7 @@ def wait_for(received: Received, count: int) -> list[int]:
     """
     Wait until so many have arrived.
     """
-    wait_until(lambda: received.read() or len(received.messages) >= count, timeout=20)
+    wait_until(lambda: received.read() or len(received.messages) >= count)
     return numbers(received)
 
 
@@ -289,7 +289,7 @@ class TestNamekoRun:
         """
         process = run(with_port(uri, free_ports(1)[0]), 200, "{flush_timeout: 60}")
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: "stopping services" in (tmp_path / "runner").read_text(), timeout=5)
+        wait_until(lambda: "stopping services" in (tmp_path / "runner").read_text())
         time.sleep(0.5)  # into the flush, which cannot be seen from outside
         assert process.poll() is None
         began = time.monotonic()

@@ -375,7 +375,7 @@ class TestCut:
         for number in range(100, 110):
             delivery.accept(make_message(number))
         proxy.refusing = False
-        wait_until(settled(delivery), 20)
+        wait_until(settled(delivery))
 
         stats = check_sum(delivery)
         arrived = received.wait_for(stats["confirmed"])
@@ -401,7 +401,7 @@ class TestCut:
         (path,) = files()
         os.truncate(path, path.read_bytes().index(b'number\\": 50') + 3)
         proxy.refusing = False
-        wait_until(settled(delivery), 20)
+        wait_until(settled(delivery))
 
         stats = check_sum(delivery)
         assert (50, 50) == (stats["confirmed"], stats["undelivered"])

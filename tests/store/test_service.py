@@ -111,7 +111,7 @@ def stored(uri: str, count: int, **filters: Any) -> list[dict[str, Any]]:
             except DatabaseError:  # the store was not quick enough to make the tables
                 return []
 
-        wait_until(lambda: len(page()) >= count, 30)
+        wait_until(lambda: len(page()) >= count)
         return [found["body"] for found in page()]
 
 
@@ -243,7 +243,7 @@ class TestEventLogStore:
                     send(message.body, encoded)
                 wanted += 1 if readable_id(encoded) else times
             assert wanted > known
-            wait_until(lambda: kept() >= wanted, 10)
+            wait_until(lambda: kept() >= wanted)
 
         engine = open_engine(database)
 

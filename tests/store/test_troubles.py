@@ -176,12 +176,12 @@ class TestTakesNoWrites:
         wait_until(lambda: len(numbers(uri)) == 5)
         set_read_only(uri, "on")
         send(rabbit_config, 5, 5, has_id)
-        wait_until(lambda: len(handed_back) > 5, 30)
+        wait_until(lambda: len(handed_back) > 5)
         assert not any(handed_back)
         wait_until(lambda: left(rabbit_config) == (5, 0))
         set_read_only(uri, "off")
 
-        wait_until(lambda: len(numbers(uri)) >= 10, 20)
+        wait_until(lambda: len(numbers(uri)) >= 10)
         wait_until(lambda: left(rabbit_config) == (0, 0))
         assert list(range(10)) == numbers(uri)
         assert handed_back[-1]
@@ -200,14 +200,14 @@ class TestTakesNoWrites:
             # an error that is not of one row's making
             connection.execute(text(f"{refuse} BEGIN INSERT INTO nowhere VALUES (1); END"))
         send(rabbit_config, 3, 5)
-        wait_until(lambda: len(handed_back) > 5, 30)
+        wait_until(lambda: len(handed_back) > 5)
         assert not any(handed_back)
         wait_until(lambda: left(rabbit_config) == (5, 0))
         with engine.begin() as connection:
             connection.execute(text("DROP TRIGGER refuse"))
         engine.dispose()
 
-        wait_until(lambda: len(numbers(uri)) >= 5, 20)
+        wait_until(lambda: len(numbers(uri)) >= 5)
         wait_until(lambda: left(rabbit_config) == (0, 0))
         assert list(range(3, 8)) == numbers(uri)
 
@@ -224,7 +224,7 @@ class TestTakesNoWrites:
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
         start(rabbit_config, uri=database, quorum=True)
         send(rabbit_config, 0, 5)
-        wait_until(lambda: len(handed_back) > 5, 30)
+        wait_until(lambda: len(handed_back) > 5)
         assert not any(handed_back)
         with engine.begin() as connection:
             connection.execute(
@@ -232,7 +232,7 @@ class TestTakesNoWrites:
             )
         engine.dispose()
 
-        wait_until(lambda: len(numbers(database)) >= 5, 20)
+        wait_until(lambda: len(numbers(database)) >= 5)
         wait_until(lambda: left(rabbit_config) == (0, 0))
         assert list(range(5)) == numbers(database)
 
@@ -305,10 +305,10 @@ class TestRedelivered:
             for lost in range(1, 8):
                 wait_until(lambda: left(rabbit_config) == (0, 0))
                 proxy.cut()
-                wait_until(lambda lost=lost: proxy.connections > lost, 20)
+                wait_until(lambda lost=lost: proxy.connections > lost)
             other.execute("ROLLBACK")
             other.close()
 
-            wait_until(lambda: len(numbers(uri)) >= 20, 20)
+            wait_until(lambda: len(numbers(uri)) >= 20)
             wait_until(lambda: left(rabbit_config) == (0, 0))
             assert list(range(20)) == numbers(uri)
