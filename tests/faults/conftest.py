@@ -72,19 +72,20 @@ class Running:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, **environment}
         nameko = pathlib.Path(sys.executable).with_name("nameko")
-        self.process = subprocess.Popen(
-            [*inside, str(nameko), "run", "--config", "config.yaml", "tests.faults.service"],
-            cwd=folder,
-            env={
-                **os.environ,
-                **{name: str(value) for name, value in given.items()},
-                "LOGGED": str(self.logged_file),
-                "PYTHONPATH": os.getcwd(),
-                "PYTHONWARNINGS": "ignore",
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (folder / "out").open("ab") as out:  # of a failed test, pytest keeps it
+            self.process = subprocess.Popen(
+                [*inside, str(nameko), "run", "--config", "config.yaml", "tests.faults.service"],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    **{name: str(value) for name, value in given.items()},
+                    "LOGGED": str(self.logged_file),
+                    "PYTHONPATH": os.getcwd(),
+                    "PYTHONWARNINGS": "ignore",
+                },
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
 
     @property
     def logged(self) -> list[str]:
