@@ -298,7 +298,7 @@ class TestConnectionLost:
         delivery.deliver(make_message(0))
         proxy.frozen = True
 
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("is lost"), timeout=15)
 
 
 class TestRefusals:
