@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import kombu
@@ -202,6 +202,22 @@ class Queue:
     def __len__(self) -> int:
         with Connection(self._uri) as connection:
             return int(self._queue(connection.default_channel).queue_declare(passive=True)[1])
+
+    def wait_for(self, numbers: Collection[str], timeout: float = 60.0) -> None:
+        """
+        Wait until it holds as many messages as *numbers* has, or more.
+
+        Raises:
+            AssertionError: It did not; names those that are missing.
+        """
+        try:
+            wait_until(lambda: len(self) >= len(numbers), timeout)
+        except AssertionError:
+            held = {number for _, number in self.take_all()}
+            missing = [number for number in numbers if number not in held]
+            raise AssertionError(
+                f"after {timeout} s {len(missing)} of {len(numbers)} are missing: {missing[:100]}"
+            ) from None
 
     def take_all(self) -> list[tuple[str, str]]:
         """

@@ -56,7 +56,7 @@ class TestKilled:
             broker.start()
         running.stop_logging()
         wait_until(lambda: running.is_done, timeout=30)
-        wait_until(lambda: len(queue) >= len(running.logged), timeout=120)
+        queue.wait_for(running.logged, timeout=120)
         running.stop()
 
         logged = running.logged

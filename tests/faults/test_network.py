@@ -74,7 +74,7 @@ class TestPath:
                 proxy.cut()
         running.stop_logging()
         wait_until(lambda: running.is_done, timeout=30)
-        wait_until(lambda: len(queue) >= len(running.logged), timeout=60)
+        queue.wait_for(running.logged)
         if section:
             wait_until(settled(running, spool), timeout=60)
 
@@ -100,7 +100,7 @@ class TestPath:
             eventlet.sleep(1)
         assert 0 == len(queue)
         proxy.refusing = False
-        wait_until(lambda: 5_000 == len(queue), timeout=60)
+        queue.wait_for(running.logged)
 
         assert set() == running.undelivered
         check_all_received(running, queue)

@@ -118,7 +118,7 @@ class TestKilled:
         wait_until(lambda: first.is_done, timeout=30)
         first.stop()
         second = run(rabbit_config["AMQP_URI"], section, COUNT=0)
-        wait_until(lambda: len(queue) == 5_000, timeout=30)
+        queue.wait_for(first.logged)
         second.stop()
 
         assert first.logged == [number for _, number in queue.take_all()]
@@ -219,7 +219,7 @@ class TestDiskFull:
         assert running.is_alive()
         broker.start()
         undelivered = running.undelivered
-        wait_until(lambda: len(queue) >= len(running.logged) - len(undelivered), timeout=60)
+        queue.wait_for([number for number in running.logged if number not in undelivered])
         running.stop()
 
         taken = queue.take_all()
