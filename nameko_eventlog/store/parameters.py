@@ -31,7 +31,7 @@ MAX_PATH_LEVELS = 50
 """How long a path may be: PostgreSQL's functions take a hundred arguments."""
 
 DEFAULT_RANGE_MS = 86_400_000
-"""For filters that no index serves: the last 24 hours."""
+"""For filters of what is in the bodies: the last 24 hours."""
 
 ORDERS = ("newest", "oldest")
 
@@ -138,9 +138,9 @@ class Filters:
     @property
     def needs_range(self) -> bool:
         """
-        Whether no index serves it but that of the time.
+        Whether it is about what is in the bodies: on SQLite no index but the time's serves it.
         """
-        return bool(self.equalities or self.containments or self.text or "caller" in self.columns)
+        return bool(self.equalities or self.containments or self.text)
 
 
 @dataclass(frozen=True, slots=True)

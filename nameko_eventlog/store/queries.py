@@ -119,8 +119,7 @@ class EventLogQuery:
                   mappings by their keys, lists in any order.
                 - ``text``: what is somewhere in the body as JSON, whatever its case.
 
-                With one of the last five, or ``caller``, and no ``since`` the last 24 hours are
-                looked through.
+                With one of the last five, and no ``since``, the last 24 hours are looked through.
 
         Raises:
             InvalidQuery: A parameter is wrong.

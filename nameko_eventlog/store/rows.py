@@ -38,7 +38,9 @@ AHEAD_MS = 86_400_000
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
 _SURROGATES_AND_NUL = re.compile("[\x00\ud800-\udfff]")
-_NOT_PLAIN = re.compile(rb'"__type__"|\\u0000|\\u[dD][89a-fA-F]|\d{19}')
+_ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL, and surrogates, lone or not
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 19  # digits of an integer that may need more than 64 bits
 
 
 class Unstorable(Exception):
@@ -151,7 +153,7 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         and "application/json" in accept
         and not message.headers.get("compression")
         and body.count(b"[") + body.count(b"{") <= MAX_DEPTH
-        and not _NOT_PLAIN.search(body)
+        and is_plain(body)
     ):
         try:
             return msgspec.json.decode(body)
@@ -163,6 +165,17 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         raise
     except Exception as exc:
         raise Unstorable(f"the body cannot be decoded: {exc!r}") from exc
+
+
+def is_plain(body: bytes) -> bool:
+    """
+    Tell whether *body*, if it is JSON, needs nothing of what `make_plain` does, nor kombu's types.
+
+    One regular expression for all of it takes seven times as long.
+    """
+    return not (
+        b'"__type__"' in body or _ESCAPED.search(body) or _LONG in body.translate(_DIGITS_AS_ZEROS)
+    )
 
 
 def _body_time(value: Any, now: int) -> int | None:

@@ -56,6 +56,7 @@ for _name in (
     "level",
     "call_id",
     "origin_call_id",
+    "caller",
 ):
     _column = event_logs.c[_name]
     # Most event logs have no level, and what happens outside calls has no call.
@@ -75,6 +76,14 @@ Index(
     postgresql_where=event_logs.c.parent_call_id.is_not(None),
     sqlite_where=event_logs.c.parent_call_id.is_not(None),
 )
+
+# For what is contained in a body; SQLite has none of the kind.
+Index(
+    "event_logs_body",
+    event_logs.c.body,
+    postgresql_using="gin",
+    postgresql_ops={"body": "jsonb_path_ops"},
+).ddl_if(dialect="postgresql")
 
 rejects = Table(
     "rejects",

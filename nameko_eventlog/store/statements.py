@@ -36,6 +36,7 @@ _BY_SELECTIVITY = (
     "call_id",
     "origin_call_id",
     "entrypoint_name",
+    "caller",
     "event_type",
     "level",
     "service_name",

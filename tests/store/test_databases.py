@@ -48,6 +48,10 @@ class TestMigrate:
                 connection,
                 opts={
                     "include_name": lambda name, kind, parents: name != VERSION_TABLE,
+                    # alembic looks for it on SQLite as well
+                    "include_object": lambda one, name, *rest: (
+                        name != "event_logs_body" or connection.dialect.name == "postgresql"
+                    ),
                     "compare_type": False,
                 },
             )

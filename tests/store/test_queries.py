@@ -4,6 +4,7 @@ Queries: what they find, on both databases, held to a plain search through all r
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sqlite3
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
-from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
+from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.matching import is_at, is_contained, is_equal
 from nameko_eventlog.store.parameters import (
@@ -117,9 +118,9 @@ FILTERS: list[tuple[dict[str, Any], Any, str | None]] = [
         "event_type",
     ),
     ({"event_type": "nothing*"}, lambda b: False, "event_type"),
-    ({"caller": "web"}, lambda b: True, "time"),
-    ({"caller": ["shop", "mail"]}, lambda b: False, "time"),
-    ({"caller": "web", "service": "shop"}, lambda b: b["service_name"] == "shop", "service_name"),
+    ({"caller": "web"}, lambda b: True, "caller"),
+    ({"caller": ["shop", "mail"]}, lambda b: False, "caller"),
+    ({"caller": "web", "service": "shop"}, lambda b: b["service_name"] == "shop", "caller"),
     ({"level": "error"}, lambda b: b["level"] == "error", "level"),
     ({"call_id": "shop.pay.7"}, lambda b: b["call_id"] == "shop.pay.7", "call_id"),
     ({"origin_call_id": "web.get.1"}, lambda b: True, "origin_call_id"),
@@ -136,7 +137,12 @@ FILTERS: list[tuple[dict[str, Any], Any, str | None]] = [
     ({"data": {".".join(["a"] * MAX_PATH_LEVELS): 1}}, lambda b: False, "time"),
     ({"data": {"number": "77"}}, lambda b: False, "time"),
     ({"data": {"number": True}}, lambda b: False, "time"),
+    ({"data": {"number": 77.0}}, lambda b: b["data"]["number"] == 77, "time"),
+    ({"data": {"number": -0.0}}, lambda b: b["data"]["number"] == 0, "time"),
+    ({"data": {"customer": {"id": 4}}}, lambda b: b["data"]["customer"]["id"] == 4, "time"),
+    ({"data": {"customer": {}}}, lambda b: False, "time"),
     ({"data_contains": {"tags": ["t1"]}}, lambda b: "t1" in b["data"]["tags"], "time"),
+    ({"data_contains": {"customer": {}}}, lambda b: True, "time"),
     ({"metadata": {"meta": 1}}, lambda b: b["meta"] == 1, "time"),
     ({"metadata_contains": {"meta": 0}}, lambda b: b["meta"] == 0, "time"),
     ({"text": 'TAGS": ["A'}, lambda b: False, "time"),
@@ -338,7 +344,7 @@ def plans_of(query: EventLogQuery, without: Collection[str] = ()) -> list[str]:
             own = cursor.connection.cursor()
             own.execute("SAVEPOINT plan")
             for index in without:
-                own.execute(f"DROP INDEX {index}")
+                own.execute(f"DROP INDEX IF EXISTS {index}")
             own.execute(explain + text, values)
             plans.append("\n".join(str(row[-1]) for row in own.fetchall()))
             own.execute("ROLLBACK TO SAVEPOINT plan")
@@ -419,6 +425,27 @@ class TestPlans:
                 assert (filters, []) == (filters, read_through(plans))
                 assert index in used, (filters, plans)
                 assert ("time" in used) == (index == "time"), (filters, plans)
+
+    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    def test_bodies(self, query: EventLogQuery) -> None:
+        """
+        What is in the bodies has an index on PostgreSQL, which serves paths, too, but for those
+        through lists.
+        """
+        names = {str(one.name) for one in event_logs.indexes}
+        plans = plans_of(query, names - {"event_logs_body"})
+        for filters in (
+            {"data": {"customer.id": 4}},
+            {"data": {"customer": {"id": 4}}},
+            {"data_contains": {"tags": ["t1"]}},
+            {"metadata": {"meta": 1}},
+            {"metadata_contains": {"meta": 1}},
+            {"data": {"tags.1": "t2"}},
+        ):
+            query.query(limit=1000, **filters)
+
+        assert [{"body"}] * 5 + [set()] == [searched([plan]) for plan in plans]
+        assert plans[5:] == read_through(plans)
 
     def test_missing(self, query: EventLogQuery) -> None:
         """
@@ -691,8 +718,14 @@ class TestGivenUp:
                         wait_until(lambda begin=begin: monotonic() > begin + 0.06)
 
 
+_NUMBERS = [1.0, -0.0, 1.5, -2.5e-7, 10**15, 1e15, 10**16, 1e16, 2**63 - 1]
+
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.just(1.0) | st.sampled_from(["a", ""]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from(_NUMBERS)
+    | st.sampled_from(["a", "", '"\\\u00e9', 'b":1']),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2)
@@ -721,6 +754,34 @@ _KEYS = [
     ),
     *("1_0", "\u0661", "\u00a01", "2147483648", "-2147483648", "9" * 12, "-" + "9" * 30),
 ]
+
+
+def at(body: Any, path: list[str]) -> Any:
+    """
+    Return what is at *path*, with every number as the other type of it, or None.
+    """
+    for key in path:
+        if isinstance(body, dict):
+            body = body.get(key)
+        elif isinstance(body, list) and body and key in ("0", "-1"):
+            body = body[int(key)]
+        else:
+            return None
+    return retyped(body)
+
+
+def retyped(value: Any) -> Any:
+    """
+    Return *value* with integers as floats and floats as integers, where that is the same number.
+    """
+    if isinstance(value, dict):
+        return {key: retyped(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [retyped(one) for one in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    other = float(value) if isinstance(value, int) else int(value)
+    return other if other == value else value
 
 
 class TestMatching:
@@ -760,6 +821,32 @@ class TestMatching:
             ).one()
 
         assert (found is True) == is_at(body, path, value)
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.dictionaries(st.sampled_from(["a", "b"]), _VALUES, max_size=2),
+        st.lists(st.sampled_from(["a", "b", "0", "-1", "c"]), min_size=1, max_size=3),
+        _VALUES,
+        st.booleans(),
+    )
+    def test_conditions(
+        self, query: EventLogQuery, body: Any, path: list[str], value: Any, is_there: bool
+    ) -> None:
+        """
+        What is asked of a database means the same, however it gets there.
+        """
+        if is_there:
+            value = at(body, path)
+        part = functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)
+        equal, contained = (
+            matching.equals(query._dialect, path, value),
+            matching.contains(query._dialect, part),
+        )
+        with query._engine.connect() as connection:  # which commits nothing by itself
+            connection.execute(update(event_logs).values(body=body))
+            found = connection.execute(select(equal, contained).limit(1)).one()
+
+        assert (is_at(body, path, value), is_contained(part, body)) == tuple(map(bool, found))
 
     @pytest.fixture
     def engine(self, postgresql: Any) -> Iterator[Any]:
