@@ -119,6 +119,8 @@ def _asked() -> dict[str, dict[str, Callable[[EventLogQuery], Any]]]:
         "event_type": lambda q: q.query(event_type="order_7"),
         "event_type with *": lambda q: q.query(event_type="*_1*"),
         "no such event_type": lambda q: q.query(event_type="nothing*"),
+        "caller": lambda q: q.query(caller="web"),
+        "no such caller": lambda q: q.query(caller="nobody"),
         "level": lambda q: q.query(level="error"),
         "no such level": lambda q: q.query(level="fatal"),
         "oldest": lambda q: q.query(level="info", order="oldest"),
@@ -127,9 +129,8 @@ def _asked() -> dict[str, dict[str, Callable[[EventLogQuery], Any]]]:
         "trace": lambda q: q.trace("web.get.3"),
     }
     ranged: dict[str, Callable[[EventLogQuery], Any]] = {
-        "caller": lambda q: q.query(caller="nobody", **day),
-        "data": lambda q: q.query(data={"customer.id": -1}, **day),
-        "data_contains": lambda q: q.query(data_contains={"number": -1}, **day),
+        "data": lambda q: q.query(data={"customer.id": 97}, **day),
+        "data_contains": lambda q: q.query(data_contains={"number": 2**40}, **day),
         "metadata": lambda q: q.query(metadata={"level": "fatal"}, **day),
         "text": lambda q: q.query(text="nowhere", **day),
     }

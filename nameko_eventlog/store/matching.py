@@ -18,6 +18,9 @@ from nameko_eventlog.store.schema import event_logs
 
 _decode = msgspec.json.decode
 _BODY = cast(event_logs.c.body, Text)
+_ASCII = re.compile(r"[\0-\x7f]+")
+_LONGEST = 1_000  # of a pattern: SQLite takes 50,000 bytes
+_NOT_ITSELF = re.compile(r"[ikIK%_~]")
 _EXPONENTS = 10**15  # below it an integer is written as one, with or without ".0"
 # what C's strtol reads, and so PostgreSQL: https://www.postgresql.org/docs/current/functions-json.html
 _INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
@@ -27,23 +30,22 @@ def equals(dialect: Dialect, path: Sequence[str], value: Any) -> ColumnElement[b
     """
     Make the condition that the value at *path* in the body is *value*.
 
-    Where it can, it asks for containment, which PostgreSQL has an index of, and SQLite is quicker
-    to deny; that is the same for a single value, and goes before for a mapping or a list.
+    Unless the path may lead through a list, it asks for containment, which PostgreSQL has an index
+    of, and SQLite is quick to deny. Of a value that is no mapping and no list, that is the same.
     """
-    may_be_listed = any(map(_INDEX.fullmatch, path))
-    part = value
-    for key in reversed(path):
-        part = {key: part}
+    exact: ColumnElement[bool]
     if dialect.name == "postgresql":
         found = func.jsonb_extract_path(event_logs.c.body, *path, type_=JSONB)
         exact = found == literal(value, JSONB(none_as_null=False))
-        if may_be_listed:
-            return exact
-        if isinstance(value, (dict, list)):
-            return and_(contains(dialect, part), exact)
-        return contains(dialect, part)
-    exact = _function("eventlog_equals", _encode(list(path)), _encode(value))
-    return exact if may_be_listed else and_(_may_contain(part), exact)
+    else:
+        exact = _function("eventlog_equals", _encode(list(path)), _encode(value))
+    if any(map(_INDEX.fullmatch, path)):
+        return exact
+    part = value
+    for key in reversed(path):
+        part = {key: part}
+    contained = contains(dialect, part)
+    return and_(contained, exact) if isinstance(value, (dict, list)) else contained
 
 
 def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
@@ -52,7 +54,8 @@ def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
     """
     if dialect.name == "postgresql":
         return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
-    return and_(_may_contain(part), _function("eventlog_contains", _encode(part)))
+    may_contain = _may_have(max(_texts(part), key=len, default=""))
+    return and_(may_contain, _function("eventlog_contains", _encode(part)))
 
 
 def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
@@ -63,7 +66,8 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
         body = func.lower(cast(event_logs.c.body, Text))
         # not our lower: that of a database with the locale C knows ASCII alone
         return func.strpos(body, func.lower(literal(_as_json(text), Text))) > 0
-    return _function("eventlog_has_text", needle_of(text))
+    needle = needle_of(text)
+    return and_(_may_have(needle), _function("eventlog_has_text", needle))
 
 
 def teach_sqlite(connection: Any) -> None:
@@ -84,26 +88,35 @@ def _function(name: str, *arguments: str) -> ColumnElement[bool]:
     return condition == literal(1)
 
 
-def _may_contain(part: dict[str, Any]) -> ColumnElement[bool]:
+def _may_have(needle: str) -> ColumnElement[bool]:
     """
-    Make a condition that SQLite tells without Python, and that no body fails that contains *part*.
+    Make a condition that no body fails that has *needle* in it, whatever its case, and that SQLite
+    denies without Python.
+
+    LIKE knows the case of ASCII alone. Of other letters two are ASCII in lower case: the sign of
+    Kelvin is k, and a capital I with a dot is i, with the dot behind it.
     """
-    condition: ColumnElement[bool] = func.instr(_BODY, max(_texts(part), key=len)) > 0
-    return condition
+    longest = max(_ASCII.findall(needle), key=len, default="")[:_LONGEST]
+    pattern = _NOT_ITSELF.sub(lambda one: "_" if one[0] in "ikIK" else f"~{one[0]}", longest)
+    return _BODY.like(f"%{pattern}%", escape="~")
 
 
 def _texts(part: Any) -> Iterator[str]:
     """
-    Yield what stands in every body that contains *part*, as the store has encoded it.
+    Yield what stands in every body that contains *part*, as the store has encoded it: its leaves.
     """
-    if isinstance(part, dict):
+    if isinstance(part, dict) and part:
         for key, value in part.items():
-            yield f"{_encode(key)}:{_text(value)}"
-            yield from _texts(value)
+            if isinstance(value, (dict, list)) and value:
+                yield from _texts(value)
+            else:
+                # without the quote: what begins like many others is longer to deny
+                yield f'{_as_json(key)}":{_text(value)}'
     elif isinstance(part, list):
         for value in part:
-            yield _text(value)
             yield from _texts(value)
+    else:
+        yield _text(part)
 
 
 def _text(value: Any) -> str:

@@ -16,14 +16,14 @@ from time import monotonic, process_time, time
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching
 from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.matching import is_at, is_contained, is_equal
+from nameko_eventlog.store.matching import is_at, is_contained, is_equal, is_in, needle_of
 from nameko_eventlog.store.parameters import (
     MAX_PATH_LEVELS,
     MAX_PATHS,
@@ -733,6 +733,8 @@ _VALUES = st.recursive(
     max_leaves=6,
 )
 
+_LETTERS = 'aAiIkK\u212a\u0130\u0131\u0307\u00df\u1e9e\u03a3\u03c2%_~\\"\n\u00e9\u00c9'
+
 _KEYS = [
     *(
         "a",
@@ -829,6 +831,13 @@ class TestMatching:
         _VALUES,
         st.booleans(),
     )
+    @example({"a": -0.0}, ["a"], 0, False)
+    @example({"a": {"b": [0]}}, ["a", "b", "0"], -0.0, False)
+    @example({"a": 1e16}, ["a"], 10**16, False)
+    @example({"a": 10**16}, ["a"], 1e16, False)
+    @example({"a": {"b": [1]}}, ["a", "b"], [1.0], False)
+    @example({"a": {"b": [1, 2]}}, ["a", "b"], [1], False)
+    @example({"a": [{"b": "\u212a\u0130"}]}, ["a"], [{}], False)
     def test_conditions(
         self, query: EventLogQuery, body: Any, path: list[str], value: Any, is_there: bool
     ) -> None:
@@ -847,6 +856,24 @@ class TestMatching:
             found = connection.execute(select(equal, contained).limit(1)).one()
 
         assert (is_at(body, path, value), is_contained(part, body)) == tuple(map(bool, found))
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.text(_LETTERS, max_size=8), st.integers(0, 7), st.integers(1, 8), st.booleans())
+    @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+    def test_text(
+        self, query: EventLogQuery, text: str, begin: int, length: int, is_there: bool
+    ) -> None:
+        """
+        What stands in a body is found in any case of it: as Python has it, on SQLite.
+        """
+        wanted = text[begin : begin + length].swapcase() if is_there else text[::-1]
+        body = {"a": f"{text}!"}
+        with query._engine.connect() as connection:  # which commits nothing by itself
+            connection.execute(update(event_logs).values(body=body))
+            condition = matching.has_text(query._dialect, wanted)
+            found = connection.execute(select(condition).limit(1)).scalar_one()
+
+        assert is_in(needle_of(wanted), body) == bool(found)
 
     @pytest.fixture
     def engine(self, postgresql: Any) -> Iterator[Any]:
