@@ -55,7 +55,7 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
 	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
 		TESTS='--hypothesis-profile=brief --ignore tests/faults --ignore tests/tutorial' && \
-	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 TESTS='tests/faults' ) \
+	$(MAKE) faults VENV=$(VENV) NAMEKO='$(NAMEKO2)' ) \
 		> $$log 2>&1 & other=$$!; \
 	passed=yes; \
 	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 TESTS='--ignore tests/faults' && \
@@ -72,9 +72,10 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
 	@for version in $(VERSIONS); do \
 		if python=$$(scripts/find-python $$version); then \
-			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)'; \
-			$(MAKE) suite PYTHON=$$python VENV=.venv-$$version-nameko3 NAMEKO='$(NAMEKO3)' \
-				TESTS='--ignore tests/tutorial'; \
+			$(MAKE) suite faults PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)' \
+				TESTS='--ignore tests/faults'; \
+			$(MAKE) suite faults PYTHON=$$python VENV=.venv-$$version-nameko3 NAMEKO='$(NAMEKO3)' \
+				TESTS='--ignore tests/faults --ignore tests/tutorial'; \
 			tested="$${tested:-} $$version"; \
 		else \
 			echo "==> Python $$version: not installed, left out"; \
@@ -93,6 +94,12 @@ browser: postgresql chromium $(VENV)/.browser ## the explorer in a real Chromium
 .PHONY: screenshots
 screenshots: ## docs/screenshots anew, by the same tests
 	@$(MAKE) browser OPTIONS='--screenshots -k TestPictures'
+
+.PHONY: faults
+faults: rabbitmq postgresql $(VENV)/.test ## broker, database and process killed, frozen, starved, a few times each
+	$(call say,faults: $$($(VENV)/bin/python --version) $(NAMEKO))
+	@# Not measured: coverage makes services half as fast, and tests/delivery has the same lines.
+	@$(VENV)/bin/python -m pytest -q tests/faults
 
 .PHONY: chaos
 chaos: rabbitmq postgresql $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
