@@ -21,7 +21,8 @@ import yaml
 from kombu import Connection
 
 from tests.nameko_version import event_exchange
-from tests.rabbitmq import free_ports
+from tests.proxy import Proxy
+from tests.rabbitmq import free_ports, with_port
 from tests.waiting import wait_until
 
 
@@ -238,6 +239,14 @@ class Queue:
                         connection.drain_events(timeout=1)
                     except TimeoutError:
                         return found
+
+
+@pytest.fixture
+def proxied(rabbit_config: dict[str, Any], proxy: Proxy) -> str:
+    """
+    The broker's URI, by way of the network.
+    """
+    return with_port(rabbit_config["AMQP_URI"], proxy.port)
 
 
 @pytest.fixture

@@ -12,19 +12,10 @@ import pytest
 
 from tests.faults.conftest import Queue, Running, settled
 from tests.proxy import Proxy
-from tests.rabbitmq import with_port
 from tests.waiting import wait_until
 
 
 Run = Callable[..., Running]
-
-
-@pytest.fixture
-def proxied(rabbit_config: dict[str, Any], proxy: Proxy) -> str:
-    """
-    The broker's URI, by way of the network.
-    """
-    return with_port(rabbit_config["AMQP_URI"], proxy.port)
 
 
 def check_all_received(running: Running, queue: Queue) -> None:
