@@ -28,7 +28,7 @@ class Proxy:
         self._target = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self._pairs: list[tuple[Any, Any]] = []
+        self._pairs: list[list[Any]] = []
         self.connections = 0
         self.frozen = False
         self.delay = 0.0
@@ -47,7 +47,7 @@ class Proxy:
 
     def cut(self) -> None:
         """
-        Reset all connections.
+        Reset all connections, one that is being passed on among them.
         """
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
@@ -70,13 +70,18 @@ class Proxy:
             if self.refusing:
                 self._reset(client)
                 continue
+            pair = [client]
+            self._pairs.append(pair)
             try:
                 server = socket.create_connection(self._target)
             except OSError:
                 self._reset(client)
                 continue
+            if client.fileno() < 0:  # cut in the meantime
+                self._reset(server)
+                continue
+            pair.append(server)
             self.connections += 1
-            self._pairs.append((client, server))
             eventlet.spawn(self._pump, client, server, False)
             eventlet.spawn(self._pump, server, client, True)
 
