@@ -31,6 +31,7 @@ from nameko.standalone.events import get_event_exchange
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.reporting import report
+from nameko_eventlog.tables import is_table
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -38,10 +39,6 @@ IS_NAMEKO_3 = hasattr(nameko, "config")
 _HONOURED = {"serializer", "headers", "expiration", "priority", "compression"}
 _CONNECTION = {"uri", "ssl", "login_method"}
 _FIXED = {"use_confirms": True, "retry": True, "mandatory": False, "delivery_mode": 2}
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
 def _is_duration(value: Any) -> bool:
@@ -61,7 +58,7 @@ def _is_compression(value: Any) -> bool:
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "headers": ("a mapping whose keys are strings", _is_table),
+    "headers": ("a mapping whose keys are strings, of values that AMQP has", is_table),
     "expiration": ("a number of seconds, 0 or more", _is_duration),
     "priority": ("an integer from 0 to 255", _is_priority),
     "compression": ("a compression that kombu knows", _is_compression),

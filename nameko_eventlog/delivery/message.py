@@ -14,6 +14,7 @@ from kombu.compression import get_encoder
 
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery.waiting import Waiter
+from nameko_eventlog.tables import check_finite
 
 
 class Message(msgspec.Struct, gc=False, eq=False):
@@ -68,8 +69,12 @@ def headers(message: Message, settings: Settings) -> dict[str, Any]:
 def sent_headers(message: Message, settings: Settings) -> dict[str, Any]:
     """
     Return the headers with which *message* is published, its body compressed maybe.
+
+    Raises:
+        ValueError: RabbitMQ cannot read one of them.
     """
     sent = headers(message, settings)
+    check_finite(sent)
     if settings.compression is not None:
         sent["compression"] = get_encoder(settings.compression)[1]
     return sent

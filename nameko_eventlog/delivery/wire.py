@@ -142,7 +142,7 @@ class PropertiesEncoder:
         Encode the properties of *message*, headers among them.
 
         Raises:
-            Exception: If AMQP does not know a header's value.
+            Exception: If AMQP or RabbitMQ does not know a header's value.
         """
         message_id, timestamp, event_type = own_properties(message)
         tail = self._tails.get((timestamp, event_type))

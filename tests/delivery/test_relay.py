@@ -4,6 +4,7 @@ The relay, against a real broker and a bad network.
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from kombu import Connection, Exchange
 
 from logging_ext import forwarding
-from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery import BrokerDelivery, wire
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import (
     Lines,
@@ -361,14 +362,27 @@ class TestRefusals:
 
 
 class TestPoison:
+    @pytest.mark.parametrize(
+        "value", [object(), math.nan, -math.inf, {"b": [1.5, math.inf]}, ({"b": math.nan},)]
+    )
+    @pytest.mark.parametrize("wire_works", [True, False])
     def test_not_encodable(
-        self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
+        self,
+        value: object,
+        wire_works: bool,
+        uri: str,
+        received: Received,
+        make_delivery: Make,
+        undelivered: Lines,
+        monkeypatch: Any,
     ) -> None:
         """
-        A message that cannot be encoded goes to undelivered, and the queue moves on.
+        A message that cannot be encoded, or that RabbitMQ cannot read, goes to undelivered, and
+        the queue moves on.
         """
+        monkeypatch.setattr(wire, "works", lambda: wire_works)
         delivery = make_delivery(uri)
-        delivery.accept(make_message(1, headers={"a": object()}))
+        delivery.accept(make_message(1, headers={"a": value}))
         delivery.accept(make_message(2))
 
         assert [2] == received.wait_for(1)

@@ -5,6 +5,7 @@ The configuration: defaults, checks, and messages that help.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Any
 
 import pytest
@@ -215,6 +216,8 @@ class TestStart:
             ({"serializer": "nosuch"}, "serializer 'nosuch' cannot encode"),
             ({"headers": ["a"]}, r"headers=\['a'\].*must be a mapping"),
             ({"headers": {1: "a"}}, "keys are strings"),
+            ({"headers": {"a": datetime.date(2026, 1, 1)}}, "values that AMQP has"),
+            ({"headers": {"a": [float("nan")]}}, "values that AMQP has"),
             ({"expiration": "5s"}, "expiration='5s'.*number of seconds"),
             ({"expiration": -1}, "expiration=-1.*number of seconds"),
             ({"priority": 256}, "priority=256.*0 to 255"),
