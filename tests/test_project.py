@@ -58,7 +58,15 @@ _DOWNSTREAM = {
 }
 
 # what all rooms share, and the package itself
-SHARED = {"__init__.py", "checking.py", "compat.py", "exceptions.py", "frames.py", "reporting.py"}
+SHARED = {
+    "__init__.py",
+    "checking.py",
+    "compat.py",
+    "exceptions.py",
+    "frames.py",
+    "reporting.py",
+    "tables.py",
+}
 
 
 def _sending(*allowed: str) -> set[str]:
