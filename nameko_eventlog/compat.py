@@ -58,7 +58,7 @@ def _is_compression(value: Any) -> bool:
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "headers": ("a mapping whose keys are strings, of values that AMQP has", is_table),
+    "headers": ("a mapping whose keys are strings, of values that a broker takes", is_table),
     "expiration": ("a number of seconds, 0 or more", _is_duration),
     "priority": ("an integer from 0 to 255", _is_priority),
     "compression": ("a compression that kombu knows", _is_compression),

@@ -15,15 +15,17 @@ def check_finite(table: Mapping[str, Any]) -> None:
     """
     Check that *table* holds no float that is NaN or an infinity, however deep.
 
-    py-amqp encodes them; RabbitMQ, whose language has none, ends the connection as if the fault
-    were its own (541), for every message that has one.
+    Of what py-amqp encodes, these alone RabbitMQ cannot read: its language has none. It ends the
+    connection as if the fault were its own (541), for every message that has one.
 
     Raises:
         ValueError: It does; names the header.
     """
     for name, value in table.items():
         if not _is_finite(value):
-            raise ValueError(f"the header {name!r} is not finite, as all must be: {value!r}")
+            raise ValueError(
+                f"the header {name!r} holds NaN or an infinity, which RabbitMQ cannot read: {value!r}"
+            )
 
 
 def is_table(value: Any) -> bool:
