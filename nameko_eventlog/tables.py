@@ -24,7 +24,7 @@ def check_finite(table: Mapping[str, Any]) -> None:
     for name, value in table.items():
         if not _is_finite(value):
             raise ValueError(
-                f"the header {name!r} holds NaN or an infinity, which RabbitMQ cannot read: {value!r}"
+                f"the header {name!r} holds NaN or an infinity, unknown to RabbitMQ: {value!r}"
             )
 
 
