@@ -197,7 +197,13 @@ class Queue:
         self._queue = kombu.Queue(
             "q", exchange, routing_key="log_event", durable=True, queue_arguments=arguments
         )
-        with Connection(uri) as connection:
+        self.bind()
+
+    def bind(self) -> None:
+        """
+        Declare it and bind it, again if it is there.
+        """
+        with Connection(self._uri) as connection:
             self._queue(connection.default_channel).declare()
 
     def __len__(self) -> int:
