@@ -2,8 +2,10 @@
 Connections to the databases that keep event logs: SQLite and PostgreSQL.
 
 An engine is used by one thread at a time. Where green threads are about, that is a thread of
-``eventlet.tpool``, and nothing in here takes a lock that a green thread may hold: the engine's
-loggers are off, and its pool has one connection that nobody else asks for.
+``eventlet.tpool``, and nothing that runs there takes a lock that a green thread may hold, for it
+would never be woken: the engine's loggers are off, and its pool has one connection that nobody
+else asks for. It is opened elsewhere, since SQLAlchemy's ``getLogger`` takes the lock of the
+whole ``logging`` module.
 """
 
 from __future__ import annotations
@@ -125,6 +127,13 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     elif seconds is not None:
         _give_up_postgresql(engine, seconds)
     return engine
+
+
+def close_engine(engine: Engine) -> None:
+    """
+    Close the engine's connection. ``Engine.dispose`` makes a pool anew, and a logger with it.
+    """
+    engine.pool.dispose()
 
 
 @contextmanager

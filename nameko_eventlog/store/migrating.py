@@ -5,6 +5,7 @@ Bring a database's tables to what this version of the package knows.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from sqlalchemy import Connection, Engine, inspect, text
 
@@ -17,45 +18,65 @@ VERSION_TABLE = "eventlog_schema"
 _LOCK = 4_711_202_611
 """The key of PostgreSQL's advisory lock, the same for all instances of the store."""
 
-_TALKATIVE = ("alembic.runtime.migration", "alembic.runtime.plugins")
+_TALKATIVE = [
+    logging.getLogger(name) for name in ("alembic.runtime.migration", "alembic.runtime.plugins")
+]
 
 
-def migrate(engine: Engine, to: str = "head") -> None:
+class Migration:
     """
-    Migrate forward, if it is needed. One process at a time does it, and others wait.
+    Migrates forward, if it is needed.
+
+    It is made where imports and loggers are: Alembic has both, and they take locks that a real
+    thread must not wait for. `run` may be called in one.
 
     Args:
         engine: The database's, for writing.
-        to: The version; default: this one.
-
-    Raises:
-        DatabaseError: If it cannot be done, or the tables are of a later version.
     """
-    # They would log from a real thread, through handlers whose locks belong to green ones; the
-    # latter as soon as it is imported.
-    for name in _TALKATIVE:
-        logging.getLogger(name).disabled = True
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", "nameko_eventlog.store:migrations")
-    script = ScriptDirectory.from_config(config)
-    with database_errors(engine.url), engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # SQLite's transaction is a lock itself
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        version = _version(connection)
-        if version == script.get_current_head():
-            return
-        known = {revision.revision for revision in script.walk_revisions()}
-        if version is not None and version not in known:
-            raise DatabaseError(
-                f"the event logs in {shown(engine.url)} have the schema {version!r}, which this"
-                " version of nameko-eventlog does not know: install a later one"
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
+    def __init__(self, engine: Engine) -> None:
+        _silence()  # one of them logs when it is imported
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        self._engine = engine
+        self._config = Config()
+        self._config.set_main_option("script_location", "nameko_eventlog.store:migrations")
+        self._upgrade = partial(command.upgrade, self._config)
+        self._script = ScriptDirectory.from_config(self._config)
+
+    def run(self, to: str = "head") -> None:
+        """
+        Migrate. One process at a time does it, and others wait.
+
+        Args:
+            to: The version; default: this one.
+
+        Raises:
+            DatabaseError: If it cannot be done, or the tables are of a later version.
+        """
+        _silence()  # the logging may have been configured meanwhile
+        url = self._engine.url
+        with database_errors(url), self._engine.begin() as connection:
+            if url.get_backend_name() == "postgresql":  # SQLite's transaction is a lock itself
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            version = _version(connection)
+            if version == self._script.get_current_head():
+                return
+            known = {revision.revision for revision in self._script.walk_revisions()}
+            if version is not None and version not in known:
+                raise DatabaseError(
+                    f"the event logs in {shown(url)} have the schema {version!r}, which this"
+                    " version of nameko-eventlog does not know: install a later one"
+                )
+            self._config.attributes["connection"] = connection
+            self._upgrade(to)
+
+
+def _silence() -> None:
+    for logger in _TALKATIVE:
+        logger.disabled = True
 
 
 def _version(connection: Connection) -> str | None:

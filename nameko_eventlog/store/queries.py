@@ -31,7 +31,12 @@ from nameko_eventlog.store.answers import (
     ServiceInfo,
     Trace,
 )
-from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
+from nameko_eventlog.store.databases import (
+    check_exists,
+    close_engine,
+    database_errors,
+    open_engine,
+)
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -88,7 +93,7 @@ class EventLogQuery:
         """
         Close the connection.
         """
-        self._engine.dispose()
+        close_engine(self._engine)
 
     def query(
         self,

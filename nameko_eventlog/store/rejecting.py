@@ -12,7 +12,12 @@ from typing import Any
 from sqlalchemy import Row, delete, select
 
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
+from nameko_eventlog.store.databases import (
+    check_exists,
+    close_engine,
+    database_errors,
+    open_engine,
+)
 from nameko_eventlog.store.rows import Unstorable, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import format_time, now_ms
@@ -110,7 +115,7 @@ class Rejects:
         """
         Close the connection.
         """
-        self._engine.dispose()
+        close_engine(self._engine)
 
 
 def _reject(row: Row[Any]) -> Reject:

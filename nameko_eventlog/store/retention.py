@@ -7,9 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Engine, delete, func, select
 
-from nameko_eventlog.store.databases import check_exists, database_errors, open_engine
+from nameko_eventlog.store.databases import (
+    check_exists,
+    close_engine,
+    database_errors,
+    open_engine,
+)
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import parse_time
 
@@ -23,13 +28,17 @@ def purge(uri: str, before: datetime, step: int = 1000) -> Iterator[int]:
         before: The time.
         step: How many rows a transaction deletes at the most.
 
-    Yields:
-        How many were deleted, after each transaction.
+    Returns:
+        An iterator that deletes: how many were deleted, after each transaction. It raises
+        `DatabaseError` if the database cannot be used.
 
     Raises:
-        DatabaseError: If the database cannot be used.
+        DatabaseError: If *uri* is no address of a database that can be used.
     """
-    engine = open_engine(uri, writes=True)
+    return _purge(open_engine(uri, writes=True), before, step)
+
+
+def _purge(engine: Engine, before: datetime, step: int) -> Iterator[int]:
     try:
         check_exists(engine.url)
         for key, time_ms in (
@@ -51,7 +60,7 @@ def purge(uri: str, before: datetime, step: int = 1000) -> Iterator[int]:
                     break
                 yield deleted
     finally:
-        engine.dispose()
+        close_engine(engine)
 
 
 def count_before(uri: str, before: datetime) -> int:
@@ -75,4 +84,4 @@ def count_before(uri: str, before: datetime) -> int:
                 for time_ms in (event_logs.c.time_ms, rejects.c.rejected_ms)
             )
     finally:
-        engine.dispose()
+        close_engine(engine)

@@ -17,8 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.store.databases import database_errors, open_engine
-from nameko_eventlog.store.migrating import migrate
+from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
+from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
@@ -71,6 +71,7 @@ class EventLogWriter:
 
     def __init__(self, uri: str, accept: Collection[str]) -> None:
         self._engine = open_engine(uri, writes=True)
+        self._migration = Migration(self._engine)
         self._accept = content_types(accept)
         self._is_migrated = False
 
@@ -82,7 +83,7 @@ class EventLogWriter:
             DatabaseError: If the database cannot be used.
         """
         if not self._is_migrated:
-            migrate(self._engine)
+            self._migration.run()
             self._is_migrated = True
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
@@ -133,7 +134,7 @@ class EventLogWriter:
         """
         Close the connection.
         """
-        self._engine.dispose()
+        close_engine(self._engine)
 
     def _write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
@@ -193,7 +194,7 @@ class Probe:
             with database_errors(engine.url), engine.begin() as connection:
                 connection.exec_driver_sql("SELECT 1")
         finally:
-            engine.dispose()
+            close_engine(engine)
         return True
 
 
@@ -214,8 +215,7 @@ class Trial:
     def __init__(
         self, uri: str, accept: Collection[str], refused: Sequence[ReceivedMessage]
     ) -> None:
-        self._uri = uri
-        self._accept = accept
+        self._writer = EventLogWriter(uri, accept)
         self._refused = refused
 
     def __call__(self) -> bool:
@@ -225,12 +225,11 @@ class Trial:
         Raises:
             DatabaseError: It does not.
         """
-        writer = EventLogWriter(self._uri, self._accept)
         try:
-            writer.rehearse([one for one in self._refused if not has_id(one)])
-            writer.write([one for one in self._refused if has_id(one)])
+            self._writer.rehearse([one for one in self._refused if not has_id(one)])
+            self._writer.write([one for one in self._refused if has_id(one)])
         finally:
-            writer.close()
+            self._writer.close()
         return True
 
 

@@ -5,7 +5,9 @@ Schemas, engines, retention, and the writer's troubles.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
+import traceback
 import tracemalloc
 import zlib
 from datetime import datetime, timezone
@@ -25,12 +27,12 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
+from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
 from nameko_eventlog.store.schema import metadata
 from nameko_eventlog.store.waiting import wait_in_real_threads
-from nameko_eventlog.store.writing import EventLogWriter
+from nameko_eventlog.store.writing import EventLogWriter, Trial
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body
 
@@ -41,8 +43,8 @@ class TestMigrate:
         The migrations make the tables of `schema`.
         """
         engine = open_engine(database, writes=True)
-        migrate(engine)
-        migrate(engine)
+        Migration(engine).run()
+        Migration(engine).run()
         with engine.connect() as connection:
             context = MigrationContext.configure(
                 connection,
@@ -70,7 +72,7 @@ class TestMigrate:
             "5": (None, None),
         }
         engine = open_engine(database, writes=True)
-        migrate(engine, "0001")
+        Migration(engine).run("0001")
         with engine.begin() as connection:
             for message_id, (parent, _) in parents.items():
                 connection.execute(
@@ -80,7 +82,7 @@ class TestMigrate:
                     ),
                     {"id": message_id, "parent": parent},
                 )
-        migrate(engine)
+        Migration(engine).run()
         with engine.begin() as connection:
             found = connection.execute(text("SELECT message_id, caller FROM event_logs")).all()
         engine.dispose()
@@ -95,14 +97,12 @@ class TestMigrate:
         Several instances may start at once: one makes the tables.
         """
 
-        def one(_: int) -> None:
-            engine = open_engine(database, writes=True)
-            migrate(engine)
-            engine.dispose()
-
         if database.startswith("postgresql"):
             wait_in_real_threads()
-        list(eventlet.GreenPool(4).imap(lambda n: tpool.execute(one, n), range(4)))
+        writers = [EventLogWriter(database, ["json"]) for _ in range(4)]
+        list(eventlet.GreenPool(4).imap(tpool.execute, [one.prepare for one in writers]))
+        for one in writers:
+            one.close()
 
         with EventLogQuery(database) as query:
             assert [] == query.services()
@@ -116,7 +116,7 @@ class TestMigrate:
         other.execute("CREATE TABLE others (one)")
         other.execute("BEGIN IMMEDIATE")
         engine = open_engine(f"sqlite:///{path}", writes=True)
-        waiting = eventlet.spawn(tpool.execute, migrate, engine)
+        waiting = eventlet.spawn(tpool.execute, Migration(engine).run)
         eventlet.sleep(0.2)
         other.execute("ROLLBACK")
         waiting.wait()
@@ -171,7 +171,7 @@ class TestWriter:
         A row that the database alone refuses is a reject, and the others of its batch are rows.
         """
         engine = open_engine(database, writes=True)
-        migrate(engine)
+        Migration(engine).run()
         with engine.begin() as connection:
             if engine.dialect.name == "sqlite":
                 connection.execute(
@@ -341,6 +341,64 @@ class TestWaiting:
             postgresql.thaw()
         assert 1 == tpool.execute(ask)
         engine.dispose()
+
+
+class LockOfLogging:
+    """
+    The lock of the ``logging`` module, as long as only green threads take it.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self._ident = patcher.original("threading").get_ident
+        self._home = self._ident()
+        self.taken_by: list[str] = []
+
+    def acquire(self) -> None:
+        self._note()
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def _note(self) -> None:
+        if self._ident() != self._home:
+            self.taken_by += traceback.format_stack(limit=8)
+
+
+class TestRealThreads:
+    def test_lock_of_logging(
+        self, database: str, message: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What runs in a real thread never takes it: that thread, or the green one that has it
+        then, would wait for ever (eventlet#742).
+        """
+        if database.startswith("postgresql"):
+            wait_in_real_threads()
+        lock = LockOfLogging(logging._lock)  # type: ignore[attr-defined]
+        monkeypatch.setattr(logging, "_lock", lock)
+        writer = EventLogWriter(database, ["json"])
+        trial = Trial(database, ["json"], [message(body()), message(body(), message_id=None)])
+        query = EventLogQuery(database)
+        steps = purge(database, datetime(2100, 1, 1, tzinfo=timezone.utc))
+
+        assert [] == tpool.execute(writer.write, [message(body())])
+        assert tpool.execute(trial)
+        assert 2 == len(tpool.execute(query.query)["event_logs"])
+        assert [2] == tpool.execute(list, steps)
+        for one in (query, writer):
+            tpool.execute(one.close)
+        assert "" == "".join(lock.taken_by)
+
+        tpool.execute(logging.getLogger, "of a real thread")
+        assert lock.taken_by
 
 
 class TestBackground:

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import VERSION_TABLE, migrate
+from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.service import StoreConsumer
 from tests.conftest import global_config
@@ -218,7 +218,7 @@ class TestTakesNoWrites:
         The same, with tables of a later version, until they are this one's.
         """
         engine = open_engine(database, writes=True)
-        migrate(engine)
+        Migration(engine).run()
         with engine.begin() as connection:
             version = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
