@@ -27,8 +27,8 @@ class Migration:
     """
     Migrates forward, if it is needed.
 
-    It is made where imports and loggers are: Alembic has both, and they take locks that a real
-    thread must not wait for. `run` may be called in one.
+    Make it in a green thread: that imports Alembic and makes loggers, which takes locks that a
+    real thread must not wait for. `run` takes none, and belongs into a real one.
 
     Args:
         engine: The database's, for writing.
