@@ -76,7 +76,7 @@ def _stream(query: EventLogQuery) -> None:
         count(level=level)
 
 
-def _day() -> dict[str, datetime]:
+def _day() -> dict[str, Any]:
     until = datetime.now(timezone.utc)
     return {"since": until - timedelta(days=1), "until": until}
 

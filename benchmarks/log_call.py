@@ -23,23 +23,8 @@ from opentelemetry.sdk._logs.export import (
 )
 
 from benchmarks.container import running
+from benchmarks.without_relay import WARM_UP, WithoutRelay
 from logging_ext import EventLogHandler
-from nameko_eventlog import EventLogDispatcher
-
-
-WARM_UP = 3
-"""Rounds that do not count."""
-
-
-class WithoutRelay(EventLogDispatcher):
-    """
-    A dispatcher whose event logs stay in the outbox until they are thrown away.
-    """
-
-    def start(self) -> None:
-        """
-        Leave the relay where it is.
-        """
 
 
 class _Encoder(LogRecordExporter):

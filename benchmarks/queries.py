@@ -110,7 +110,7 @@ def _took(ask: Callable[[], Any], rounds: int) -> float:
 
 
 def _asked() -> dict[str, dict[str, Callable[[EventLogQuery], Any]]]:
-    day = {"since": format_time(int((time() - _DAY) * 1000))}
+    since = format_time(int((time() - _DAY) * 1000))
     indexed: dict[str, Callable[[EventLogQuery], Any]] = {
         "all": lambda q: q.query(),
         "service": lambda q: q.query(service="service_3"),
@@ -129,10 +129,10 @@ def _asked() -> dict[str, dict[str, Callable[[EventLogQuery], Any]]]:
         "trace": lambda q: q.trace("web.get.3"),
     }
     ranged: dict[str, Callable[[EventLogQuery], Any]] = {
-        "data": lambda q: q.query(data={"customer.id": 97}, **day),
-        "data_contains": lambda q: q.query(data_contains={"number": 2**40}, **day),
-        "metadata": lambda q: q.query(metadata={"level": "fatal"}, **day),
-        "text": lambda q: q.query(text="nowhere", **day),
+        "data": lambda q: q.query(data={"customer.id": 97}, since=since),
+        "data_contains": lambda q: q.query(data_contains={"number": 2**40}, since=since),
+        "metadata": lambda q: q.query(metadata={"level": "fatal"}, since=since),
+        "text": lambda q: q.query(text="nowhere", since=since),
     }
     pair: dict[str, Callable[[EventLogQuery], Any]] = {
         "service and event_type": lambda q: q.query(service="service_3", event_type="order_7")

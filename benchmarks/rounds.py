@@ -84,4 +84,4 @@ def ratio(rounds: list[dict[str, Result]], field: str, side: str, peer: str) -> 
     """
     Return the median over the rounds of a side's value divided by its peer's of that round.
     """
-    return median(one[side][field] / one[peer][field] for one in rounds)
+    return float(median(one[side][field] / one[peer][field] for one in rounds))

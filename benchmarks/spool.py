@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.container import logger, running
-from benchmarks.log_call import WARM_UP, WithoutRelay
+from benchmarks.without_relay import WARM_UP, WithoutRelay
 
 
 SPOOL, MEMORY = "spool", "memory"

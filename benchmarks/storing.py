@@ -23,7 +23,7 @@ from benchmarks.container import EVENT_DATA, METADATA, OURS, SERVICE
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import EventLogStore
 from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import migrate
+from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.service import Database
 
 
@@ -152,7 +152,7 @@ def run(side: str, uri: str, database: str, count: int, again: bool = True) -> d
         of memory after a tenth, and at the end.
     """
     engine = open_engine(database, writes=True)
-    migrate(engine)
+    Migration(engine).run()
     engine.dispose()
     config = {
         "AMQP_URI": uri,
