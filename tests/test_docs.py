@@ -247,6 +247,25 @@ class TestPages:
 
         assert [] == broken
 
+    def test_pictures(self):
+        """
+        Each picture in the docs is shown on some page.
+        """
+        shown = {
+            (page.parent / target).resolve()
+            for page in PAGES
+            for target in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text("utf-8"))
+        }
+        pictures = {
+            picture
+            for kind in ("png", "svg")
+            for picture in (ROOT / "docs").rglob(f"*.{kind}")
+            if "_build" not in picture.relative_to(ROOT).parts
+        }
+
+        assert pictures
+        assert set() == pictures - shown
+
 
 class TestReadme:
     def test_first_command(self):
