@@ -91,7 +91,7 @@ def draw(tenths: list[dict[str, Any]], count: int, path: str) -> None:
     rate.set(ylabel="event logs a second")
     for axes in (memory, rate):
         axes.set(xlabel="event logs, millions")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
