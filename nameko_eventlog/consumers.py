@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -20,64 +18,19 @@ from nameko.exceptions import ConfigurationError, ContainerBeingKilled
 from nameko.extensions import Entrypoint
 
 from nameko_eventlog import compat
-from nameko_eventlog.consuming import QueueOptions, ReceivedMessage
+from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
+from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
 from nameko_eventlog.consuming.dead_letters import told
 from nameko_eventlog.consuming.subscription import MOST_HELD, Pause, Subscription
-from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, Unavailable
+from nameko_eventlog.exceptions import Unavailable
 
 
 _log = logging.getLogger("nameko_eventlog")
 
-FIRST_RETRY, LAST_RETRY = 0.2, 30.0
-"""Seconds before a handler that has failed is tried again."""
-
 MOST_IN_BATCH = MOST_HELD // 4
 """Bytes of messages from which on a batch takes no more."""
 
-
-MOST_PREFETCHED = 65_535
-"""Messages: AMQP's ``prefetch-count`` has sixteen bits (0-9-1, ``basic.qos``)."""
-
-MOST_SECONDS = 4_294_967
-"""RabbitMQ's timers have 32 bits of milliseconds: 49 days."""
-
-_MOST = 2**63 - 1
-
 _LONGEST_NAME = 255 - len(".dead-letters")
-
-
-class _Skipped:
-    """
-    What `EventLogConsumer.read` returns for a message that its handler does not want.
-    """
-
-
-SKIPPED = _Skipped()
-
-
-@dataclass(slots=True)
-class _Batch:
-    """
-    What the handler is called with, until it is done with.
-    """
-
-    messages: list[ReceivedMessage]
-    values: list[Any]
-    connection: int | None
-    attempts: int = 0
-    due: float = 0.0
-    failures: int = 0
-    reason: str | None = None  # why it becomes a dead letter, which is tried again
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """
-    One call of the handler.
-    """
-
-    batch: _Batch
-    is_over: bool = False
 
 
 class EventLogConsumer(Entrypoint):
@@ -134,36 +87,15 @@ class EventLogConsumer(Entrypoint):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least, most in (
-            ("batch_size", batch_size, 1, MOST_PREFETCHED),
-            ("prefetch", prefetch, batch_size or 1, MOST_PREFETCHED),
-            ("max_length", max_length, 1, _MOST),
-            ("max_attempts", max_attempts, 1, _MOST),
-        ):
-            if value is not None and (type(value) is not int or not least <= value <= most):
-                raise EventLogValueError(
-                    f"event_log_handler({name}={value!r}): pass an integer of {least} to {most}"
-                )
-        for name, seconds in (("batch_seconds", batch_seconds), ("expires", expires)):
-            if seconds is not None and not (
-                isinstance(seconds, (int, float)) and 0 < seconds <= MOST_SECONDS
-            ):
-                raise EventLogValueError(
-                    f"event_log_handler({name}={seconds!r}): pass a number of seconds above 0,"
-                    f" up to {MOST_SECONDS}"
-                )
-        for service in services:
-            if not isinstance(service, str) or not service:
-                raise EventLogTypeError(
-                    f"event_log_handler({service!r}): pass the names of services"
-                )
+        options.check_names(services, event_types)
+        options.check_integers(
+            batch_size=batch_size,
+            prefetch=prefetch,
+            max_length=max_length,
+            max_attempts=max_attempts,
+        )
+        options.check_seconds(batch_seconds=batch_seconds, expires=expires)
         self.services = services
-        if isinstance(event_types, str) or not all(
-            isinstance(event_type, str) for event_type in event_types or ()
-        ):
-            raise EventLogTypeError(
-                f"event_log_handler(event_types={event_types!r}): pass a list of strings"
-            )
         self.event_types = None if event_types is None else frozenset(event_types)
         self.batch_size = batch_size
         self.batch_seconds = batch_seconds
@@ -175,11 +107,10 @@ class EventLogConsumer(Entrypoint):
         self.max_attempts = self.max_deliveries = max_attempts
         self.fan_in_exchange = fan_in_exchange
         self.routing_key = routing_key
-        self._is_started = False
-        self._stopping = False
+        self._is_started = self._stopping = False
         self._running = 0
-        self._batches: deque[_Batch] = deque()
-        self._done: deque[tuple[_Batch, BaseException | None]] = deque()
+        self._batches: deque[Batch] = deque()
+        self._done: deque[tuple[Batch, BaseException | None]] = deque()
         self._first_at: float | None = None
         self._held_since: float | None = None
         self._ended = Event()
@@ -205,7 +136,7 @@ class EventLogConsumer(Entrypoint):
                 f"the queue's name {queue!r} is longer than {_LONGEST_NAME} bytes: pass a shorter"
                 f" one to event_log_handler(queue=...)"
             )
-        options = QueueOptions(
+        queue_options = QueueOptions(
             name=queue,
             exchanges=self._exchanges(),
             routing_key=self.routing_key,
@@ -214,9 +145,9 @@ class EventLogConsumer(Entrypoint):
             expires=self.expires,
         )
         prefetch = self.prefetch or min(
-            2 * (self.batch_size or 0) or self.container.max_workers, MOST_PREFETCHED
+            2 * (self.batch_size or 0) or self.container.max_workers, options.MOST_PREFETCHED
         )
-        self._subscription = Subscription(settings, options, prefetch, self._turn)
+        self._subscription = Subscription(settings, queue_options, prefetch, self._turn)
 
     def _exchanges(self) -> tuple[Exchange, ...]:
         if not self.services:
@@ -291,25 +222,24 @@ class EventLogConsumer(Entrypoint):
             return
         if self._subscription.connection is None:
             return
-        now = monotonic()
+        now, since = monotonic(), self._held_since
+        is_enough = since is not None and now - since > self.hold_seconds
         for _ in range(len(self._batches)):
             batch = self._batches.popleft()
             if batch.connection != self._subscription.connection:
                 continue
-            if batch.due > now:
+            if batch.due > now or (is_enough and batch.reason is None):
                 self._batches.append(batch)
             elif batch.reason is not None:
                 self._bury(batch.messages[0], batch.reason, batch.failures)
             else:
                 self._hand_out(batch)
-        if self._held_since is not None and (
-            now - self._held_since > self.hold_seconds
-            # with the connection went what would have been tried again
-            or not (self._batches or self._running)
-        ):
-            raise Pause
-        if self._held_since is None:
+        if since is None:
             self._gather(now)
+        # what runs may succeed, and would be delivered again; without any batch, the connection
+        # was lost, and with it what would have been tried again
+        elif not self._running and (is_enough or not self._batches):
+            raise Pause
 
     def _gather(self, now: float) -> None:
         """
@@ -329,7 +259,7 @@ class EventLogConsumer(Entrypoint):
             ):
                 return
             self._first_at = None
-            batch = _Batch([], [], self._subscription.connection)
+            batch = Batch([], [], self._subscription.connection)
             left = MOST_IN_BATCH
             for _ in range(min(size, len(waiting))):
                 left -= len(waiting[0].body)
@@ -339,7 +269,7 @@ class EventLogConsumer(Entrypoint):
             if batch.messages:
                 self._hand_out(batch)
 
-    def _add(self, batch: _Batch, message: ReceivedMessage) -> None:
+    def _add(self, batch: Batch, message: ReceivedMessage) -> None:
         # on other queues it is anybody's header
         if self.quorum and message.attempts_before >= self.max_deliveries:
             self._bury(message, f"was delivered {message.attempts_before} times")
@@ -355,13 +285,13 @@ class EventLogConsumer(Entrypoint):
         batch.messages.append(message)
         batch.values.append(value)
 
-    def _hand_out(self, batch: _Batch) -> None:
+    def _hand_out(self, batch: Batch) -> None:
         self._running += 1
         # a full pool of workers makes who spawns wait: not the thread with the heartbeats
         self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
 
-    def _work(self, batch: _Batch) -> None:
-        attempt = _Attempt(batch)
+    def _work(self, batch: Batch) -> None:
+        attempt = Attempt(batch)
         if self.batch_size is None:
             args: Sequence[Any] = (batch.values[0],)
             context = compat.context_data(batch.messages[0].headers)
@@ -383,24 +313,23 @@ class EventLogConsumer(Entrypoint):
                 self._end(attempt, exc)
 
     def _handle_result(
-        self, attempt: _Attempt, worker_ctx: Any, result: Any, exc_info: Any
+        self, attempt: Attempt, worker_ctx: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
         self._end(attempt, exc_info and exc_info[1])
         return result, exc_info
 
-    def _end(self, attempt: _Attempt, exc: BaseException | None) -> None:
+    def _end(self, attempt: Attempt, exc: BaseException | None) -> None:
         if not attempt.is_over:
             attempt.is_over = True
             self._done.append((attempt.batch, exc))
             self._subscription.wake()
 
-    def _settle(self, batch: _Batch, exc: BaseException | None) -> None:
+    def _settle(self, batch: Batch, exc: BaseException | None) -> None:
         if exc is None:
             self._available()
             self._subscription.acknowledge(batch.messages)
             return
-        batch.failures += 1
-        batch.due = self._due(batch)
+        batch.postpone()
         if isinstance(exc, Unavailable):
             self._unavailable(exc)
             self._batches.append(batch)
@@ -411,7 +340,7 @@ class EventLogConsumer(Entrypoint):
         elif len(batch.messages) > 1:  # one of them may be to blame, and not the others
             for message, value in zip(batch.messages, batch.values, strict=True):
                 self._batches.append(
-                    _Batch([message], [value], batch.connection, self.max_attempts - 1)
+                    Batch([message], [value], batch.connection, self.max_attempts - 1)
                 )
         else:
             self._bury(batch.messages[0], f"was not handled: {told(exc)}")
@@ -430,13 +359,9 @@ class EventLogConsumer(Entrypoint):
                 self.method_name,
                 reason,
             )
-        batch = _Batch([message], [], connection, failures=failures + 1, reason=reason)
-        batch.due = self._due(batch)
+        batch = Batch([message], [], connection, failures=failures, reason=reason)
+        batch.postpone()
         self._batches.append(batch)
-
-    def _due(self, batch: _Batch) -> float:
-        delay = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(batch.failures - 1, 20))
-        return monotonic() + delay * random.uniform(0.5, 1)
 
     def _unavailable(self, exc: Unavailable) -> None:
         if self._held_since is None:
@@ -457,12 +382,12 @@ class EventLogConsumer(Entrypoint):
         """
         Ask `probe` until it agrees, with a growing pause.
         """
-        delay = FIRST_RETRY
+        failures = 0
         while not self._stopping:
-            with eventlet.Timeout(delay * random.uniform(0.5, 1), False):
+            failures += 1
+            with eventlet.Timeout(retry_delay(failures), False):
                 self._stop_wanted.wait()
                 break
-            delay = min(delay * 2, LAST_RETRY)
             try:
                 if self.probe():
                     break

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nameko_eventlog import checking
-from nameko_eventlog.consumers import MOST_PREFETCHED
+from nameko_eventlog.consuming.options import MOST_PREFETCHED
 from nameko_eventlog.store.databases import parse_uri
 
 

@@ -82,7 +82,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Try again without much ado.
     """
-    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("nameko_eventlog.consuming.batches.FIRST_RETRY", 0.01)
 
 
 Start = Callable[..., Any]

@@ -171,6 +171,33 @@ class TestFailure:
 
         assert (0, 0) == lengths(rabbit_config)
 
+    def test_unavailable_to_some(
+        self, rabbit_config: Any, run_service: Any, start: Start, handled: Handled
+    ) -> None:
+        """
+        What still runs when the hold is over is waited for, and not delivered again.
+        """
+        released = Event()
+
+        def fail(body: Any) -> None:
+            if body["data"]["number"] == 1:
+                raise Unavailable("no database")
+            released.wait()
+
+        handled.failing = fail
+        log = start(rabbit_config, "shop")
+        consumer = get_extension(log, EventLogConsumer)
+        consumer.hold_seconds = 0.1
+        consumer.probe = lambda: False
+        pay(run_service(Shop, rabbit_config), 0, 2)
+        wait_until(lambda: 1 in handled.numbers)
+        eventlet.sleep(0.5)  # for longer than the hold
+        assert (0, 0) == lengths(rabbit_config)
+        released.send()
+
+        wait_until(lambda: (1, 0) == lengths(rabbit_config))
+        assert 1 == handled.numbers.count(0)
+
     @pytest.mark.parametrize("end", [eventlet.Timeout, GreenletExit])
     def test_no_exception(
         self,
@@ -381,6 +408,8 @@ class TestOptions:
             ({"prefetch": 70_000}, "(prefetch=70000): pass an integer of 1 to 65535"),
             ({"max_length": 2**70}, "pass an integer of 1 to 9223372036854775807"),
             ({"max_attempts": "5"}, "(max_attempts='5'): pass an integer"),
+            ({"max_attempts": None}, "(max_attempts=None): pass an integer of 1"),
+            ({"batch_seconds": None}, "(batch_seconds=None): pass a number of seconds above 0"),
             ({"expires": 0}, "(expires=0): pass a number of seconds above 0"),
             ({"expires": float("nan")}, "(expires=nan): pass a number of seconds above 0"),
             ({"expires": 1e9}, "(expires=1000000000.0): pass a number of seconds above 0, up to"),

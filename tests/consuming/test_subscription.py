@@ -314,7 +314,7 @@ class TestStop:
         def fail(body: Any) -> None:
             raise Unavailable("no database")
 
-        monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 60)
+        monkeypatch.setattr("nameko_eventlog.consuming.batches.FIRST_RETRY", 60)
         handled.failing = fail
         log = start(rabbit_config, "shop")
         consumer = get_extension(log, EventLogConsumer)

@@ -74,8 +74,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Try again without much ado.
     """
-    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.05)
-    monkeypatch.setattr("nameko_eventlog.consumers.LAST_RETRY", 0.2)
+    monkeypatch.setattr("nameko_eventlog.consuming.batches.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("nameko_eventlog.consuming.batches.LAST_RETRY", 0.2)
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Try again without much ado.
     """
-    monkeypatch.setattr("nameko_eventlog.consumers.FIRST_RETRY", 0.05)
-    monkeypatch.setattr("nameko_eventlog.consumers.LAST_RETRY", 0.2)
+    monkeypatch.setattr("nameko_eventlog.consuming.batches.FIRST_RETRY", 0.05)
+    monkeypatch.setattr("nameko_eventlog.consuming.batches.LAST_RETRY", 0.2)
     monkeypatch.setattr("nameko_eventlog.consuming.subscription.LAST_BACKOFF", 0.2)
 
 
@@ -60,7 +60,8 @@ def send(config: dict[str, Any], first: int, count: int, has_id: bool = True) ->
     """
     Send numbered event logs.
     """
-    with Connection(config["AMQP_URI"]) as connection:
+    options = {"confirm_publish": True}  # else a channel that is closed may lose them
+    with Connection(config["AMQP_URI"], transport_options=options) as connection:
         channel = connection.connection.channel()
         for number in range(first, first + count):
             properties = {"message_id": f"m{number}"} if has_id else {}
@@ -240,15 +241,28 @@ class TestTakesNoWrites:
 def set_read_only(uri: str, value: str) -> None:
     """
     Let a database take writes, or none, from all sessions.
+
+    Those that began before are ended, but none that has not yet told what became of a write.
     """
     name = uri.rsplit("/", 1)[1]
+    older = (
+        "FROM pg_stat_activity WHERE datname = current_database()"
+        " AND pid <> pg_backend_pid() AND backend_start < :altered"
+    )
     engine = open_engine(uri)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET default_transaction_read_only = off"))
         connection.execute(
             text(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
         )
-        connection.execute(text(OTHERS))
+        altered = {"altered": connection.scalar(text("SELECT clock_timestamp()"))}
+
+        def ended() -> bool:
+            idle = f"SELECT pg_terminate_backend(pid) {older} AND state LIKE 'idle%'"
+            connection.execute(text(idle), altered)
+            return connection.scalar(text(f"SELECT count(*) {older}"), altered) == 0
+
+        wait_until(ended)
     engine.dispose()
 
 

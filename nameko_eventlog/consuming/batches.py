@@ -1,0 +1,65 @@
+"""
+What a handler is called with, and when it is called again.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from nameko_eventlog.consuming.received import ReceivedMessage
+
+
+FIRST_RETRY, LAST_RETRY = 0.2, 30.0
+"""Seconds before a handler that has failed is tried again."""
+
+
+class _Skipped:
+    """
+    What `EventLogConsumer.read` returns for a message that its handler does not want.
+    """
+
+
+SKIPPED = _Skipped()
+
+
+@dataclass(slots=True)
+class Batch:
+    """
+    What the handler is called with, until it is done with.
+    """
+
+    messages: list[ReceivedMessage]
+    values: list[Any]
+    connection: int | None
+    attempts: int = 0
+    due: float = 0.0
+    failures: int = 0
+    reason: str | None = None  # why it becomes a dead letter, which is tried again
+
+    def postpone(self) -> None:
+        """
+        Count a failure, after which it is due later.
+        """
+        self.failures += 1
+        self.due = monotonic() + retry_delay(self.failures)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """
+    One call of the handler.
+    """
+
+    batch: Batch
+    is_over: bool = False
+
+
+def retry_delay(failures: int) -> float:
+    """
+    Return for how many seconds to wait: growing with the failures, at random, with an end.
+    """
+    delay: float = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 20))
+    return delay * random.uniform(0.5, 1)
