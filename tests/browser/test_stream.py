@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.contents import make_body, store_bodies
 from tests.browser.reading import ROWS, fill_in, go, press, row_ids, types
@@ -146,6 +146,30 @@ class TestFollowing:
         button.click()
         expect(page.locator(f"{ROWS} .type")).to_have_text(["after", "while", "before"])
         assert page.evaluate("window.isTheSame")
+
+    def test_late_count(self, visit: Open, scratch: Explorer) -> None:
+        """
+        Rows and counts are asked for beside each other: one that was only found is counted later.
+        """
+        store_bodies(scratch.uri, make_body(service_name="late", event_type="before"))
+        page = visit(scratch, "/?service=late")
+        behind: list[str] = []
+
+        def answer(route: Route) -> None:
+            response = route.fetch()
+            text = response.text()
+            if "<strong>2</strong>" in text and not behind:
+                behind.append(text)
+                text = text.replace("<strong>2</strong>", "<strong>1</strong>")
+            route.fulfill(response=response, body=text)
+
+        page.route("**/?service=late", answer)
+        page.get_by_role("button", name="Follow").click()
+        store_bodies(scratch.uri, make_body(service_name="late", event_type="while"))
+
+        expect(page.locator(f"{ROWS} .type")).to_have_text(["while", "before"])
+        expect(page.locator(".histogram strong")).to_have_text("2")
+        assert behind
 
     def test_from_empty(self, visit: Open, scratch: Explorer) -> None:
         """

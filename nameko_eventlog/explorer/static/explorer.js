@@ -88,15 +88,27 @@ function offerFollowing() {
   });
 }
 
-// Put the rows of a fresh page where they belong; those that are here already stay as they are.
+// Put what a fresh page has where it belongs.
 function take(fresh) {
-  const rows = document.getElementById("rows");
   const newRows = fresh.getElementById("rows");
   if (!newRows) return;
+  showLocalTimes(fresh);
+  // counted at another moment than the rows were found, it may be behind them, and catch up later
+  const isNew = takeRows(fresh, newRows) || counts(fresh) !== counts(document);
+  const figure = document.querySelector(".histogram");
+  if (isNew && !figure.contains(document.activeElement)) figure.replaceWith(fresh.querySelector(".histogram"));
+}
+
+function counts(page) {
+  return [...page.querySelectorAll(".histogram strong, .histogram .legend b")].map((one) => one.textContent).join();
+}
+
+// Those that are here already stay as they are. Returns whether there are others.
+function takeRows(fresh, newRows) {
+  const rows = document.getElementById("rows");
   const here = new Map([...(rows ? rows.children : [])].map((row) => [row.id, row]));
   const arrived = [...newRows.children].filter((row) => !here.has(row.id));
-  if (!arrived.length) return;
-  showLocalTimes(fresh);
+  if (!arrived.length) return false;
   for (const row of arrived) row.classList.add("fresh");
   const more = "a[rel=next]";
   const isBeyond = fresh.querySelector(more) && !document.querySelector(more);
@@ -115,8 +127,7 @@ function take(fresh) {
       document.querySelector(more)?.replaceWith(...fresh.querySelectorAll(more));
     }
   }
-  const figure = document.querySelector(".histogram");
-  if (!figure.contains(document.activeElement)) figure.replaceWith(fresh.querySelector(".histogram"));
+  return true;
 }
 
 function offerKeys() {
