@@ -191,15 +191,19 @@ class PostgreSQL:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
-    def create_database(self) -> str:
+    def create_database(self, locale: str = "C") -> str:
         """
         Make an empty database.
+
+        Args:
+            locale: What its text is ordered and lowered by.
 
         Returns:
             Its address, as `EVENTLOG_STORE` takes it.
         """
         name = next(self._names)
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "eventlog", name)
+        server = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "eventlog")
+        self._run("createdb", *server, "-T", "template0", "--locale", locale, name)
         return f"postgresql://eventlog@127.0.0.1:{self.port}/{name}"
 
     def close(self) -> None:

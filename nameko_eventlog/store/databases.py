@@ -33,6 +33,12 @@ BUSY_SECONDS = 30.0
 CONNECT_SECONDS = 5
 """For how long PostgreSQL is waited for."""
 
+_CACHE_KIB = 64 * 1024
+"""
+What a reader of SQLite keeps of the file in memory, at the most: a day of 86,400 rows. With
+SQLite's own 2 MiB each question reads such a day again, and takes a quarter more time.
+"""
+
 _STEPS = 10_000  # of SQLite's machine, some milliseconds, between two looks at the clock
 
 _time = patcher.original("time")
@@ -121,7 +127,7 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     for silent in (engine, engine.pool):
         silent.logger.disabled = True  # type: ignore[union-attr]
     if is_sqlite:
-        _set_up_sqlite(engine, "BEGIN IMMEDIATE" if writes else "BEGIN")
+        _set_up_sqlite(engine, writes)
         if seconds is not None:
             _give_up_sqlite(engine, seconds)
     elif seconds is not None:
@@ -168,12 +174,16 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _set_up_sqlite(engine: Engine, begin: str) -> None:
+def _set_up_sqlite(engine: Engine, writes: bool) -> None:
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # pysqlite begins no transactions of its own
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL").close()
+        if not writes:
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
         matching.teach_sqlite(connection)
 
     @event.listens_for(engine, "begin")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select, update
+from sqlalchemy import Text, cast, event, func, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching
@@ -885,6 +885,52 @@ class TestMatching:
             found = connection.execute(select(condition).limit(1)).scalar_one()
 
         assert is_in(needle_of(wanted), body) == bool(found)
+
+    @pytest.mark.parametrize("table", ["C", "C.UTF-8"], indirect=True)
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.text(f"{_LETTERS}bcd", max_size=12),
+        st.integers(0, 7),
+        st.integers(1, 8),
+        st.booleans(),
+    )
+    @example("\u212aabcd", 0, 5, True)
+    @example("\u0130BCD", 0, 4, True)
+    def test_text_on_postgresql(
+        self, table: Any, text: str, begin: int, length: int, is_there: bool
+    ) -> None:
+        """
+        What stands in a body is found in any case of it: as the database has it.
+        """
+        wanted = text[begin : begin + length].swapcase() if is_there else text[::-1]
+        with table.connect() as connection:  # which commits nothing by itself
+            connection.execute(update(event_logs).values(body={"a": f"{text}!"}))
+            found, expected = connection.execute(
+                select(
+                    matching.has_text(table.dialect, wanted),
+                    func.strpos(
+                        func.lower(cast(event_logs.c.body, Text)),
+                        func.lower(json.dumps(wanted, ensure_ascii=False)[1:-1]),
+                    )
+                    > 0,
+                )
+            ).one()
+
+        assert found is expected
+
+    @pytest.fixture
+    def table(self, postgresql: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+        """
+        A connection to a database with that locale, and a body in it.
+        """
+        postgresql.start()
+        engine = open_engine(postgresql.create_database(request.param))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE TEMPORARY TABLE event_logs AS SELECT '{}'::jsonb AS body"
+            )
+        yield engine
+        engine.dispose()
 
     @pytest.fixture
     def engine(self, postgresql: Any) -> Iterator[Any]:
