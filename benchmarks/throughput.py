@@ -66,15 +66,12 @@ def _ceiling(uri: str, count: int, kind: str) -> tuple[float, float]:
         get_event_exchange(SERVICE, {})(channel).declare()
         bind_queue(uri, kind)
         channel.confirm_select()
-        connection.connection.frame_writer, writer = (
-            FrameGatherer().make(connection.connection, SimpleNamespace(write=written.append)),
-            connection.connection.frame_writer,
-        )
-        Publisher(channel, f"{SERVICE}.events", "log_event").publish(
+        frames = FrameGatherer()
+        frames.make(connection.connection, SimpleNamespace(write=written.append))
+        Publisher(channel, f"{SERVICE}.events", "log_event", frames).publish(
             message.body, PropertiesEncoder(settings, SERVICE).encode(message), False
         )
-        connection.connection.frame_writer = writer
-        batch = b"".join(map(bytes, written)) * _BATCH
+        batch = b"".join(written) * _BATCH
         confirmed = 0
 
         def confirm(tag: int, multiple: bool) -> None:

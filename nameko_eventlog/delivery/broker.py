@@ -21,11 +21,7 @@ from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
 from nameko_eventlog.delivery.target import OnConfirm, OnReturn
-from nameko_eventlog.delivery.wire import (
-    FrameGatherer,
-    PropertiesEncoder,
-    Publisher,
-)
+from nameko_eventlog.delivery.wire import FrameGatherer, PropertiesEncoder, Publisher
 from nameko_eventlog.frames import Reader, open_reader
 
 
@@ -184,8 +180,9 @@ class Broker:
             self._channel.events["basic_nack"].add(self._nacked)
             self._channel.events["basic_return"].add(self._returned)
             if self._is_quick:
+                route = self._route
                 self._publisher = Publisher(
-                    self._channel, self._route.exchange.name, self._route.routing_key
+                    self._channel, route.exchange.name, route.routing_key, self._frames
                 )
         return self._channel
 

@@ -26,6 +26,8 @@ class UUID7Generator:
         self.reseed()
         self._milliseconds = 0
         self._tail = 0
+        self._high = -1
+        self._head = ""
 
     def reseed(self) -> None:
         """
@@ -41,7 +43,8 @@ class UUID7Generator:
             seconds: The time that it bears, in seconds since the epoch, unless that lies
                 before the last one's, or in the future.
         """
-        milliseconds = max(0, int(min(seconds, time()) * 1000))
+        now = time()
+        milliseconds = int((seconds if seconds < now else now) * 1000)
         if milliseconds > self._milliseconds:
             # the top bit stays free for counting on
             tail = self._getrandbits(_TAIL_BITS - 1)
@@ -53,7 +56,9 @@ class UUID7Generator:
                 tail = self._getrandbits(_TAIL_BITS - 1)
         self._milliseconds = milliseconds
         self._tail = tail
-        high = (milliseconds << 16) | 0x7000 | (tail >> 62)
-        low = 0x8000_0000_0000_0000 | (tail & 0x3FFF_FFFF_FFFF_FFFF)
-        text = f"{high << 64 | low:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        high = milliseconds << 26 | tail >> 48
+        if high != self._high:  # within a millisecond it seldom changes
+            self._high = high
+            stamp = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}"
+            self._head = f"{stamp}-7{tail >> 62:03x}-{0x8000 | (tail >> 48 & 0x3FFF):04x}"
+        return f"{self._head}-{tail & 0xFFFF_FFFF_FFFF:012x}"

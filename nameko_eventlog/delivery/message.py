@@ -80,29 +80,28 @@ def sent_headers(message: Message, settings: Settings) -> dict[str, Any]:
     return sent
 
 
-def own_properties(message: Message) -> tuple[str, int, str]:
+def whole_seconds(message: Message) -> int:
     """
-    Return the properties that no two messages share: ``message_id``, ``timestamp``, ``type``.
+    Return the timestamp of *message* as AMQP has it, 0 if that cannot be.
     """
     try:
-        seconds = max(0, int(message.timestamp))
+        seconds = int(message.timestamp)
     except (OverflowError, ValueError):  # an infinity or NaN in ``record.created``
-        seconds = 0
-    return message.message_id or "", min(seconds, 2**63 - 1), shortstr(message.event_type)
+        return 0
+    return min(seconds, 2**63 - 1) if seconds > 0 else 0
 
 
 def properties(message: Message, settings: Settings, service: str) -> dict[str, Any]:
     """
     Return the AMQP properties of *message* but for the headers.
     """
-    message_id, timestamp, event_type = own_properties(message)
     found: dict[str, Any] = {
         "content_type": message.content_type,
         "content_encoding": message.content_encoding,
         "delivery_mode": 2,
-        "message_id": message_id,
-        "timestamp": timestamp,
-        "type": event_type,
+        "message_id": message.message_id or "",
+        "timestamp": whole_seconds(message),
+        "type": shortstr(message.event_type),
         "app_id": shortstr(service),
     }
     if settings.priority is not None:

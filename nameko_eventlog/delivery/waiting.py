@@ -8,6 +8,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ _os_threading = patcher.original("threading")
 _os_time = patcher.original("time")
 
 _SIGNALS = tuple(signal.valid_signals())
+
+# that of ``signal`` looks each up in an enumeration: a hundred microseconds for all
+_get_handler: Callable[[int], Any] = import_module("_signal").getsignal
 
 
 class Waiter(Protocol):
@@ -236,7 +240,7 @@ def _signal_handlers() -> set[CodeType]:
     found = set()
     code: CodeType | None
     for number in _SIGNALS:
-        handler = signal.getsignal(number)
+        handler = _get_handler(number)
         if not callable(handler):
             continue
         while isinstance(handler, functools.partial):

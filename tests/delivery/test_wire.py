@@ -4,21 +4,19 @@ What leans on more of py-amqp than it documents.
 
 import dataclasses
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import amqp
 import pytest
-from amqp.serialization import loads
+from amqp import spec
+from amqp.serialization import dumps
 from kombu import Connection
 
 from nameko_eventlog import frames
 from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import properties, sent_headers
-from nameko_eventlog.delivery.wire import (
-    FrameGatherer,
-    PropertiesEncoder,
-    Publisher,
-)
+from nameko_eventlog.delivery.wire import FrameGatherer, PropertiesEncoder, Publisher
 from tests.delivery.conftest import SETTINGS, Received, check_sum, hang_up, make_message
 from tests.waiting import wait_until
 
@@ -176,7 +174,7 @@ class TestPublisher:
         with Connection(uri, transport_options=options) as connection:
             channel = connection.default_channel
             queue, _, _ = channel.queue_declare(exclusive=True)
-            publisher = Publisher(channel, "", queue)
+            publisher = Publisher(channel, "", queue, gatherer)
             with gatherer.batch():
                 publisher.publish(body, PropertiesEncoder(SETTINGS, "foo").encode(message), False)
             found = wait_until(lambda: channel.basic_get(queue, no_ack=True))
@@ -185,15 +183,34 @@ class TestPublisher:
         assert properties(message, SETTINGS, "foo").items() <= found.properties.items()
         assert {"team": "a"} == found.properties["application_headers"]
 
-    def test_arguments(self) -> None:
+    @pytest.mark.parametrize("mandatory", [False, True])
+    @pytest.mark.parametrize("size", [0, 1, 4_087, 4_088, 4_089, 8_176, 8_177, 20_000])
+    @pytest.mark.parametrize("channel_id", [1, 65_535])
+    def test_same(self, channel_id: int, size: int, mandatory: bool) -> None:
         """
-        The method's arguments are those of ``basic.publish``.
+        It writes what py-amqp writes, and counts it as sent, as heartbeats have to know.
         """
-        publisher = Publisher(None, "foo.events", "log_event")
+        gatherer, transport = FrameGatherer(), Transport()
+        connection: Any = SimpleNamespace(frame_max=4096, bytes_sent=0)
+        write = gatherer.make(connection, transport)
+        channel = SimpleNamespace(connection=connection, channel_id=channel_id)
+        message = make_message(headers={"a": ["b"]})
+        content = amqp.Message(
+            os.urandom(size),
+            application_headers=sent_headers(message, SETTINGS),
+            **properties(message, SETTINGS, "foo"),
+        )
+        with gatherer.batch():
+            arguments = dumps("Bssbb", (0, "foo.events", "log_event", mandatory, False))
+            write(1, channel_id, spec.Basic.Publish, arguments, content)
+        with gatherer.batch():
+            Publisher(channel, "foo.events", "log_event", gatherer).publish(
+                content.body, content._serialize_properties(), mandatory
+            )
 
-        assert [
-            [0, "foo.events", "log_event", mandatory, False] for mandatory in (False, True)
-        ] == [loads("Bssbb", arguments, 0)[0] for arguments in publisher._arguments]
+        theirs, ours = transport.written
+        assert theirs == ours
+        assert 2 == connection.bytes_sent
 
     def test_closed(self, uri: str) -> None:
         """
@@ -201,9 +218,10 @@ class TestPublisher:
         """
         with Connection(uri) as connection:
             channel = connection.default_channel
+            publisher = Publisher(channel, "", "queue", FrameGatherer())
             channel.close()
             with pytest.raises(connection.recoverable_connection_errors):
-                Publisher(channel, "", "queue").publish(b"", b"", False)
+                publisher.publish(b"", b"", False)
 
 
 class TestWithoutIt:
@@ -220,7 +238,8 @@ class TestWithoutIt:
         [
             (wire, "frame_writer", lambda connection, transport: lambda *args: None),
             (frames, "works", lambda: False),
-            (wire._Content, "_serialize_properties", lambda content: b"another"),
+            (wire, "_BASIC", 61),
+            (amqp.Message, "_serialize_properties", lambda content: b"another"),
         ],
     )
     def test_another_version(
