@@ -66,9 +66,9 @@ def _ceiling(uri: str, count: int, kind: str) -> tuple[float, float]:
         get_event_exchange(SERVICE, {})(channel).declare()
         bind_queue(uri, kind)
         channel.confirm_select()
-        frames = FrameGatherer()
-        frames.make(connection.connection, SimpleNamespace(write=written.append))
-        Publisher(channel, f"{SERVICE}.events", "log_event", frames).publish(
+        gatherer = FrameGatherer()
+        gatherer.make(connection.connection, SimpleNamespace(write=written.append))
+        Publisher(channel, f"{SERVICE}.events", "log_event", gatherer).publish(
             message.body, PropertiesEncoder(settings, SERVICE).encode(message), False
         )
         batch = b"".join(written) * _BATCH

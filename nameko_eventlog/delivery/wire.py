@@ -42,7 +42,7 @@ _HEADER = struct.Struct(">BHIHHQ")  # class, weight, size of the body (4.2.6.1)
 _BODY = struct.Struct(">BBHI")
 _FRAME_OVERHEAD = 8
 _HEADER_BEGIN = 12
-_BASIC = spec.Basic.CLASS_ID
+_BASIC, _PUBLISH = 60, 40
 _FRAME_END = 0xCE
 _END = bytes([_FRAME_END])
 
@@ -190,14 +190,14 @@ class Publisher:
         channel: A channel of py-amqp's.
         exchange: The exchange's name.
         routing_key: The routing key.
-        frames: Where to write.
+        gatherer: Where to write.
     """
 
     def __init__(
-        self, channel: Any, exchange: str, routing_key: str, frames: FrameGatherer
+        self, channel: Any, exchange: str, routing_key: str, gatherer: FrameGatherer
     ) -> None:
         self._channel = channel
-        self._write = frames.write
+        self._write = gatherer.write
         self._methods = [
             _publish_frame(channel.channel_id, exchange, routing_key, mandatory)
             for mandatory in (False, True)
@@ -237,4 +237,4 @@ class Publisher:
 def _publish_frame(channel_id: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:
     arguments: bytes = dumps("Bssbb", (0, exchange, routing_key, mandatory, False))
     size = 4 + len(arguments)
-    return _METHOD.pack(1, channel_id, size, *spec.Basic.Publish) + arguments + _END
+    return _METHOD.pack(1, channel_id, size, _BASIC, _PUBLISH) + arguments + _END

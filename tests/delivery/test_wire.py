@@ -4,6 +4,9 @@ What leans on more of py-amqp than it documents.
 
 import dataclasses
 import os
+import pathlib
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +22,14 @@ from nameko_eventlog.delivery.message import properties, sent_headers
 from nameko_eventlog.delivery.wire import FrameGatherer, PropertiesEncoder, Publisher
 from tests.delivery.conftest import SETTINGS, Received, check_sum, hang_up, make_message
 from tests.waiting import wait_until
+
+
+_SELF_TEST = """
+import amqp
+from nameko_eventlog import frames
+from nameko_eventlog.delivery import wire
+print(amqp.__version__, frames.works(), wire.works())
+"""
 
 
 class Transport:
@@ -232,6 +243,23 @@ class TestWithoutIt:
         wire.works.cache_clear()
 
         assert wire.works()
+
+    @pytest.mark.parametrize("version", ["5.1.1", "5.2.0", "5.3.1", "5.4.2"])
+    def test_versions(self, tmp_path: pathlib.Path, version: str) -> None:
+        """
+        So are the versions that `pyproject.toml` names.
+        """
+        pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path)
+        subprocess.run([*pip, f"amqp=={version}"], check=True)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _SELF_TEST],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        assert f"{version} True True\n" == done.stdout
 
     @pytest.mark.parametrize(
         ("where", "name", "value"),
