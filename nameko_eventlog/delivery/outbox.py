@@ -55,22 +55,27 @@ class Ledger:
 
 class Level(IntEnum):
     """
-    How full an outbox is.
+    How full an outbox is, and so how many turns a log call gives the relay.
     """
 
     LOW = 0
-    HIGH = 1
-    """A log call gives the relay a turn."""
-    NEARLY_FULL = 2
+    GATHERED = 1
+    """`TURN` messages since the relay last had a turn: the log call gives it one."""
+    HIGH = 2
+    """Every log call does."""
+    NEARLY_FULL = 3
     """
     That turn lasts until there is room again, while the broker is well.
 
     The rest is for those who must not wait: OS threads, signal handlers, the hub.
     """
-    FULL = 3
+    FULL = 4
 
 
 _LOW = Level.LOW
+
+TURN = 100
+"""After how many messages without a turn the relay is given one: the broker should not wait."""
 
 OVERHEAD = 400
 """About what a message takes in memory beside its body, in bytes."""
@@ -183,6 +188,7 @@ class MemoryOutbox:
         self._size_bytes = size_bytes
         self._high = size * HIGH_WATER
         self._high_bytes = size_bytes * HIGH_WATER
+        self._turn_at = TURN  # in the queue
         self._queue: deque[Message] = deque()
         self._taken = 0
         self._bytes = 0
@@ -204,6 +210,9 @@ class MemoryOutbox:
             level = self._level(waiting, kept)
             if level is Level.FULL:
                 return level
+        elif len(queue) >= self._turn_at:
+            self._turn_at += TURN
+            level = Level.GATHERED
         queue.append(message)
         self._bytes = kept
         return level
@@ -223,6 +232,7 @@ class MemoryOutbox:
                 continue
             self._taken += 1
             batch.append(message)
+        self._turn_at = len(queue) + TURN
         return batch
 
     def settle(self, message: Message) -> None:

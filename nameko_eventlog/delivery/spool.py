@@ -24,7 +24,7 @@ from nameko_eventlog.delivery.directories import Directory
 from nameko_eventlog.delivery.holdings import Holdings
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.outbox import OVERHEAD, Ledger, Level, fill_level
+from nameko_eventlog.delivery.outbox import OVERHEAD, TURN, Ledger, Level, fill_level
 from nameko_eventlog.delivery.segments import encode
 
 
@@ -82,6 +82,7 @@ class SpooledOutbox:
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
         self._memory = 0  # what both take
         self._taken = 0
+        self._gathered = 0  # since something was last taken
         self._failure = ""
         self._care_failure = ""
         self._is_busy = False
@@ -159,7 +160,8 @@ class SpooledOutbox:
             return self._put_behind(message)
         if self._failure:
             self._recover()
-        return Level.LOW
+        self._gathered += 1
+        return Level.LOW if self._gathered % TURN else Level.GATHERED
 
     def _write(self, message: Message, line: bytes) -> None:
         segment, start = message.place = self._holdings.append(line)
@@ -235,6 +237,7 @@ class SpooledOutbox:
                     continue
                 self._taken += 1
                 batch.append(message)
+            self._gathered = 0
             self._tidy()
         return batch
 

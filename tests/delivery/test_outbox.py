@@ -120,6 +120,22 @@ class TestMemoryOutbox:
         assert [Level.HIGH] * 8 == levels[11:19]
         assert [Level.NEARLY_FULL, Level.FULL] == levels[19:]
 
+    def test_turns(self) -> None:
+        """
+        After every hundred messages of which the relay has taken none, it is to have a turn.
+        """
+        outbox = MemoryOutbox(1_000, 10**6)
+
+        def turns(number: int) -> list[int]:
+            levels = [outbox.put(make_message()) for _ in range(number)]
+            assert {Level.LOW, Level.GATHERED} >= set(levels)
+            return [at for at, level in enumerate(levels) if level is Level.GATHERED]
+
+        assert [100, 200] == turns(250)
+        for message in outbox.take(30):
+            outbox.settle(message)
+        assert [100] == turns(200)
+
     def test_withdrawn(self) -> None:
         """
         What its waiter has claimed back is neither taken nor kept.

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import pathlib
 import signal
 import time
 from collections.abc import Callable
@@ -54,6 +55,24 @@ class TestHighWater:
         assert [] == undelivered.texts
         assert count == check_sum(delivery)["confirmed"]
         assert list(range(count)) == received.wait_for(count)
+
+    @pytest.mark.parametrize("with_spool", [False, True])
+    def test_the_broker_does_not_wait_for_a_loop_to_end(
+        self, with_spool: bool, uri: str, make_delivery: Make, tmp_path: pathlib.Path
+    ) -> None:
+        """
+        A worker that never yields has its event logs sent while it goes on.
+        """
+        delivery = make_delivery(uri, **({"spool": str(tmp_path)} if with_spool else {}))
+        delivery.deliver(make_message())
+        wait_until(settled(delivery))
+        for number in range(900):  # less than what may be unconfirmed
+            delivery.accept(make_message(number))
+        stats = delivery.stats()
+
+        assert stats["waiting"] - delivery._relay._flight.sent <= 100
+        wait_until(settled(delivery), timeout=30)
+        assert 901 == check_sum(delivery)["confirmed"]
 
     def test_many_green_threads(
         self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
