@@ -23,8 +23,8 @@ from eventlet import patcher
 _poll = patcher.original("select").poll
 
 _frame = struct.Struct(">BHI")  # type, channel, size of the payload (AMQP 0-9-1, 4.2.3)
-_FRAME_END = 0xCE
-_FRAME_OVERHEAD = _frame.size + 1
+FRAME_END = 0xCE
+FRAME_OVERHEAD = _frame.size + 1
 
 # with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
 # other, eventlet lets others run until the rest is there
@@ -176,15 +176,15 @@ class BufferedReader:
     def _next(self) -> tuple[int, int, bytes] | None:
         buffer, at = self._buffer, self._at
         left = len(buffer) - at
-        if left < _FRAME_OVERHEAD:
+        if left < FRAME_OVERHEAD:
             return None
         kind, channel, size = _frame.unpack_from(buffer, at)
-        if left < size + _FRAME_OVERHEAD:
+        if left < size + FRAME_OVERHEAD:
             return None
         start = at + _frame.size
         end = start + size
-        if buffer[end] != _FRAME_END:
-            raise UnexpectedFrame(f"a frame ends in {buffer[end]:#x}, not in {_FRAME_END:#x}")
+        if buffer[end] != FRAME_END:
+            raise UnexpectedFrame(f"a frame ends in {buffer[end]:#x}, not in {FRAME_END:#x}")
         self._at = end + 1
         return kind, channel, buffer[start:end]
 

@@ -30,6 +30,7 @@ from nameko_eventlog.delivery.message import (
     shortstr,
     whole_seconds,
 )
+from nameko_eventlog.frames import FRAME_END, FRAME_OVERHEAD
 
 
 _MOST_KEPT = 1_000
@@ -40,11 +41,9 @@ _MOST_KEPT = 1_000
 _METHOD = struct.Struct(">BHIHH")  # class, method
 _HEADER = struct.Struct(">BHIHHQ")  # class, weight, size of the body (4.2.6.1)
 _BODY = struct.Struct(">BBHI")
-_FRAME_OVERHEAD = 8
 _HEADER_BEGIN = 12
 _BASIC, _PUBLISH = 60, 40
-_FRAME_END = 0xCE
-_END = bytes([_FRAME_END])
+_END = bytes([FRAME_END])
 
 
 @functools.cache
@@ -225,10 +224,10 @@ class Publisher:
             _HEADER.pack(2, channel_id, payload, _BASIC, 0, size),
             encoded_properties,
         ]
-        most = connection.frame_max - _FRAME_OVERHEAD
+        most = connection.frame_max - FRAME_OVERHEAD
         for first in range(0, size, most):
             part = body[first : first + most]
-            pieces += (_BODY.pack(_FRAME_END, 3, channel_id, len(part)), part)
+            pieces += (_BODY.pack(FRAME_END, 3, channel_id, len(part)), part)
         pieces.append(_END)
         self._write(b"".join(pieces))
         connection.bytes_sent += 1  # else py-amqp sends heartbeats that nobody needs
