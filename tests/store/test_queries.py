@@ -447,6 +447,37 @@ class TestPlans:
         assert [{"body"}] * 5 + [set()] == [searched([plan]) for plan in plans]
         assert plans[5:] == read_through(plans)
 
+    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    def test_text(self, database: str, message: Make) -> None:
+        """
+        PostgreSQL looks for text with several processes, in the order of the index; for what has
+        an index with one.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.write([message(body(call_id=f"shop.pay.{number}")) for number in range(5_000)])
+        writer.close()
+        with EventLogQuery(database) as query:
+            with query._engine.connect() as connection:
+                connection.exec_driver_sql("ANALYZE")
+                for kind in ("table", "index"):  # else for several processes these are too small
+                    connection.exec_driver_sql(f"SET min_parallel_{kind}_scan_size = 0")
+                connection.commit()
+            plans = plans_of(query)
+            pages = [
+                query.query(order=order, **filters)
+                for order in ("newest", "oldest")
+                for filters in (
+                    {"text": "nowhere"},
+                    {"text": "nowhere", "call_id": "shop.pay.7"},
+                    {"text": "SHOP.PAY.4999"},
+                    {"data": {"nowhere": 1}},
+                )
+            ]
+
+        assert [0, 0, 1, 0] * 2 == [len(one["event_logs"]) for one in pages]
+        assert [True, False, True, False] * 2 == ["Gather Merge" in plan for plan in plans]
+        assert [] == [plan for plan in plans if "Gather" in plan and searched([plan]) != {"time"}]
+
     def test_missing(self, query: EventLogQuery) -> None:
         """
         Without the index of a column its filter is seen to be served by none: so would be a new
