@@ -4,6 +4,7 @@ Fixtures: a recording sink, a worker that has it, a logger with a handler.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 
@@ -77,4 +78,24 @@ def logger(bare_logger: logging.Logger, handler: StrictHandler) -> Iterator[logg
     """
     bare_logger.addHandler(handler)
     yield bare_logger
+    assert [] == handler.errors
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """
+    Where the ordinary handler writes.
+    """
+    return io.StringIO()
+
+
+@pytest.fixture
+def both(stream: io.StringIO, handler: StrictHandler) -> Iterator[logging.Logger]:
+    """
+    A standard logger with an ordinary handler and an event log handler.
+    """
+    logger = logging.Logger("svc", logging.DEBUG)
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.addHandler(handler)
+    yield logger
     assert [] == handler.errors

@@ -1,11 +1,13 @@
 """
-A sink that keeps what it gets, and values whose own code misbehaves.
+A sink and a logger that keep what they get, and values whose own code misbehaves.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+import structlog
 
 from logging_ext import EventLog, EventLogHandler
 
@@ -92,3 +94,26 @@ class Incomparable:
 
     def __eq__(self, other: object) -> bool:
         raise ValueError("ambiguous")
+
+
+def plain(*processors: Any, logger: Any = None, **values: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """
+    Return a logger of structlog's own, and what arrives behind *processors*.
+    """
+    arrived: list[dict[str, Any]] = []
+
+    def last(logger: Any, method_name: str, event_dict: Any) -> Any:
+        arrived.append(event_dict)
+        raise structlog.DropEvent
+
+    log = structlog.wrap_logger(
+        logger, processors=[*processors, last], wrapper_class=structlog.BoundLogger, **values
+    )
+    return log, arrived
+
+
+def drop(logger: Any, method_name: str, event_dict: Any) -> Any:
+    """
+    End structlog's chain of processors: nothing is written.
+    """
+    raise structlog.DropEvent
