@@ -34,10 +34,11 @@ class Load:
         self._delivery = delivery
         self._pause = pause
         self.count = 0
+        self._is_over = False
         self._thread = eventlet.spawn(self._run)
 
     def _run(self) -> None:
-        while True:
+        while not self._is_over:
             for _ in range(10):
                 self._delivery.accept(make_message(self.count))
                 self.count += 1
@@ -46,8 +47,11 @@ class Load:
     def stop(self) -> list[int]:
         """
         End it, and return what was accepted.
+
+        It is asked, not killed: one that is accepted gives others a turn before it is counted.
         """
-        self._thread.kill()
+        self._is_over = True
+        self._thread.wait()
         return list(range(self.count))
 
 
