@@ -191,6 +191,8 @@ def replay(path: str, file: Any, seconds: float) -> None:
 
 def _replay_spool(config: Any, path: str, seconds: float) -> None:
     found = directories(path)
+    if not found:
+        click.echo("nothing waits")
     used = [directory for directory in found if is_in_use(directory)]
     for directory in used:
         click.echo(

@@ -145,7 +145,8 @@ class TestSpool:
 
         assert "shop: 3 published, 0 still wait" in result.stdout
         assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
-        assert "nothing waits" in run("spool", "list").stdout
+        for command in ("list", "replay"):
+            assert "nothing waits" in run("spool", command).stdout
         assert 1 == run("spool", "show").exit_code
 
     def test_export(
