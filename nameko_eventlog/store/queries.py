@@ -140,7 +140,7 @@ class EventLogQuery:
             wanted = replace(wanted, since=default_since(wanted.until))
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            statements.prepare(connection, wanted)
+            statements.allow_parallel(connection, wanted)
             statement = statements.page(self._dialect, wanted, order, limit + 1, start)
             rows = [_row(found) for found in connection.execute(statement)]
             last = None

@@ -42,13 +42,13 @@ _BY_SELECTIVITY = (
     "service_name",
 )
 
-# to make text of a body takes as long as forty operators, and PostgreSQL counts it as one
-_TEXT_IS_DEAR = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
+# by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
+_PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
 
 ROW = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body)
 
 
-def prepare(connection: Connection, filters: Filters) -> None:
+def allow_parallel(connection: Connection, filters: Filters) -> None:
     """
     Let PostgreSQL look for text with several processes, until the transaction ends.
 
@@ -56,7 +56,7 @@ def prepare(connection: Connection, filters: Filters) -> None:
     index, and no more of them are looked at than the page needs, but for some milliseconds' worth.
     """
     if filters.text and connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_TEXT_IS_DEAR)
+        connection.exec_driver_sql(_PARALLEL)
 
 
 def page(
