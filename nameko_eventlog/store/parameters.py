@@ -187,7 +187,7 @@ class Cursor:
             )
         times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
         if (
-            not all(-(2**63) <= one < 2**63 for one in times)
+            not all(-(2**63) <= one < 2**63 - 1 for one in times)  # the next can be asked for, too
             or spelt_out(message_id) != message_id
         ):
             raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is")

@@ -20,7 +20,7 @@ from sqlalchemy import (
     select,
 )
 
-from nameko_eventlog.store import statements
+from nameko_eventlog.store import scanning, statements
 from nameko_eventlog.store.answers import (
     ENTRYPOINT_FAILED,
     FAILURE_LEVELS,
@@ -140,9 +140,13 @@ class EventLogQuery:
             wanted = replace(wanted, since=default_since(wanted.until))
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            statements.allow_parallel(connection, wanted)
-            statement = statements.page(self._dialect, wanted, order, limit + 1, start)
-            rows = [_row(found) for found in connection.execute(statement)]
+            if scanning.is_needed(connection, wanted):
+                found = scanning.page(connection, wanted, order, limit + 1, start)
+            else:
+                statements.allow_parallel(connection, wanted)
+                statement = statements.page(self._dialect, wanted, order, limit + 1, start)
+                found = list(connection.execute(statement))
+            rows = [_row(one) for one in found]
             last = None
             if len(rows) > limit:
                 last = connection.scalar(

@@ -79,10 +79,17 @@ def page(
             order,
             limit,
             start,
-        ).subquery()
+        )
         for value in values
     ]
-    every = union_all(*(select(branch) for branch in branches)).subquery()
+    return first_of(branches, order, limit)
+
+
+def first_of(pages: Sequence[Select[Any]], order: str, limit: int) -> Select[Any]:
+    """
+    Make the statement for the first rows of several pages.
+    """
+    every = union_all(*(select(one.subquery()) for one in pages)).subquery()
     return select(every).order_by(*_ordering(every.c, order)).limit(limit)
 
 
@@ -108,14 +115,25 @@ def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[boo
             every.append(false())
         else:
             every.append(column == values[0] if len(values) == 1 else column.in_(values))
-    if filters.since is not None:
-        every.append(event_logs.c.time_ms >= filters.since)
-    if filters.until is not None:
-        every.append(event_logs.c.time_ms < filters.until)
+    every += time_range(filters)
     every += [matching.equals(dialect, path, value) for path, value in filters.equalities]
     every += [matching.contains(dialect, dict(part)) for part in filters.containments]
     if filters.text:
         every.append(matching.has_text(dialect, filters.text))
+    return every
+
+
+def time_range(
+    filters: Filters, time_ms: ColumnElement[int] = event_logs.c.time_ms
+) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions on *time_ms* that the time range of *filters* means.
+    """
+    every = []
+    if filters.since is not None:
+        every.append(time_ms >= filters.since)
+    if filters.until is not None:
+        every.append(time_ms < filters.until)
     return every
 
 

@@ -18,21 +18,23 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Text, cast, event, func, select, update
+from sqlalchemy import Text, cast, delete, event, func, insert, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
-from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching
-from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching, scanning
+from nameko_eventlog.store.databases import close_engine, open_engine
 from nameko_eventlog.store.matching import is_at, is_contained, is_equal, is_in, needle_of
 from nameko_eventlog.store.parameters import (
     MAX_PATH_LEVELS,
     MAX_PATHS,
     MAX_VALUES,
+    ORDERS,
     Cursor,
     Filters,
     compile_patterns,
 )
 from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 from tests.waiting import wait_until
@@ -82,6 +84,15 @@ def query(database: str, bodies: Any) -> Iterator[EventLogQuery]:
     """
     with EventLogQuery(database) as query:
         yield query
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    SQLite looks through time ranges by parts of three rows, six, twelve and so on.
+    """
+    monkeypatch.setattr(scanning, "FIRST_PART", 3)
+    monkeypatch.setattr(scanning, "GROWTH", 2)
 
 
 def all_pages(query: EventLogQuery, **options: Any) -> list[dict[str, Any]]:
@@ -278,6 +289,7 @@ class TestQuery:
             {"since": 2**63},
             {"until": 2**63},
             {"since": -(2**63) - 1},
+            {"time_ms": 2**63 - 1},
             {"time_ms": 2**63},
             {"time_ms": 2**64},
             {"message_id": "\0"},
@@ -387,6 +399,91 @@ _SEARCHED = re.compile(
 )
 
 
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+class TestParts:
+    def test_filters(self, query: EventLogQuery, bodies: list[dict[str, Any]]) -> None:
+        """
+        As much is found part by part.
+        """
+        TestQuery().test_filters(query, bodies)
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(
+        st.lists(st.integers(-5, 40), max_size=60),
+        st.integers(1, 9),
+        st.sampled_from(ORDERS),
+        st.integers(-5, 20),
+        st.one_of(st.none(), st.integers(21, 41)),
+    )
+    @example([0] * 60, 7, "newest", 0, None)
+    @example([0] * 60, 7, "oldest", 0, None)
+    @example([*range(40, 0, -1)], 5, "oldest", 0, 21)
+    @example([40, *range(39), -5], 5, "newest", -5, 41)
+    def test_any_order(
+        self,
+        database: str,
+        times: list[int],
+        limit: int,
+        order: str,
+        since: int,
+        until: int | None,
+    ) -> None:
+        """
+        However the rows have come, and however many share a time, pages have all of the range
+        once, in order.
+        """
+        rows = [
+            {
+                "message_id": f"{number:02}",
+                "time_ms": time_ms,
+                "service_name": "shop",
+                "event_type": "order_paid",
+                "body": {"data": {"number": number, "is_wanted": number % 3 == 0}},
+            }
+            for number, time_ms in enumerate(times)
+        ]
+        writer = EventLogWriter(database, ["json"])
+        writer.prepare()
+        writer.close()
+        engine = open_engine(database, writes=True)
+        with engine.begin() as connection:
+            connection.execute(delete(event_logs))
+            if rows:
+                connection.execute(insert(event_logs), rows)
+        close_engine(engine)
+        expected = sorted(
+            (time_ms, number)
+            for number, time_ms in enumerate(times)
+            if number % 3 == 0 and since <= time_ms and (until is None or time_ms < until)
+        )
+        with EventLogQuery(database) as query:
+            found = all_pages(
+                query,
+                data={"is_wanted": True},
+                order=order,
+                limit=limit,
+                since=format_time(since),
+                until=None if until is None else format_time(until),
+            )
+
+        if order == "newest":
+            expected.reverse()
+        assert [number for _, number in expected] == numbers(found)
+
+    def test_most(self, query: EventLogQuery) -> None:
+        """
+        As many paths as there may be are answered part by part, too.
+        """
+        paths = {f"x{number}": number for number in range(MAX_PATHS)}
+
+        assert [] == query.query(data=paths, metadata=paths)["event_logs"]
+
+
 class TestPlans:
     @pytest.fixture
     def query(self, query: EventLogQuery) -> EventLogQuery:
@@ -477,6 +574,34 @@ class TestPlans:
         assert [0, 0, 1, 0] * 2 == [len(one["event_logs"]) for one in pages]
         assert [True, False, True, False] * 2 == ["Gather Merge" in plan for plan in plans]
         assert [] == [plan for plan in plans if "Gather" in plan and searched([plan]) != {"time"}]
+
+    @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+    @pytest.mark.usefixtures("parts")
+    def test_parts(self, database: str, message: Make, query: EventLogQuery) -> None:
+        """
+        Behind the first part, SQLite reads the table where a part's rows lie together, and looks
+        up what lies elsewhere; where they do not, all is looked up, but for the last, of which it
+        is not known how many rows it has.
+        """
+        old = [f"20{year}-01-01T00:00:{at:02}Z" for at in range(50) for year in (16, 17, 18, 19)]
+        writer = EventLogWriter(database, ["json"])
+        writer.write(
+            [message(body(timestamp=one), message_id=f"{at:03}") for at, one in enumerate(old)]
+        )
+        writer.close()
+        plans = plans_of(query)
+        ranges = {True: {}, False: {"since": "2019-01-01", "until": "2019-01-02"}}
+        for order in ORDERS:
+            for lie_together, range_ in ranges.items():
+                del plans[:]
+                query.query(text="nowhere", order=order, **range_)
+                bodies = [plan for plan in plans if "USING INDEX event_logs_time (time_ms" in plan]
+                assert len(bodies) > 3
+                assert [False] + [lie_together] * (len(bodies) - 2) == [
+                    "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
+                    for plan in bodies[:-1]
+                ]
+                assert [] == read_through(plans)
 
     def test_missing(self, query: EventLogQuery) -> None:
         """

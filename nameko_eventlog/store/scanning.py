@@ -1,0 +1,127 @@
+"""
+Pages by what is in the bodies, in SQLite, which has no index of it: the time range is looked
+through, part by part.
+
+By the index of the time each row is looked up in the table on its own, which takes longer than to
+see that it is not wanted. The rows lie there as they have come, which is nearly as their time has
+it. So but for the first part, in which a page mostly ends, the table itself is read, from where
+the part begins to where it ends, and by the index only what lies elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Dialect,
+    Row,
+    Select,
+    literal_column,
+    not_,
+    select,
+)
+
+from nameko_eventlog.store import statements
+from nameko_eventlog.store.parameters import Cursor, Filters
+from nameko_eventlog.store.schema import event_logs
+
+
+FIRST_PART = 2_000
+"""How many rows the first part has."""
+
+GROWTH = 8
+"""How many times as many each further one has."""
+
+_SPREAD = 2  # from so many rows that are read to one that is wanted, looking them up is quicker
+_PLACE = literal_column("event_logs.rowid", BigInteger)  # which SQLite counts up
+_TIME = event_logs.c.time_ms
+
+
+def is_needed(connection: Connection, filters: Filters) -> bool:
+    """
+    Tell whether this is SQLite, and nothing but the time range leads to what *filters* mean.
+    """
+    return filters.needs_range and not filters.columns and connection.dialect.name == "sqlite"
+
+
+def page(
+    connection: Connection, filters: Filters, order: str, limit: int, start: Cursor | None
+) -> list[Row[Any]]:
+    """
+    Return the rows that the statement of `statements.page` finds.
+    """
+    if start is not None:
+        if order == "newest":
+            filters = replace(filters, until=start.time_ms + 1)
+        else:
+            filters = replace(filters, since=start.time_ms)
+    number = FIRST_PART
+    part, rest, end = _split(connection, filters, order, number)
+    first = statements.page(connection.dialect, part, order, limit, start)
+    rows = list(connection.execute(first))
+    while rest is not None and len(rows) < limit:
+        begin, number, missing = end, number * GROWTH, limit - len(rows)
+        part, rest, end = _split(connection, rest, order, number)
+        if begin is None or end is None:  # the rest has no rows
+            break
+        if abs(end - begin) < _SPREAD * number:
+            further = _read(connection.dialect, part, order, missing, begin, end)
+        else:
+            further = statements.page(connection.dialect, part, order, missing, None)
+        rows += connection.execute(further)
+    return rows
+
+
+def _split(
+    connection: Connection, filters: Filters, order: str, number: int
+) -> tuple[Filters, Filters | None, int | None]:
+    """
+    Return the part of the time range with the first *number* rows, and with all others of the
+    last one's millisecond; the rest, if there is one; and where the part's last row lies, if there
+    is one.
+    """
+    is_newest = order == "newest"
+    walked = filters
+    if None not in (filters.since, filters.until):
+        # one bound will do: SQLite would compare the other with each row on the way
+        walked = replace(filters, since=None) if is_newest else replace(filters, until=None)
+    last = _first(connection, walked, order, number - 1)
+    if last is not None:
+        cut = last.time_ms if is_newest else last.time_ms + 1
+        earlier, later = replace(filters, until=cut), replace(filters, since=cut)
+        if not (_is_empty(earlier) or _is_empty(later)):
+            return *((later, earlier) if is_newest else (earlier, later)), last.place
+    last = _first(connection, filters, "oldest" if is_newest else "newest")
+    return filters, None, None if last is None else last.place
+
+
+def _is_empty(filters: Filters) -> bool:
+    since, until = filters.since, filters.until
+    return since is not None and until is not None and since >= until
+
+
+def _first(
+    connection: Connection, filters: Filters, order: str, offset: int = 0
+) -> Row[Any] | None:
+    rows = select(_TIME, _PLACE.label("place")).where(*statements.time_range(filters))
+    rows = rows.order_by(_TIME.desc() if order == "newest" else _TIME)
+    return connection.execute(rows.limit(1).offset(offset)).one_or_none()
+
+
+def _read(
+    dialect: Dialect, filters: Filters, order: str, limit: int, begin: int, end: int
+) -> Select[Any]:
+    """
+    Make a statement that reads the table between two places, and what lies elsewhere by the index.
+    """
+    lies_there = _PLACE.between(min(begin, end), max(begin, end))
+    whenever = replace(filters, since=None, until=None)
+    along = statements.page(dialect, whenever, order, limit, None).where(
+        lies_there,
+        *statements.time_range(filters, _TIME + 0),  # as such, its index would be used
+    )
+    elsewhere = statements.page(dialect, filters, order, limit, None).where(not_(lies_there))
+    return statements.first_of([along, elsewhere], order, limit)
