@@ -50,20 +50,22 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
 	@$(VENV)/bin/python -m coverage erase
-	@# Side by side: they wait more than they work. make test-all has the faults on Nameko 3, too,
-	@# and as many examples of Hypothesis'; the tutorial has an environment of its own.
+	@# Side by side. What is measured takes two to three times as long, so that is one of them, with
+	@# fewer of Hypothesis' examples. make test-all has the faults on Nameko 3, too; the tutorial has
+	@# an environment of its own.
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
-	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' KEEP_COVERAGE=1 \
-		TESTS='--hypothesis-profile=brief --ignore tests/faults --ignore tests/tutorial' && \
+	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
+		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
 	$(MAKE) faults VENV=$(VENV) NAMEKO='$(NAMEKO2)' ) \
 		> $$log 2>&1 & other=$$!; \
 	passed=yes; \
-	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' KEEP_COVERAGE=1 TESTS='--ignore tests/faults' && \
+	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
+		TESTS='--hypothesis-profile=brief --ignore tests/faults' && \
 	$(MAKE) browser VENV=$(VENV) || passed=; \
 	wait $$other || passed=; \
 	cat $$log; \
 	test -n "$$passed"
-	$(call say,coverage of all runs together)
+	$(call say,coverage)
 	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 	@$(MAKE) wheel VENV=$(VENV)
@@ -159,9 +161,8 @@ chromium:
 .PHONY: suite
 suite: $(VENV)/.test
 	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
-	@if [ -z "$(KEEP_COVERAGE)" ]; then $(VENV)/bin/python -m coverage erase; fi
 	@# Coverage imports eventlet, in subprocesses too, which says at length that it is deprecated.
-	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q $(TESTS)
+	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python $(MEASURED) -m pytest -q $(TESTS)
 
 .PHONY: wheel
 wheel: $(VENV)/.test

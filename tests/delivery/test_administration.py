@@ -79,12 +79,18 @@ def user(broker: Broker, uri: str) -> Iterator[Callable[[str], None]]:
 
 class TestVhost:
     def test_deleted_and_made_again(
-        self, broker: Broker, uri: str, make_delivery: Make, said: Lines
+        self,
+        broker: Broker,
+        uri: str,
+        user: Callable[[str], None],
+        make_delivery: Make,
+        said: Lines,
     ) -> None:
         """
         Event logs wait for a vhost that was deleted, and go on when it is there again.
         """
-        delivery = make_delivery(uri, unroutable="ignore")
+        user("secret")
+        delivery = make_delivery(uri.replace("guest:guest", "bar:secret"), unroutable="ignore")
         load = Load(delivery)
         wait_until(lambda: delivery.stats()["confirmed"] > 100)
         broker.api("DELETE", f"vhosts/{vhost_of(uri)}")
@@ -92,7 +98,8 @@ class TestVhost:
         at_loss = load.count
         wait_until(lambda: load.count > at_loss + 2_000)  # for long enough to be refused once
         broker.api("PUT", f"vhosts/{vhost_of(uri)}")
-        received = Received(uri)
+        received = Received(uri)  # as guest: the other is let in when there is a queue
+        user("secret")
         load.stop()
         wait_until(settled(delivery))
 

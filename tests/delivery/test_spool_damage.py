@@ -15,6 +15,7 @@ from nameko_eventlog.delivery.directories import Directory
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import encode
 from tests.delivery.conftest import make_message
+from tests.examples import examples
 
 
 COUNT = 12
@@ -76,7 +77,7 @@ class TestCut:
 
 class TestFlipped:
     @given(st.lists(st.integers(0, len(WRITTEN) * 8 - 1), min_size=1, max_size=6, unique=True))
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     def test_anywhere(self, bits: list[int]) -> None:
         """
         Bits that are flipped anywhere cost the lines that they are in, and those they join.

@@ -36,6 +36,7 @@ from nameko_eventlog.store.parameters import (
 from nameko_eventlog.store.schema import event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
+from tests.examples import examples
 from tests.store.conftest import Make, body
 from tests.waiting import wait_until
 
@@ -43,6 +44,10 @@ from tests.waiting import wait_until
 SERVICES = ("shop", "billing", "web")
 LEVELS = ("info", "error", None)
 NUMBER = 240
+
+ON_ONE_DATABASE = settings(
+    max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture
@@ -408,11 +413,7 @@ class TestParts:
         """
         TestQuery().test_filters(query, bodies)
 
-    @settings(
-        max_examples=60,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )
+    @ON_ONE_DATABASE
     @given(
         st.lists(st.integers(-5, 40), max_size=60),
         st.integers(1, 9),
@@ -797,7 +798,7 @@ class TestOthers:
 
 
 class TestPatterns:
-    @settings(max_examples=1000)
+    @settings(max_examples=examples(1000))
     @given(
         st.lists(st.text("ab*.\n", max_size=6), min_size=1, max_size=3),
         st.text("ab.\n*", max_size=8),
@@ -954,7 +955,7 @@ def retyped(value: Any) -> Any:
 
 
 class TestMatching:
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @ON_ONE_DATABASE
     @given(_VALUES, _VALUES)
     def test_as_postgresql(self, engine: Any, one: Any, other: Any) -> None:
         """
@@ -970,7 +971,7 @@ class TestMatching:
         if isinstance(one, dict) and isinstance(other, dict):
             assert contained == is_contained(other, one)
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @ON_ONE_DATABASE
     @given(
         _VALUES,
         st.lists(
@@ -991,7 +992,7 @@ class TestMatching:
 
         assert (found is True) == is_at(body, path, value)
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @ON_ONE_DATABASE
     @given(
         st.dictionaries(st.sampled_from(["a", "b"]), _VALUES, max_size=2),
         st.lists(st.sampled_from(["a", "b", "0", "-1", "c"]), min_size=1, max_size=3),
@@ -1024,7 +1025,7 @@ class TestMatching:
 
         assert (is_at(body, path, value), is_contained(part, body)) == tuple(map(bool, found))
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @ON_ONE_DATABASE
     @given(st.text(_LETTERS, max_size=8), st.integers(0, 7), st.integers(1, 8), st.booleans())
     @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
     def test_text(
@@ -1043,7 +1044,7 @@ class TestMatching:
         assert is_in(needle_of(wanted), body) == bool(found)
 
     @pytest.mark.parametrize("table", ["C", "C.UTF-8"], indirect=True)
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @ON_ONE_DATABASE
     @given(
         st.text(f"{_LETTERS}bcd", max_size=12),
         st.integers(0, 7),
