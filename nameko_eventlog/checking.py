@@ -40,7 +40,7 @@ def parse_section(
 
     Raises:
         ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected.
+            key, shows the value and says what was expected, a line for each that is wrong.
     """
     section = config.get(name)
     if section is None:
@@ -48,10 +48,12 @@ def parse_section(
     if not isinstance(section, Mapping):
         raise ConfigurationError(f"{name} must be a mapping, not {masked(repr(section))}")
     values: dict[str, Any] = {}
+    faults: list[str] = []
     for key, value in section.items():
         check = checks.get(key) if isinstance(key, str) else None
         if check is None:
-            raise ConfigurationError(_unknown_key(name, key, list(checks)))
+            faults.append(_unknown_key(name, key, list(checks)))
+            continue
         if value is None:
             if key in null_is_a_value:
                 values[key] = None
@@ -59,9 +61,9 @@ def parse_section(
         try:
             values[key] = check(value)
         except ValueError as exc:
-            raise ConfigurationError(
-                f"{name}.{key} must be {exc}, not {masked(repr(value))}"
-            ) from None
+            faults.append(f"{name}.{key} must be {exc}, not {masked(repr(value))}")
+    if faults:
+        raise ConfigurationError("\n".join(faults))
     return values
 
 

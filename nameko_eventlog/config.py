@@ -76,6 +76,6 @@ def parse_config(config: Mapping[str, Any]) -> Config:
 
     Raises:
         ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected.
+            key, shows the value and says what was expected, a line for each that is wrong.
     """
     return Config(**checking.parse_section(config, CONFIG_KEY, _CHECKS, _NULL_IS_A_VALUE))

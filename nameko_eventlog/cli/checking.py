@@ -4,13 +4,15 @@ Whether a config.yaml does what it says.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging.config
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import click
 from kombu import Connection
@@ -24,9 +26,15 @@ from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown
-from nameko_eventlog.store.queries import EventLogQuery
-from nameko_eventlog.store.writing import Probe
+from nameko_eventlog.store.writing import Probe, try_tables
 
+
+T = TypeVar("T")
+
+EXPLORER_KEY = "EVENTLOG_EXPLORER"
+"""The explorer's own is not imported where its extra is not installed."""
+
+_SECTIONS = (CONFIG_KEY, STORE_KEY, EXPLORER_KEY, "LOGGING", "AMQP_URI")
 
 Finding = tuple[str, str, str]
 """What was looked at; "ok", "wrong" or "unreachable"; and the rest of the sentence."""
@@ -52,59 +60,81 @@ def check(path: str) -> None:
 
 
 def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
-    dispatcher: Config | None = None
-    try:
-        dispatcher = parse_config(config)
-        yield (
-            CONFIG_KEY,
-            "ok",
-            "as it should be" if CONFIG_KEY in config else "not there: defaults",
-        )
-    except ConfigurationError as exc:
-        yield CONFIG_KEY, "wrong", str(exc)
-    yield _logging(config)
+    yield from _misspelt(config)
+    dispatcher, found = _section(config, CONFIG_KEY, parse_config)
+    yield from found
+    faults = list(_logging_faults(config))
+    for fault in faults:
+        yield "LOGGING", "wrong", fault
+    if not faults:
+        yield "LOGGING", "ok", "dictConfig takes it, and event logs are forwarded"
     yield from _broker(config, dispatcher)
     if dispatcher is not None and dispatcher.spool is not None:
         yield _spool(dispatcher.spool)
     if STORE_KEY in config:
-        yield from _store(config)
+        store, found = _section(config, STORE_KEY, parse_store_config)
+        yield from found
+        if store is not None:
+            yield from _database(store.uri)
+    if EXPLORER_KEY in config:
+        yield from _explorer(config)
 
 
-def _logging(config: Mapping[str, Any]) -> Finding:
+def _misspelt(config: Mapping[str, Any]) -> Iterator[Finding]:
+    for key in config:
+        nearest = difflib.get_close_matches(str(key).upper(), _SECTIONS, n=1, cutoff=0.8)
+        if nearest and key not in _SECTIONS and nearest[0] not in config:
+            yield str(key), "wrong", f"nobody reads it; did you mean {nearest[0]!r}?"
+
+
+def _section(
+    config: Mapping[str, Any], name: str, parse: Callable[[Mapping[str, Any]], T]
+) -> tuple[T | None, list[Finding]]:
+    try:
+        parsed = parse(config)
+    except ConfigurationError as exc:
+        return None, [(name, "wrong", fault) for fault in str(exc).splitlines()]
+    return parsed, [(name, "ok", "as it should be" if name in config else "not there: defaults")]
+
+
+def _explorer(config: Mapping[str, Any]) -> list[Finding]:
+    try:
+        from nameko_eventlog.explorer.config import parse_explorer_config
+    except ImportError as exc:
+        needs = "it takes pip install 'nameko-eventlog[explorer]'"
+        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}; {needs}")]
+    return _section(config, EXPLORER_KEY, parse_explorer_config)[1]
+
+
+def _logging_faults(config: Mapping[str, Any]) -> Iterator[str]:
     section = config.get("LOGGING")
     if section is None:
-        return (
-            "LOGGING",
-            "wrong",
-            ("it is not there, so that no log call is forwarded: see example_config.yaml"),
-        )
+        yield "it is not there, so that no log call is forwarded: see example_config.yaml"
+        return
     if not isinstance(section, Mapping):
-        return "LOGGING", "wrong", f"it must be a mapping, not {masked(repr(section))}"
+        yield f"it must be a mapping, not {masked(repr(section))}"
+        return
     before = list(_handlers())
     try:
         logging.config.dictConfig(_without_opening(section))
-        return _judge_logging()
+        yield from _handlers_faults()
     except Exception as exc:
         cause = f" ({exc.__cause__})" if exc.__cause__ else ""
-        return "LOGGING", "wrong", f"dictConfig does not take it: {exc}{cause}"
+        yield f"dictConfig does not take it: {exc}{cause}"
     finally:
         _take_off(before)
 
 
-def _judge_logging() -> Finding:
-    for _, handler in _handlers():
+def _handlers_faults() -> Iterator[str]:
+    handlers = list(dict.fromkeys(handler for _, handler in _handlers()))
+    for handler in handlers:
         if isinstance(handler, logging.FileHandler) and not _can_be_written(handler.baseFilename):
-            return "LOGGING", "wrong", f"the file {handler.baseFilename!r} cannot be written"
-    if not any(_forwards(handler) for _, handler in _handlers()):
-        return (
-            "LOGGING",
-            "wrong",
-            (
-                "no logger has a handler of the class logging_ext.EventLogHandler: log calls are"
-                " not forwarded (those of structlog are, by EventLogProcessor)"
-            ),
+            yield f"the file {handler.baseFilename!r} cannot be written"
+    if not any(_forwards(handler) for handler in handlers):
+        yield (
+            "no logger has a handler of the class logging_ext.EventLogHandler: log calls are"
+            " not forwarded (those of structlog are, by EventLogProcessor)"
         )
-    return "LOGGING", "ok", "dictConfig takes it, and event logs are forwarded"
 
 
 def _without_opening(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,14 +266,8 @@ def _spool(directory: str) -> Finding:
     return "spool", "ok", f"{directory!r} {made}"
 
 
-def _store(config: Mapping[str, Any]) -> Iterator[Finding]:
-    try:
-        store = parse_store_config(config)
-    except ConfigurationError as exc:
-        yield STORE_KEY, "wrong", str(exc)
-        return
-    yield STORE_KEY, "ok", "as it should be"
-    url = parse_uri(store.uri)
+def _database(uri: str) -> Iterator[Finding]:
+    url = parse_uri(uri)
     if url.get_backend_name() == "sqlite":
         database = pathlib.Path(str(url.database))
         if not database.exists():
@@ -253,9 +277,10 @@ def _store(config: Mapping[str, Any]) -> Iterator[Finding]:
             else:
                 yield "database", "ok", f"{shown(url)} will be made by the store"
             return
-    yield _try("database", f"{shown(url)} answers", Probe(store.uri))
-    with EventLogQuery(store.uri) as query:
-        yield _try("tables", "they are there", query.services)
+    answers = _try("database", f"{shown(url)} answers", Probe(uri))
+    yield answers
+    if answers[1] == "ok":
+        yield _try("tables", "they can be written", partial(try_tables, uri))
 
 
 def _try(what: str, fine: str, call: Callable[[], Any]) -> Finding:

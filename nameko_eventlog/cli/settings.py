@@ -38,7 +38,7 @@ class Failure(click.ClickException):
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(printable(message))
+        super().__init__("\n".join(map(printable, message.split("\n"))))
         self.exit_code = exit_code  # type: ignore[misc]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from kombu.serialization import registry
-from sqlalchemy import Connection, Engine, Insert, Table, bindparam, column, func, select
+from sqlalchemy import Connection, Engine, Insert, Table, bindparam, column, false, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
@@ -196,6 +196,24 @@ class Probe:
         finally:
             close_engine(engine)
         return True
+
+
+def try_tables(uri: str) -> None:
+    """
+    Write no row to either table: there they are, and may be written by who asks.
+
+    Raises:
+        DatabaseError: They are not, or may not; or the database takes no writes now.
+    """
+    engine: Engine = open_engine(uri, writes=True, seconds=5)
+    try:
+        with database_errors(engine.url), engine.begin() as connection:
+            for table in (event_logs, rejects):
+                names = [one.name for one in table.columns]
+                nothing = select(table).where(false())
+                connection.execute(table.insert().from_select(names, nothing))
+    finally:
+        close_engine(engine)
 
 
 class Trial:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, make_url
 
+from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
+from tests.postgresql import PostgreSQL
 
 
 LOGGING: dict[str, Any] = {
@@ -96,6 +100,16 @@ class TestCheck:
                 "the database postgresql",
             ),
             ({"EVENTLOG_STORE": {"uri": "sqlite:////proc/x/y"}}, 1, "cannot be written"),
+            (
+                {"EVENTLOG_EXPLORER": {"username": "me"}},
+                1,
+                "EVENTLOG_EXPLORER: EVENTLOG_EXPLORER needs username and password_hash together",
+            ),
+            (
+                {"EVENTLOG_DISPATCHR": {"spool": "x"}},
+                1,
+                "EVENTLOG_DISPATCHR: nobody reads it; did you mean 'EVENTLOG_DISPATCHER'?",
+            ),
         ],
     )
     def test_wrong(
@@ -119,6 +133,118 @@ class TestCheck:
 
         assert said in result.stdout
         assert code == result.exit_code
+
+    def test_all_of_it(
+        self, run: Cli, configure: Callable[..., None], nowhere: str, folder: pathlib.Path
+    ) -> None:
+        """
+        Each fault is told, a line for each, not the first of them alone.
+        """
+        logging = with_handler({"class": "logging.FileHandler", "filename": "no/x"})
+        logging["handlers"].pop("eventlog")
+        logging["loggers"] = {"foo": {"handlers": ["file"]}}
+        configure(
+            AMQP_URI=nowhere,
+            LOGGING=logging,
+            EVENTLOG_DISPATCHER={"spol": 1, "redact": "password", "timespec": "seconds"},
+            EVENTLOG_STORE={"batch_size": 0, "retention_days": -1},
+            EVENTLOG_EXPLORER={"user": "me", "allow_anonymous": 1},
+        )
+
+        lines = run("check").stdout.splitlines()
+
+        assert [
+            ("WRONG", "EVENTLOG_DISPATCHER"),
+            ("WRONG", "EVENTLOG_DISPATCHER"),
+            ("WRONG", "LOGGING"),
+            ("WRONG", "LOGGING"),
+            ("FAILS", "broker"),
+            ("WRONG", "EVENTLOG_STORE"),
+            ("WRONG", "EVENTLOG_STORE"),
+            ("WRONG", "EVENTLOG_EXPLORER"),
+            ("WRONG", "EVENTLOG_EXPLORER"),
+        ] == [tuple(line.partition(":")[0].split()) for line in lines]
+
+    def test_a_key_that_is_a_users_own(
+        self, run: Cli, configure: Callable[..., None], nowhere: str
+    ) -> None:
+        """
+        A key that is like ours is somebody's own, where ours is there as well.
+        """
+        configure(AMQP_URI=nowhere, LOGGING=LOGGING, EVENTLOG_STORE_2={})
+
+        assert "EVENTLOG_STORE_2" not in run("check").stdout
+
+    def test_explorer_not_installed(
+        self,
+        run: Cli,
+        configure: Callable[..., None],
+        nowhere: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        Where the explorer's extra is missing, its section is not passed for right.
+        """
+        monkeypatch.setitem(sys.modules, "nameko_eventlog.explorer.config", None)
+        configure(AMQP_URI=nowhere, EVENTLOG_EXPLORER={})
+
+        assert "pip install 'nameko-eventlog[explorer]'" in run("check").stdout
+
+    def test_database_without_tables(
+        self, run: Cli, configure: Callable[..., None], nowhere: str, postgresql: PostgreSQL
+    ) -> None:
+        """
+        Of a database that answers is said what makes its tables.
+        """
+        configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": postgresql.create_database()})
+
+        assert "it has no tables of event logs: start the store once" in run("check").stdout
+
+    @pytest.mark.parametrize(
+        ("statements", "said"),
+        [
+            (["ALTER DATABASE {0} SET default_transaction_read_only = on"], "read-only"),
+            (
+                [
+                    "CREATE ROLE reader_{0} LOGIN",
+                    "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{0}",
+                    "GRANT INSERT ON event_logs TO reader_{0}",
+                ],
+                "permission denied for table rejects",
+            ),
+        ],
+    )
+    def test_database_that_takes_nothing(
+        self,
+        run: Cli,
+        configure: Callable[..., None],
+        nowhere: str,
+        postgresql: PostgreSQL,
+        statements: list[str],
+        said: str,
+    ) -> None:
+        """
+        A database that answers, and takes no rows of this user's, is not passed for right.
+        """
+        uri = postgresql.create_database()
+        writer = EventLogWriter(uri, ["json"])
+        writer.prepare()
+        writer.close()
+        url = make_url(uri)
+        engine = create_engine(url.set(drivername="postgresql+psycopg2"))
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement.format(url.database))
+        engine.dispose()
+        if len(statements) > 1:
+            uri = uri.replace("eventlog@", f"reader_{url.database}@")
+        configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": uri})
+
+        lines = run("check").stdout.splitlines()
+
+        assert lines[-2].startswith("ok     database: ")
+        assert lines[-1].startswith("FAILS  tables: ")
+        assert said in lines[-1]
 
     @pytest.mark.parametrize(
         "handler",

@@ -150,7 +150,12 @@ class TestQuery:
 
     @pytest.mark.parametrize(
         ("text", "said"),
-        [("a: [", "is no YAML"), ("[1]", "must be a mapping"), ("EVENTLOG_STORE: 5", "a mapping")],
+        [
+            ("a: [", "is no YAML"),
+            ("[1]", "must be a mapping"),
+            ("EVENTLOG_STORE: 5", "a mapping"),
+            ("EVENTLOG_STORE: {batch_size: 0, quorum: 1}", "\nEVENTLOG_STORE.quorum must be"),
+        ],
     )
     def test_config(self, folder: pathlib.Path, run: Cli, text: str, said: str) -> None:
         """

@@ -121,6 +121,21 @@ class TestValues:
         with pytest.raises(ConfigurationError, match="EVENTLOG_DISPATCHER must be a mapping, not"):
             parse_config({"EVENTLOG_DISPATCHER": section})
 
+    def test_some_wrong_values(self) -> None:
+        """
+        All that is wrong is told, a line for each.
+        """
+        section = {"auto_capture": "yes", "uri": "memory://", "spol": 1, "redact": "password"}
+
+        with pytest.raises(ConfigurationError) as raised:
+            parse_config({"EVENTLOG_DISPATCHER": section})
+
+        assert [
+            "EVENTLOG_DISPATCHER.auto_capture must be true or false, not 'yes'",
+            "EVENTLOG_DISPATCHER has no key 'spol'; did you mean 'spool'?",
+            "EVENTLOG_DISPATCHER.redact must be a list of names, not 'password'",
+        ] == str(raised.value).splitlines()
+
     @given(
         st.dictionaries(
             st.sampled_from(KEYS) | st.text() | st.integers(),
