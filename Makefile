@@ -48,8 +48,6 @@ explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, wi
 .PHONY: test
 test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
-	@$(MAKE) $(VENV)-nameko3/.test VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)'
-	@$(VENV)/bin/python -m coverage erase
 	@# Side by side. What is measured takes two to three times as long, so that is one of them, with
 	@# fewer of Hypothesis' examples. make test-all has the faults on Nameko 3, too; the tutorial has
 	@# an environment of its own.
@@ -61,14 +59,12 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 	passed=yes; \
 	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
 		TESTS='--hypothesis-profile=brief --ignore tests/faults' && \
-	$(MAKE) browser VENV=$(VENV) || passed=; \
+	$(MAKE) browser wheel VENV=$(VENV) || passed=; \
 	wait $$other || passed=; \
 	cat $$log; \
 	test -n "$$passed"
 	$(call say,coverage)
-	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
-	@$(MAKE) wheel VENV=$(VENV)
 
 .PHONY: test-all
 test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
@@ -90,7 +86,7 @@ test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they ex
 browser: postgresql chromium $(VENV)/.browser ## the explorer in a real Chromium
 	$(call say,tests in a browser: $$(chromium --version 2> /dev/null))
 	@# A process of its own: tests/conftest.py patches the standard library.
-	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python -m coverage run -m pytest -q \
+	@$(VENV)/bin/python -m pytest -q \
 		--confcutdir=tests/browser tests/browser $(OPTIONS)
 
 .PHONY: screenshots
@@ -140,7 +136,7 @@ format: $(VENV)/.check ## let ruff format and fix what it can
 
 .PHONY: clean
 clean: ## remove environments, builds, caches
-	rm -rf .venv .venv-* build dist docs/_build htmlcov .coverage .coverage.* \
+	rm -rf .venv .venv-* build dist docs/_build htmlcov .coverage \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -161,7 +157,7 @@ chromium:
 .PHONY: suite
 suite: $(VENV)/.test
 	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
-	@# Coverage imports eventlet, in subprocesses too, which says at length that it is deprecated.
+	@# Coverage imports eventlet, which says at length that it is deprecated.
 	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python $(MEASURED) -m pytest -q $(TESTS)
 
 .PHONY: wheel

@@ -221,7 +221,13 @@ def _connect(uri: Any, settings: compat.Settings) -> Finding:
         return "broker", "wrong", f"{masked(repr(uri))} is no address of one{_why(uri, exc)}"
     try:
         with connection:
-            connection.connect()
+            # without the pause before another attempt, which `connect` makes
+            connection.ensure_connection(
+                max_retries=1,
+                interval_start=0,
+                interval_step=0,
+                reraise_as_library_errors=False,
+            )
             connection.channel().close()
     except errors as exc:
         return "broker", "unreachable", f"{name}: {_mend_broker(exc)}"

@@ -322,11 +322,7 @@ def test_no_warnings(tmp_path: pathlib.Path) -> None:
     What the libraries below warn of is nothing to the user of a command.
     """
     script = pathlib.Path(sys.executable).with_name("nameko-eventlog")
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "PYTHONWARNINGS" and not name.startswith("COVERAGE_")
-    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     done = subprocess.run(
         [str(script), "query"],
         cwd=tmp_path,

@@ -48,7 +48,7 @@ def reader(wheel: pathlib.Path, tmp_path: pathlib.Path) -> Iterator[Reader]:
     version = wheel.name.split("-")[1]
     constraints = tmp_path / "constraints.txt"
     constraints.write_text(f"nameko-eventlog=={version}\n", "utf-8")
-    ours = ("COVERAGE", "PYTEST", "PYTHON", "VIRTUAL_ENV", "AMQP_URI")
+    ours = ("PYTEST", "PYTHON", "VIRTUAL_ENV", "AMQP_URI")
     base = pathlib.Path(sys.base_prefix) / "bin"  # not our environment's
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
