@@ -164,6 +164,25 @@ def worker_thread(container: Any, worker_ctx: Any) -> Any:
     return container._worker_threads[worker_ctx]
 
 
+def before_end(container: Any, stops: Callable[[], None], is_killed: Callable[[], None]) -> None:
+    """
+    Have one called when *container* begins to stop, and the other when it begins to be killed.
+
+    Nameko comes to a dependency last, when all entrypoints have stopped and all workers ended.
+    """
+    stop, kill = container.stop, container.kill
+
+    def begin_to_stop() -> None:
+        stops()
+        stop()
+
+    def begin_to_be_killed(*args: Any, **kwargs: Any) -> None:
+        is_killed()
+        kill(*args, **kwargs)
+
+    container.stop, container.kill = begin_to_stop, begin_to_be_killed
+
+
 def is_being_killed(container: Any) -> bool:
     """
     Tell whether *container*, and its workers with it, are being killed.

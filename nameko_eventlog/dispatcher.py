@@ -170,6 +170,11 @@ class EventLogDispatcher(EventDispatcher):
         self._delivery = open_delivery(settings, route, config)
         self.outside = self._make_sink(compat.outside_context(self._service), dict)
         self._unregister = register_sink(self._service, self.outside)
+        compat.before_end(
+            self.container,
+            lambda: self._delivery.expect_stop(config.flush_timeout),
+            lambda: self._delivery.expect_stop(min(config.flush_timeout, KILL_TIMEOUT)),
+        )
         self._is_open = True
 
     def start(self) -> None:

@@ -64,6 +64,11 @@ class _Recorder:
 
     deliver = accept
 
+    def expect_stop(self, seconds: float) -> None:
+        """
+        Do nothing: nothing waits.
+        """
+
     def stop(self, seconds: float) -> None:
         """
         Do nothing: nothing is left.

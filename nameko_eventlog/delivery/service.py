@@ -33,6 +33,9 @@ _log = logging.getLogger("nameko_eventlog")
 SUMMARY_SECONDS = 60.0
 """How often the counts are logged while something waits, or was undelivered meanwhile."""
 
+HELD_UP_SECONDS = 1.0
+"""How often is looked for what waits while something holds up the service's stop."""
+
 ROOM_SECONDS = 2.0
 """For how long a log call yields at the most, so that there is room in the outbox."""
 
@@ -60,6 +63,15 @@ class Delivery(Protocol):
     def start(self) -> None:
         """
         Begin delivering; before, event logs wait.
+        """
+
+    def expect_stop(self, seconds: float) -> None:
+        """
+        Learn that `stop` is to come, when nothing in the service runs any more.
+
+        Args:
+            seconds: After how long what a lost process would take with it is undelivered by name,
+                if `stop` has not come, and the broker is not well.
         """
 
     def stop(self, seconds: float) -> None:
@@ -94,6 +106,7 @@ class BrokerDelivery:
         self.service = route.service
         self._closed: str | None = None
         self._summaries: GreenThread | None = None
+        self._expecting: GreenThread | None = None
         self._relay = Relay(
             outbox=self._outbox,
             ledger=self._ledger,
@@ -237,18 +250,44 @@ class BrokerDelivery:
         self._identify(message)
         return NotConfirmed(str(message.message_id), sent, reason)
 
+    def expect_stop(self, seconds: float) -> None:
+        """
+        Learn that `stop` is to come, when nothing in the service runs any more.
+
+        It may never come: a worker hangs, or the broker is away, for which Nameko's consumers
+        wait. Then somebody will lose patience, and kill the process. A spool is safe from that.
+        """
+        if self._config.spool is not None or not self._home.is_here:
+            return
+        if self._expecting is not None:  # stopped, and then killed
+            self._expecting.kill()
+        self._expecting = eventlet.spawn(self._stop_in_time, seconds)
+
+    def _stop_in_time(self, seconds: float) -> None:
+        eventlet.sleep(seconds)
+        while self._closed is None:
+            if self._outbox.waiting and not self._relay.is_flowing:
+                self._expecting = None  # it does not kill itself
+                self._end(0, "the service is stopping, and the broker does not take it")
+            else:
+                eventlet.sleep(HELD_UP_SECONDS)
+
     def stop(self, seconds: float) -> None:
         """
         Publish what is left, for *seconds* at the most; the rest is undelivered by name.
         """
+        self._end(seconds, "the service has stopped")
+
+    def _end(self, seconds: float, reason: str) -> None:
         if self._closed is not None:
             return
-        if self._summaries is not None and self._home.is_here:
-            self._summaries.kill()
+        for thread in (self._summaries, self._expecting):
+            if thread is not None and self._home.is_here:
+                thread.kill()
         left = self._relay.stop(seconds)
         if self._closed is not None:  # killed while it was stopping
             return
-        self._closed = "the service has stopped"
+        self._closed = reason
         self._abort(self._outbox.close(left), self._closed)
         self._say(self.stats())
 

@@ -21,6 +21,7 @@ from nameko.testing.services import dummy, entrypoint_hook
 from logging_ext import EventLogHandler
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery import service as delivery_service
 from tests.delivery.conftest import (
     EXCHANGE,
     Lines,
@@ -30,6 +31,7 @@ from tests.delivery.conftest import (
     settled,
 )
 from tests.nameko_version import event_exchange
+from tests.proxy import Proxy
 from tests.rabbitmq import free_ports, with_port
 from tests.waiting import wait_until
 
@@ -57,6 +59,37 @@ class Foo:
         for number in range({count}):
             logger.info("counted", extra={{"number": number}})
         pathlib.Path("logged").write_text(str(os.getpid()))
+"""
+
+CALLED = """
+import logging
+import pathlib
+import time
+
+from nameko.rpc import rpc
+from nameko.timer import timer
+
+from nameko_eventlog import EventLogDispatcher
+
+logger = logging.getLogger("foo")
+
+
+class Foo:
+    name = "foo"
+    eventlog = EventLogDispatcher()
+
+    @rpc
+    def answer(self):
+        pass
+
+    @timer(interval=600, eager=True)
+    def log(self):
+        pathlib.Path("logged").touch()
+        while not pathlib.Path("go").exists():
+            time.sleep(0.05)
+        for number in range({count}):
+            logger.info("counted", extra={{"number": number}})
+        pathlib.Path("gone").touch()
 """
 
 # the shell starts what runs in the background, the tests maybe, with SIGINT ignored
@@ -195,6 +228,93 @@ class TestContainer:
         bodies = [json.loads(one["body"]) for one in undelivered.objects]
         assert list(range(100)) == [body["data"]["number"] for body in bodies]
 
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_held_up_without_a_broker(
+        self, uri: str, rabbit_config: Any, run_service: Any, undelivered: Lines, end: str
+    ) -> None:
+        """
+        An extension that does not end keeps the dispatcher's turn from coming: what waits is
+        undelivered by name in time all the same, and so is what is logged after that.
+        """
+
+        class Lasting(Entrypoint):  # type: ignore[misc]
+            """An entrypoint that ends when told."""
+
+            may_end = eventlet.event.Event()
+
+            def stop(self) -> None:
+                self.may_end.wait()
+
+            kill = stop
+
+        class Held(Service):
+            """A service that does not end."""
+
+            last = Lasting.decorator(lambda self: None)
+
+        config = {
+            **rabbit_config,
+            "AMQP_URI": with_port(uri, free_ports(1)[0]),
+            "EVENTLOG_DISPATCHER": {"flush_timeout": 0.5},
+        }
+        with _configured(config):
+            container = run_service(Held, config)
+            with entrypoint_hook(container, "log") as log:
+                log(100)
+                ending = eventlet.spawn(getattr(container, end))
+                wait_until(lambda: len(undelivered) == 100, timeout=5)
+                later = [0] if end == "stop" else []  # killed ones take no calls
+                for _ in later:
+                    log(1)
+            assert not ending.dead
+            Lasting.may_end.send(None)
+            ending.wait()
+
+        bodies = [json.loads(one["body"]) for one in undelivered.objects]
+        assert [*range(100), *later] == [body["data"]["number"] for body in bodies]
+        assert "the service is stopping" in undelivered.objects[0]["reason"]
+        check_sum(delivery_of(container))
+
+    def test_stop_held_up_by_a_worker(
+        self,
+        rabbit_config: Any,
+        bound: Received,
+        run_service: Any,
+        undelivered: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        While a worker goes on and the broker is well, its event logs arrive, whenever they come.
+        """
+        monkeypatch.setattr(delivery_service, "HELD_UP_SECONDS", 0.01)
+        may_end = eventlet.event.Event()
+
+        class Slow(Service):
+            """A service with a call that takes its time."""
+
+            @dummy
+            def take_time(self) -> None:
+                """Log, wait, log."""
+                logging.getLogger("foo").info("counted", extra={"number": 0})
+                may_end.wait()
+                logging.getLogger("foo").info("counted", extra={"number": 1})
+
+        config = {**rabbit_config, "EVENTLOG_DISPATCHER": {"flush_timeout": 0.1}}
+        with _configured(config):
+            container = run_service(Slow, config)
+            with entrypoint_hook(container, "take_time") as take_time:
+                worker = eventlet.spawn(take_time)
+                wait_for(bound, 1)
+                stopping = eventlet.spawn(container.stop)
+                eventlet.sleep(0.5)  # well after `flush_timeout`
+                may_end.send(None)
+                worker.wait()
+                stopping.wait()
+
+        assert [0, 1] == wait_for(bound, 2)
+        assert not undelivered.records
+        assert 2 == check_sum(delivery_of(container))["confirmed"]
+
     def test_kill(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
         """
         ``container.kill()`` delivers what a second suffices for, or leaves lines.
@@ -247,8 +367,8 @@ class TestNamekoRun:
         """
         processes = []
 
-        def start(uri: str, count: int, dispatcher: str = "{}") -> Any:
-            (tmp_path / "foo.py").write_text(MODULE.format(count=count))
+        def start(uri: str, count: int, dispatcher: str = "{}", module: str = MODULE) -> Any:
+            (tmp_path / "foo.py").write_text(module.format(count=count))
             (tmp_path / "config.yaml").write_text(CONFIG.format(uri=uri, dispatcher=dispatcher))
             nameko = pathlib.Path(sys.executable).with_name("nameko")
             process = subprocess.Popen(
@@ -298,6 +418,21 @@ class TestNamekoRun:
 
         assert time.monotonic() - began < 5
         assert list(range(200)) == undelivered_numbers(tmp_path)
+
+    def test_broker_lost(
+        self, proxied: str, proxy: Proxy, run: Any, tmp_path: pathlib.Path
+    ) -> None:
+        """
+        Nameko's own consumers wait for a broker that has gone, and keep the process from ending:
+        the lines are there in time, before somebody kills it.
+        """
+        process = run(proxied, 200, "{flush_timeout: 0.5}", CALLED)
+        proxy.close()
+        (tmp_path / "go").touch()
+        wait_until((tmp_path / "gone").exists)
+        process.send_signal(signal.SIGTERM)
+
+        wait_until(lambda: list(range(200)) == undelivered_numbers(tmp_path), timeout=10)
 
     def test_broker_down(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
         """
