@@ -32,7 +32,7 @@ from nameko_eventlog.store.writing import Probe, try_tables
 T = TypeVar("T")
 
 EXPLORER_KEY = "EVENTLOG_EXPLORER"
-"""The explorer's own is not imported where its extra is not installed."""
+"""As in ``explorer.config``, which cannot be imported where its extra is not installed."""
 
 _SECTIONS = (CONFIG_KEY, STORE_KEY, EXPLORER_KEY, "LOGGING", "AMQP_URI")
 

@@ -192,6 +192,18 @@ def undelivered_numbers(folder: pathlib.Path) -> list[int]:
     return [json.loads(json.loads(line)["body"])["data"]["number"] for line in lines]
 
 
+@pytest.fixture
+def without_broker(rabbit_config: Any, nowhere: str) -> dict[str, Any]:
+    """
+    The configuration of a service whose broker is away, and that gives it half a second.
+    """
+    return {
+        **rabbit_config,
+        "AMQP_URI": nowhere,
+        "EVENTLOG_DISPATCHER": {"flush_timeout": 0.5},
+    }
+
+
 @pytest.mark.usefixtures("logger")
 class TestContainer:
     def test_stop(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
@@ -207,18 +219,13 @@ class TestContainer:
         assert 10_000 == check_sum(delivery_of(container))["confirmed"]
 
     def test_stop_with_the_broker_down(
-        self, uri: str, rabbit_config: Any, run_service: Any, undelivered: Lines
+        self, without_broker: Any, run_service: Any, undelivered: Lines
     ) -> None:
         """
         It ends in ``flush_timeout`` and a second, and leaves undelivered lines.
         """
-        config = {
-            **rabbit_config,
-            "AMQP_URI": with_port(uri, free_ports(1)[0]),
-            "EVENTLOG_DISPATCHER": {"flush_timeout": 0.5},
-        }
-        with _configured(config):
-            container = run_service(Service, config)
+        with _configured(without_broker):
+            container = run_service(Service, without_broker)
             with entrypoint_hook(container, "log") as log:
                 log(100)
             began = time.monotonic()
@@ -230,7 +237,7 @@ class TestContainer:
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_held_up_without_a_broker(
-        self, uri: str, rabbit_config: Any, run_service: Any, undelivered: Lines, end: str
+        self, without_broker: Any, run_service: Any, undelivered: Lines, end: str
     ) -> None:
         """
         An extension that does not end keeps the dispatcher's turn from coming: what waits is
@@ -252,13 +259,8 @@ class TestContainer:
 
             last = Lasting.decorator(lambda self: None)
 
-        config = {
-            **rabbit_config,
-            "AMQP_URI": with_port(uri, free_ports(1)[0]),
-            "EVENTLOG_DISPATCHER": {"flush_timeout": 0.5},
-        }
-        with _configured(config):
-            container = run_service(Held, config)
+        with _configured(without_broker):
+            container = run_service(Held, without_broker)
             with entrypoint_hook(container, "log") as log:
                 log(100)
                 ending = eventlet.spawn(getattr(container, end))
