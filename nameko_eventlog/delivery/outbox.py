@@ -162,6 +162,12 @@ class Outbox(Protocol):
         """
 
     @property
+    def at_risk(self) -> int:
+        """
+        How many messages are lost if the process is killed.
+        """
+
+    @property
     def level(self) -> Level:
         """
         How full it is.
@@ -285,6 +291,13 @@ class MemoryOutbox:
         How many messages are kept.
         """
         return len(self._queue) + self._taken
+
+    @property
+    def at_risk(self) -> int:
+        """
+        How many messages are lost if the process is killed: all of them.
+        """
+        return self.waiting
 
     @property
     def level(self) -> Level:

@@ -255,9 +255,10 @@ class BrokerDelivery:
         Learn that `stop` is to come, when nothing in the service runs any more.
 
         It may never come: a worker hangs, or the broker is away, for which Nameko's consumers
-        wait. Then somebody will lose patience, and kill the process. A spool is safe from that.
+        wait. Then somebody will lose patience, and kill the process. What is on disk is safe from
+        that.
         """
-        if self._config.spool is not None or not self._home.is_here:
+        if not self._home.is_here:
             return
         if self._expecting is not None:  # stopped, and then killed
             self._expecting.kill()
@@ -266,7 +267,7 @@ class BrokerDelivery:
     def _stop_in_time(self, seconds: float) -> None:
         eventlet.sleep(seconds)
         while self._closed is None:
-            if self._outbox.waiting and not self._relay.is_flowing:
+            if self._outbox.at_risk and not self._relay.is_flowing:
                 self._expecting = None  # it does not kill itself
                 self._end(0, "the service is stopping, and the broker does not take it")
             else:

@@ -82,6 +82,7 @@ class SpooledOutbox:
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
         self._memory = 0  # what both take
         self._taken = 0
+        self._taken_alone = 0  # those of them that are in memory alone
         self._gathered = 0  # since something was last taken
         self._failure = ""
         self._care_failure = ""
@@ -236,6 +237,7 @@ class SpooledOutbox:
                 ):
                     continue
                 self._taken += 1
+                self._taken_alone += message.place is None
                 batch.append(message)
             self._gathered = 0
             self._tidy()
@@ -261,7 +263,9 @@ class SpooledOutbox:
         """
         with self._lock:
             self._taken -= 1
-            if message.place is not None:
+            if message.place is None:
+                self._taken_alone -= 1
+            else:
                 segment, start = message.place
                 segment.settle(start)
 
@@ -294,7 +298,13 @@ class SpooledOutbox:
             with contextlib.suppress(OSError):  # it was full a moment ago, maybe
                 self._write_tail()
             alone = [message for message in taken if message.place is None]
-            for message in (*self._ahead, *self._tail):
+            self._taken -= len(alone)
+            self._taken_alone -= len(alone)
+            queued = [*self._ahead, *self._tail]
+            self._ahead = deque(message for message in queued if message.place is not None)
+            self._tail.clear()
+            self._memory = sum(map(_cost, self._ahead))
+            for message in queued:
                 if message.place is None and (message.waiter is None or message.waiter.take()):
                     alone.append(message)
             self._holdings.close()
@@ -314,6 +324,15 @@ class SpooledOutbox:
         How many messages are kept.
         """
         return self._holdings.unread + len(self._ahead) + len(self._tail) + self._taken
+
+    @property
+    def at_risk(self) -> int:
+        """
+        How many messages are lost if the process is killed: those that are in memory alone.
+        """
+        with self._lock:
+            queued = sum(message.place is None for message in (*self._ahead, *self._tail))
+            return self._taken_alone + queued
 
     @property
     def level(self) -> Level:

@@ -204,6 +204,28 @@ def without_broker(rabbit_config: Any, nowhere: str) -> dict[str, Any]:
     }
 
 
+def _held_up() -> tuple[type[Service], Any]:
+    """
+    A service that does not end, and the event that lets it.
+    """
+    allowed = eventlet.event.Event()
+
+    class Lasting(Entrypoint):  # type: ignore[misc]
+        """An entrypoint that ends when told."""
+
+        def stop(self) -> None:
+            allowed.wait()
+
+        kill = stop
+
+    class Held(Service):
+        """A service that does not end."""
+
+        last = Lasting.decorator(lambda self: None)
+
+    return Held, allowed
+
+
 @pytest.mark.usefixtures("logger")
 class TestContainer:
     def test_stop(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
@@ -236,31 +258,19 @@ class TestContainer:
         assert list(range(100)) == [body["data"]["number"] for body in bodies]
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
+    @pytest.mark.parametrize("spool", [None, "/proc/eventlog"])
     def test_held_up_without_a_broker(
-        self, without_broker: Any, run_service: Any, undelivered: Lines, end: str
+        self, without_broker: Any, run_service: Any, undelivered: Lines, end: str, spool: Any
     ) -> None:
         """
         An extension that does not end keeps the dispatcher's turn from coming: what waits is
-        undelivered by name in time all the same, and so is what is logged after that.
+        undelivered by name in time all the same, and so is what is logged after that. A spool
+        that cannot be written is none.
         """
-
-        class Lasting(Entrypoint):  # type: ignore[misc]
-            """An entrypoint that ends when told."""
-
-            may_end = eventlet.event.Event()
-
-            def stop(self) -> None:
-                self.may_end.wait()
-
-            kill = stop
-
-        class Held(Service):
-            """A service that does not end."""
-
-            last = Lasting.decorator(lambda self: None)
-
+        without_broker["EVENTLOG_DISPATCHER"]["spool"] = spool
+        held, may_end = _held_up()
         with _configured(without_broker):
-            container = run_service(Held, without_broker)
+            container = run_service(held, without_broker)
             with entrypoint_hook(container, "log") as log:
                 log(100)
                 ending = eventlet.spawn(getattr(container, end))
@@ -269,13 +279,42 @@ class TestContainer:
                 for _ in later:
                     log(1)
             assert not ending.dead
-            Lasting.may_end.send(None)
+            may_end.send(None)
             ending.wait()
 
         bodies = [json.loads(one["body"]) for one in undelivered.objects]
         assert [*range(100), *later] == [body["data"]["number"] for body in bodies]
         assert "the service is stopping" in undelivered.objects[0]["reason"]
         check_sum(delivery_of(container))
+
+    def test_held_up_with_a_spool(
+        self,
+        without_broker: Any,
+        run_service: Any,
+        undelivered: Lines,
+        tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        What is on disk stays there, and so does what comes later.
+        """
+        monkeypatch.setattr(delivery_service, "HELD_UP_SECONDS", 0.01)
+        without_broker["EVENTLOG_DISPATCHER"] = {"flush_timeout": 0.1, "spool": str(tmp_path)}
+        held, may_end = _held_up()
+        with _configured(without_broker):
+            container = run_service(held, without_broker)
+            delivery = delivery_of(container)
+            with entrypoint_hook(container, "log") as log:
+                log(100)
+                ending = eventlet.spawn(container.stop)
+                eventlet.sleep(1.5)  # well after `flush_timeout`, and a second of the relay's
+                log(1)
+            assert not delivery.is_closed
+            may_end.send(None)
+            ending.wait()
+
+        assert not undelivered.records
+        assert 101 == check_sum(delivery)["waiting"]
 
     def test_stop_held_up_by_a_worker(
         self,
@@ -434,7 +473,9 @@ class TestNamekoRun:
         wait_until((tmp_path / "gone").exists)
         process.send_signal(signal.SIGTERM)
 
-        wait_until(lambda: list(range(200)) == undelivered_numbers(tmp_path), timeout=10)
+        lines = tmp_path / "undelivered"  # the last one may be half written
+        wait_until(lambda: lines.read_bytes().count(b"\n") == 200, timeout=10)
+        assert list(range(200)) == undelivered_numbers(tmp_path)
 
     def test_broker_down(self, uri: str, run: Any, tmp_path: pathlib.Path) -> None:
         """
