@@ -298,8 +298,8 @@ class SpooledOutbox:
             with contextlib.suppress(OSError):  # it was full a moment ago, maybe
                 self._write_tail()
             alone = [message for message in taken if message.place is None]
-            self._taken -= len(alone)
-            self._taken_alone -= len(alone)
+            for message in alone:
+                self.settle(message)
             queued = [*self._ahead, *self._tail]
             self._ahead = deque(message for message in queued if message.place is not None)
             self._tail.clear()

@@ -163,6 +163,31 @@ class TestFull:
         assert not undelivered.records
         assert list(range(3000)) == received.wait_for(3000)
 
+    def test_silent_broker(
+        self, proxied: str, proxy: Proxy, make_delivery: Make, undelivered: Lines
+    ) -> None:
+        """
+        What is on its way to a broker that is silent is at risk as well, and a stop that is held
+        up tells of it.
+        """
+        delivery = make_delivery(proxied, spool="/proc/eventlog")
+        delivery.deliver(make_message())
+        assert 0 == delivery._outbox.at_risk
+        proxy.frozen = True
+        for number in range(10):
+            delivery.accept(make_message(number))
+        wait_until(lambda: delivery._relay._flight.sent == 10)
+        for number in range(10, 20):
+            delivery.accept(make_message(number))
+        assert 20 == delivery._outbox.at_risk
+
+        delivery.expect_stop(0.1)
+        wait_until(lambda: len(undelivered) == 20)
+        assert list(range(20)) == [
+            json.loads(one["body"])["number"] for one in undelivered.objects
+        ]
+        assert 20 == check_sum(delivery)["undelivered"]
+
     def test_files(self, nowhere: str, make_spooled: Make) -> None:
         """
         However large a spool may become, it has no more than some hundred files open.
