@@ -63,6 +63,7 @@ SHARED = {
     "compat.py",
     "exceptions.py",
     "frames.py",
+    "limits.py",
     "reporting.py",
     "tables.py",
 }

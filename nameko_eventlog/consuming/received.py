@@ -15,9 +15,8 @@ from kombu.compression import decompress
 from kombu.message import Message
 from kombu.serialization import loads, prepare_accept_content
 
+from nameko_eventlog import limits
 
-MAX_DECOMPRESSED = 32 << 20
-"""How long a compressed body may become, in bytes."""
 
 ATTEMPTS = "x-delivery-count"
 """The header in which a quorum queue says how often a message was delivered before."""
@@ -121,9 +120,9 @@ def _decompressed(body: bytes, method: str) -> Any:
     if make is None:  # one that somebody has registered with kombu
         return decompress(body, method)
     decompressor = make()
-    found = decompressor.decompress(body, MAX_DECOMPRESSED + 1)
-    if len(found) > MAX_DECOMPRESSED:
-        raise ValueError(f"decompressed, the body has more than {MAX_DECOMPRESSED} bytes")
+    found = decompressor.decompress(body, limits.BODY_BYTES + 1)
+    if len(found) > limits.BODY_BYTES:
+        raise ValueError(f"decompressed, the body has more than {limits.BODY_BYTES} bytes")
     if not decompressor.eof:
         raise ValueError("the compressed body ends too early")
     return found

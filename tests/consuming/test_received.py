@@ -10,7 +10,8 @@ import zlib
 import pytest
 from kombu.compression import compress, encoders
 
-from nameko_eventlog.consuming.received import MAX_DECOMPRESSED, ReceivedMessage
+from nameko_eventlog import limits
+from nameko_eventlog.consuming.received import ReceivedMessage
 
 
 def received(body: bytes, compression: str) -> ReceivedMessage:
@@ -39,8 +40,8 @@ class TestDecompress:
         """
         A small body does not become so long that it fills the memory.
         """
-        body, _ = compress(b"0" * (MAX_DECOMPRESSED + 1), method)
-        assert len(body) < MAX_DECOMPRESSED // 500
+        body, _ = compress(b"0" * (limits.BODY_BYTES + 1), method)
+        assert len(body) < limits.BODY_BYTES // 500
 
         with pytest.raises(ValueError, match="has more than 33554432 bytes"):
             received(body, method).decode(["json"])

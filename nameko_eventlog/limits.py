@@ -1,0 +1,22 @@
+"""
+What bounds what comes from outside: bytes, nodes, seconds, connections, elements.
+
+One place, so that an operator can read what a message, a request or a query may cost at most.
+The reference, docs/reference/limits.md, lists each with its value; a test compares the two.
+"""
+
+from __future__ import annotations
+
+
+# Received messages
+
+BODY_BYTES = 32 << 20
+"""The largest body that is decoded, after it was decompressed."""
+
+# Queries
+
+# Web page
+
+# Spool
+
+# Command line
