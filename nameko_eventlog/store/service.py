@@ -8,7 +8,6 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
@@ -26,9 +25,8 @@ from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import QUERY_SECONDS, Readers
-from nameko_eventlog.store.retention import purge
+from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
-from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, Trial, has_id
 
@@ -68,6 +66,8 @@ class Database(DependencyProvider):
         self._writing = Background(WRITE_SECONDS)
         self._probing = Background(QUERY_SECONDS)
         self._refused: list[ReceivedMessage] = []
+        days = self.config.retention_days
+        self._retention = None if days is None else Retention(self.config.uri, days)
         self._readers = Readers(self.config.uri)
         self.ask = self._readers.ask
 
@@ -130,14 +130,10 @@ class Database(DependencyProvider):
         """
         Delete what is older than ``retention_days``, with a rest after every step.
         """
-        if self.config.retention_days is None:
+        if self._retention is None:
             return
-        now = datetime.fromtimestamp(now_ms() / 1000, timezone.utc)
-        steps = purge(self.config.uri, now - timedelta(days=self.config.retention_days))
-        thread = Background(WRITE_SECONDS)
         try:
-            while thread.run(partial(next, steps, None)):
-                eventlet.sleep(_REST)
+            self._retention.run(Background(WRITE_SECONDS), partial(eventlet.sleep, _REST))
         except DatabaseError as exc:
             _log.warning("what is too old could not be deleted: %s", exc)
 
