@@ -24,7 +24,7 @@ from sqlalchemy.pool import QueuePool
 
 from nameko_eventlog.checking import masked
 from nameko_eventlog.exceptions import EventLogError
-from nameko_eventlog.store import matching
+from nameko_eventlog.store import files, matching
 
 
 BUSY_SECONDS = 30.0
@@ -145,10 +145,12 @@ def close_engine(engine: Engine) -> None:
 @contextmanager
 def database_errors(url: URL) -> Iterator[None]:
     """
-    Turn what SQLAlchemy raises into a `DatabaseError`.
+    Turn what SQLAlchemy raises, and a replaced file, into a `DatabaseError`.
     """
     try:
         yield
+    except files.ReplacedFile as exc:
+        raise DatabaseError(f"the database {shown(url)} cannot be used: {exc}") from exc
     except SQLAlchemyError as exc:
         cause = getattr(exc, "orig", None)
         reason = " ".join(str(cause or exc).split())
@@ -185,6 +187,8 @@ def _set_up_sqlite(engine: Engine, writes: bool) -> None:
         if not writes:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
         matching.teach_sqlite(connection)
+
+    files.watch(engine, writes)
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:

@@ -5,19 +5,31 @@ Batches of messages into the tables, each in one transaction, or in some if it i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from kombu.serialization import registry
-from sqlalchemy import Connection, Engine, Insert, Table, bindparam, column, false, func, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    bindparam,
+    column,
+    event,
+    false,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
+from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
 from nameko_eventlog.store.schema import event_logs, rejects
@@ -74,6 +86,8 @@ class EventLogWriter:
         self._migration = Migration(self._engine)
         self._accept = content_types(accept)
         self._is_migrated = False
+        # it may be another file, or a server that was set up anew
+        event.listen(self._engine, "connect", self._forget)
 
     def prepare(self) -> None:
         """
@@ -82,9 +96,14 @@ class EventLogWriter:
         Raises:
             DatabaseError: If the database cannot be used.
         """
+        with database_errors(self._engine.url), self._engine.connect() as connection:
+            check_in_place(connection)
         if not self._is_migrated:
             self._migration.run()
             self._is_migrated = True
+
+    def _forget(self, *_: Any) -> None:
+        self._is_migrated = False
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
         """
@@ -136,13 +155,23 @@ class EventLogWriter:
         """
         close_engine(self._engine)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """
+        Begin a transaction, which has ended in the file that is at its path when this has ended.
+        """
+        with self._engine.connect() as connection:
+            with connection.begin():
+                yield connection
+            check_in_place(connection)
+
     def _write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
         # one order for all writers: two that have the same rows do not wait for each other
         rows.sort(key=lambda pair: pair[0]["message_id"])
         with database_errors(self._engine.url):
             try:
-                with self._engine.begin() as connection:
+                with self._transaction() as connection:
                     insert(connection, event_logs, [row for row, _ in rows])
                     insert(connection, rejects, rejected)
             except StatementError as exc:
@@ -160,13 +189,13 @@ class EventLogWriter:
         rejected = list(rejected)
         for row, message in rows:
             try:
-                with self._engine.begin() as connection:
+                with self._transaction() as connection:
                     insert(connection, event_logs, [row])
             except StatementError as exc:
                 if not _is_about_a_row(exc):
                     raise
                 rejected.append(make_reject(message, f"the database: {exc.orig or exc}", now))
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             insert(connection, rejects, rejected)
         return rejected
 

@@ -4,7 +4,6 @@ The store as a service, with a database or a broker in trouble: every sum must b
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from kombu import Connection
 from sqlalchemy import text
 
-from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
+from nameko_eventlog.store import EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.rejecting import Rejects
@@ -26,7 +25,7 @@ from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
 from tests.proxy import Proxy
 from tests.rabbitmq import Broker
-from tests.store.conftest import body
+from tests.store.numbered import left, numbers, send
 from tests.waiting import wait_until
 
 
@@ -54,50 +53,6 @@ def start(run_service: Any) -> Start:
         return run_service(EventLogStore, {**config, "EVENTLOG_STORE": section})
 
     return start
-
-
-def send(config: dict[str, Any], first: int, count: int, has_id: bool = True) -> None:
-    """
-    Send numbered event logs.
-    """
-    options = {"confirm_publish": True}  # else a channel that is closed may lose them
-    with Connection(config["AMQP_URI"], transport_options=options) as connection:
-        channel = connection.connection.channel()
-        for number in range(first, first + count):
-            properties = {"message_id": f"m{number}"} if has_id else {}
-            channel.basic_publish(
-                amqp.Message(
-                    json.dumps(body(data={"number": number})),
-                    content_type="application/json",
-                    content_encoding="utf-8",
-                    **properties,
-                ),
-                exchange=event_exchange("shop").name,
-                routing_key="log_event",
-            )
-
-
-def numbers(uri: str) -> list[int]:
-    """
-    Return the numbers of all rows.
-    """
-    with EventLogQuery(uri) as query:
-        try:
-            found = query.query(limit=1000)["event_logs"]
-        except DatabaseError:  # the store was not quick enough to make the tables
-            return []
-    return sorted(one["body"]["data"]["number"] for one in found)
-
-
-def left(config: dict[str, Any]) -> tuple[int, int]:
-    """
-    How many messages the queue has to give, and how many dead letters there are.
-    """
-    with Connection(config["AMQP_URI"]) as connection:
-        return tuple(
-            connection.default_channel.queue_declare(name, passive=True)[1]
-            for name in ("eventlog-store", "eventlog-store.dead-letters")
-        )
 
 
 class TestSlow:
