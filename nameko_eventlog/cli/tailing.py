@@ -22,6 +22,7 @@ from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
+from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.deliveries import UNREADABLE, DeliveryAssembler
 from nameko_eventlog.store.config import parse_store_config
@@ -137,14 +138,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
         if left is not None:
             left -= 1
 
-    connection = Connection(
-        uri,
-        ssl=settings.ssl,
-        login_method=settings.login_method,
-        heartbeat=settings.heartbeat,
-        connect_timeout=5,
-        transport_options=dict(settings.transport_options),
-    )
+    connection = make_connection(settings, uri, heartbeat=settings.heartbeat)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     try:
         with connection, suppress(KeyboardInterrupt):

@@ -21,11 +21,12 @@ from amqp.exceptions import MessageNacked
 from eventlet.event import Event
 from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
-from kombu import Connection, Producer
+from kombu import Producer
 from kombu.exceptions import OperationalError
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
+from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
 from nameko_eventlog.consuming.dead_letters import dead_letter
 from nameko_eventlog.consuming.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming.queues import QueueOptions
@@ -35,9 +36,6 @@ from nameko_eventlog.frames import Reader, open_reader
 
 
 _log = logging.getLogger("nameko_eventlog")
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds for connecting."""
 
 PATIENCE = 0.05
 """Seconds for which the connection is listened to before the rest has its turn."""
@@ -92,14 +90,10 @@ class Subscription:
         self._options = options
         self._prefetch = prefetch
         self._on_turn = on_turn
-        self._client = Connection(
-            settings.uri,
-            ssl=settings.ssl,
-            login_method=settings.login_method,
+        self._client = make_connection(
+            settings,
             heartbeat=settings.heartbeat,
-            connect_timeout=CONNECT_TIMEOUT,
-            # a dead letter is confirmed before its original is acknowledged
-            transport_options={**settings.transport_options, "confirm_publish": True},
+            confirm_publish=True,  # a dead letter is, before its original is acknowledged
         )
         self._errors = (
             *self._client.connection_errors,
