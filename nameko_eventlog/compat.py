@@ -27,6 +27,7 @@ from nameko.constants import (
 )
 from nameko.containers import ServiceContainer
 from nameko.exceptions import ConfigurationError
+from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.utils import sanitize_url
 
@@ -136,6 +137,13 @@ def named_event_exchange(config: Mapping[str, Any], service: str) -> Exchange:
     Return the exchange of a service's Nameko events.
     """
     return get_event_exchange(service) if IS_NAMEKO_3 else get_event_exchange(service, config)
+
+
+def rpc_exchange(container: Any) -> Exchange:
+    """
+    Return the exchange of RPC requests and replies.
+    """
+    return get_rpc_exchange() if IS_NAMEKO_3 else get_rpc_exchange(service_config(container))
 
 
 _CALL_STACK = "call_id_stack"

@@ -13,6 +13,12 @@ from __future__ import annotations
 BODY_BYTES = 32 << 20
 """The largest body that is decoded, after it was decompressed."""
 
+RPC_REQUEST_BYTES = 1 << 20
+"""The largest RPC request that the store reads."""
+
+RPC_REPLY_BYTES = 16 << 20
+"""The largest RPC reply that the store sends: what RabbitMQ 4 takes."""
+
 # Queries
 
 # Web page
