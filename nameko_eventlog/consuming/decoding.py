@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from kombu.exceptions import ContentDisallowed
-from kombu.serialization import loads
+from kombu.serialization import loads, registry
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming.reasons import shown
@@ -125,7 +125,17 @@ def load(payload: bytes, content_type: str, content_encoding: str | None) -> Any
     """
     if content_type == JSON and not _are_integers_bounded() and _has_long_number(payload):
         raise ValueError(f"a number has more than {limits.INTEGER_DIGITS} digits")
+    if content_type == YAML and _is_yaml_of_kombu():
+        from nameko_eventlog.consuming.yaml_bodies import load_yaml
+
+        return load_yaml(payload)
     return loads(payload, content_type, content_encoding or "utf-8", accept={content_type})
+
+
+def _is_yaml_of_kombu() -> bool:
+    # not one that the service has registered in its place
+    decoder = registry._decoders.get(YAML)
+    return getattr(decoder, "__module__", None) in ("kombu.serialization", "yaml")
 
 
 def _is_text_encoding(name: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,14 @@ def bomb(codec: Callable[[bytes], bytes], size: int) -> bytes:
     return codec(b"0" * size)
 
 
+def large_dictionary() -> bytes:
+    """
+    Compress an event log in a way that asks for 1.5 GiB to decompress it.
+    """
+    found = lzma.compress(with_data(b"{}"), format=lzma.FORMAT_ALONE)
+    return found[:1] + struct.pack("<I", 1536 * MIB) + found[5:]
+
+
 ATTACKS: dict[str, Callable[[], ReceivedMessage]] = {
     # codecs of Python in the place of a character set
     "data-bz2": lambda: message(bomb(bz2.compress, 256 * MIB), "application/data", "bz2"),
@@ -94,12 +103,7 @@ ATTACKS: dict[str, Callable[[], ReceivedMessage]] = {
     "zlib": lambda: message(bomb(zlib.compress, 256 * MIB), compression="gzip"),
     "bz2": lambda: message(bomb(bz2.compress, 256 * MIB), compression="bzip2"),
     "lzma": lambda: message(bomb(lzma.compress, 256 * MIB), compression="xz"),
-    "lzma-dictionary": lambda: message(
-        lzma.compress(
-            with_data(b"{}"), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1536 * MIB}]
-        ),
-        compression="lzma",
-    ),
+    "lzma-dictionary": lambda: message(large_dictionary(), compression="lzma"),
     "refused-type": lambda: message(
         bomb(zlib.compress, 31 * MIB), "application/x-python-serialize", compression="gzip"
     ),
