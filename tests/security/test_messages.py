@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic
 from typing import Any
 
@@ -579,6 +579,20 @@ class TestBounds:
             sys.set_int_max_str_digits(before)
 
 
+def small_attacks(
+    attacks: dict[str, Callable[[], ReceivedMessage]], taken: Collection[str] = ()
+) -> list[RawMessage]:
+    """
+    Make those that are refused, and that a broker passes on in no time.
+
+    Args:
+        attacks: Which.
+        taken: Those that the reader does not refuse.
+    """
+    made = [attacks[name]() for name in attacks if name in REFUSED and name not in taken]
+    return [on_the_wire(one) for one in made if len(one.body) < MIB]
+
+
 STALL = 3.0
 """Seconds: generous, for machines that do other things as well."""
 
@@ -592,23 +606,15 @@ class TestRunning:
         """
         with global_config({**rabbit_config, "ACCEPT": ["json", "yaml"]}) as config:
             container = start(config)
-            names = [name for name in REFUSED if name not in _HANDLED]
-
-            def attack() -> None:
-                for name in names:
-                    send(config, on_the_wire((ATTACKS | YAML_ATTACKS)[name]()))
-                send(config, raw(GOOD))
-                wait_until(lambda: json.loads(GOOD) in handled.bodies, timeout=60)
-
-            for name in names:  # made beforehand, which takes its time
-                (ATTACKS | YAML_ATTACKS)[name]()
-            attack()
+            sent = small_attacks(ATTACKS | YAML_ATTACKS, {"not-text", "yaml-aliases"})
+            send(config, *sent, raw(GOOD))
+            wait_until(lambda: json.loads(GOOD) in handled.bodies, timeout=60)
             assert not container._died.ready()
             found: list[Any] = []
 
             def all_found() -> bool:
                 found.extend(dead_letters(config))
-                return len(found) == len(names)
+                return len(found) == len(sent)
 
             wait_until(all_found)
 
@@ -619,7 +625,7 @@ class TestRunning:
         The slowest of them keep others waiting for a moment alone.
         """
         container = start(rabbit_config)
-        slow = ["data-punycode", "data-bz2", "lists", "objects", "digits"]
+        slow = ["data-punycode", "data-bz2", "lists", "objects"]
         sent = [on_the_wire(ATTACKS[name]()) for name in slow]
 
         def attack() -> None:
@@ -664,18 +670,14 @@ class TestRunning:
         """
         A store keeps each as a reject, and goes on.
         """
-        names = [name for name in REFUSED if name not in YAML_ATTACKS]
-        for name in names:
-            send(rabbit_config, on_the_wire(ATTACKS[name]()))
-        send(rabbit_config, raw(GOOD))
+        sent = small_attacks(ATTACKS)
+        send(rabbit_config, *sent, raw(GOOD))
 
         wait_until(lambda: store()[0] == 1, timeout=60)
-        wait_until(lambda: len(store()[1]) == len(names), timeout=60)
+        wait_until(lambda: len(store()[1]) == len(sent), timeout=60)
 
 
 GZIP = short(b"compression") + b"S" + long(b"gzip")
-_HANDLED = {"no-mapping", "event-type", "not-text", "yaml-aliases"}
-"""What handlers refuse for another reason, or take: they do not look at the event type."""
 
 
 class TestDeadLetter:
