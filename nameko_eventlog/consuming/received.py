@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from kombu.message import Message
 from kombu.serialization import prepare_accept_content
 
+from nameko_eventlog import limits
 from nameko_eventlog.consuming import decoding
 from nameko_eventlog.consuming.decoding import UNREADABLE
 from nameko_eventlog.consuming.reasons import MAX_REASON, shown
@@ -123,7 +125,7 @@ class ReceivedMessage:
         Raises:
             Exception: What decompressing and decoding raise: it came from outside.
         """
-        payload = self.payload(prepare_accept_content(accept))
+        payload = self.payload(_content_types(tuple(accept)))
         content_type = self.content_type or ""
         self.decoded_weight = decoding.weight_of(payload, content_type)
         return decoding.load(payload, content_type, self.content_encoding)
@@ -138,9 +140,22 @@ class ReceivedMessage:
         Raises:
             Exception: It is of another, or beyond the limits.
         """
+        if (
+            self.content_type == decoding.JSON
+            and self.content_encoding == "utf-8"
+            and decoding.JSON in accept
+            and len(self.body) <= limits.BODY_VALUES
+            and not self.headers.get("compression")
+        ):  # most are
+            return self.body
         return decoding.payload_of(
             self.body, self.content_type, self.content_encoding, self.headers, accept
         )
+
+
+@lru_cache(maxsize=16)
+def _content_types(accept: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(prepare_accept_content(accept))
 
 
 def _attribute(message: Any, name: str) -> Any:

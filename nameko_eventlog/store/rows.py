@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -193,8 +192,14 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         content_type = message.content_type or ""
         message.decoded_weight = weight_of(payload, content_type)
         if content_type == JSON and is_plain(payload):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):  # NaN, which kombu knows
-                return _shallow(msgspec.json.decode(payload), payload)
+            try:
+                body = msgspec.json.decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # NaN, which JSON does not know and kombu does, or no JSON at all
+            else:
+                if payload.count(b"[") + payload.count(b"{") > limits.BODY_DEPTH:
+                    _check_depth(body)
+                return body
         return make_plain(load(payload, content_type, message.content_encoding))
     except Unstorable:
         raise
@@ -204,12 +209,7 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         raise Unstorable(f"the body cannot be decoded: {told(exc)}") from exc
 
 
-def _shallow(value: Any, payload: bytes) -> Any:
-    """
-    Return *value* if it is nested no deeper than it may be.
-    """
-    if payload.count(b"[") + payload.count(b"{") <= limits.BODY_DEPTH:
-        return value
+def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(limits.BODY_DEPTH + 1):
         inner: list[Any] = []
@@ -219,7 +219,7 @@ def _shallow(value: Any, payload: bytes) -> Any:
             elif type(one) is list:
                 inner += one
         if not inner:
-            return value
+            return
         level = inner
     raise Unstorable(_TOO_DEEP)
 
