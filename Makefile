@@ -10,6 +10,7 @@ VERSIONS := 3.10 3.11 3.12 3.13
 MAKEFLAGS += --no-print-directory
 SEED ?= 1
 ROUNDS ?= 20
+MESSAGES ?= 20000
 PORT ?= 8000
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -104,6 +105,11 @@ chaos: rabbitmq postgresql $(VENV)/.test ## broker, cluster and process killed a
 	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
 	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults \
 		--override-ini 'python_files=test_*.py chaos_*.py'
+
+.PHONY: fuzz
+fuzz: rabbitmq $(VENV)/.test ## hostile messages to handlers, store and tail: MESSAGES=20000 SEED=1
+	$(call say,fuzz: MESSAGES=$(MESSAGES) SEED=$(SEED) $(NAMEKO))
+	@MESSAGES=$(MESSAGES) SEED=$(SEED) $(VENV)/bin/python -m pytest -q -s tests/security/test_fuzzing.py
 
 .PHONY: check
 check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors

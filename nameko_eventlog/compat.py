@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import nameko
+from amqp.serialization import dumps
 from kombu import Connection, Exchange
 from kombu.compression import get_encoder
 from nameko.constants import (
@@ -27,9 +28,11 @@ from nameko.constants import (
 )
 from nameko.containers import ServiceContainer
 from nameko.exceptions import ConfigurationError
+from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 from nameko.utils import sanitize_url
 
+from nameko_eventlog import limits
 from nameko_eventlog.reporting import report
 from nameko_eventlog.tables import is_table
 
@@ -138,23 +141,56 @@ def named_event_exchange(config: Mapping[str, Any], service: str) -> Exchange:
     return get_event_exchange(service) if IS_NAMEKO_3 else get_event_exchange(service, config)
 
 
+def rpc_exchange(container: Any) -> Exchange:
+    """
+    Return the exchange of RPC requests and replies.
+    """
+    return get_rpc_exchange() if IS_NAMEKO_3 else get_rpc_exchange(service_config(container))
+
+
+_PREFIX = f"{HEADER_PREFIX}."
 _CALL_STACK = "call_id_stack"
 
 
 def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
     """
     Read from message headers what a consumer's worker continues.
+
+    Args:
+        headers: As others have sent them.
+
+    Returns:
+        What of it has the types that Nameko expects and can be sent again, within
+        `limits.CONTEXT_BYTES`.
     """
-    prefix = f"{HEADER_PREFIX}."
-    data = {
-        name.removeprefix(prefix): value
-        for name, value in headers.items()
-        if name.startswith(prefix)
-    }
-    stack = data.get(_CALL_STACK)
-    if not (isinstance(stack, list) and all(isinstance(call, str) for call in stack)):
-        data.pop(_CALL_STACK, None)  # anybody can send such a header, and Nameko believes it
-    return data
+    data: dict[str, Any] = {}
+    weight = 0
+    is_simple = True
+    for name, value in headers.items():
+        if not isinstance(name, str) or not name.startswith(_PREFIX):
+            continue
+        name = name.removeprefix(_PREFIX)
+        weight += len(name) + 8
+        if name == _CALL_STACK:
+            # anybody can send such a header, and Nameko believes it
+            if not isinstance(value, list) or {*map(type, value)} - {str}:
+                continue
+            weight += sum(map(len, value)) + 8 * len(value)
+        elif isinstance(value, str):
+            weight += len(value)
+        else:
+            is_simple = False
+        data[name] = value
+    if weight > limits.CONTEXT_BYTES:
+        return {}
+    if is_simple or _can_be_continued(data):
+        return data
+    return {name: value for name, value in data.items() if _can_be_continued({name: value})}
+
+
+def _can_be_continued(data: Mapping[str, Any]) -> bool:
+    # what a worker's own events and calls cannot be sent with would make all of them fail
+    return is_table(data) and len(dumps("F", (data,))) <= limits.CONTEXT_BYTES
 
 
 def worker_thread(container: Any, worker_ctx: Any) -> Any:

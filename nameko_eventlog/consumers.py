@@ -17,18 +17,15 @@ from kombu import Exchange
 from nameko.exceptions import ConfigurationError, ContainerBeingKilled
 from nameko.extensions import Entrypoint
 
-from nameko_eventlog import compat
+from nameko_eventlog import compat, limits
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
 from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
-from nameko_eventlog.consuming.dead_letters import told
-from nameko_eventlog.consuming.subscription import MOST_HELD, Pause, Subscription
+from nameko_eventlog.consuming.reasons import shown, told
+from nameko_eventlog.consuming.subscription import Pause, Subscription
 from nameko_eventlog.exceptions import Unavailable
 
 
 _log = logging.getLogger("nameko_eventlog")
-
-MOST_IN_BATCH = MOST_HELD // 4
-"""Bytes of messages from which on a batch takes no more."""
 
 _LONGEST_NAME = 255 - len(".dead-letters")
 
@@ -111,6 +108,7 @@ class EventLogConsumer(Entrypoint):
         self._running = 0
         self._batches: deque[Batch] = deque()
         self._done: deque[tuple[Batch, BaseException | None]] = deque()
+        self._weight = 0  # of what runs
         self._first_at: float | None = None
         self._held_since: float | None = None
         self._ended = Event()
@@ -196,7 +194,7 @@ class EventLogConsumer(Entrypoint):
         """
         body = message.decode(self._accept)
         if not isinstance(body, Mapping):
-            raise ValueError(f"the body is no mapping but {body!r:.100}")
+            raise ValueError(f"the body is no mapping but {shown(body)}")
         if self.event_types is not None and body["event_type"] not in self.event_types:
             return SKIPPED
         return body
@@ -214,6 +212,7 @@ class EventLogConsumer(Entrypoint):
         while self._done:
             batch, exc = self._done.popleft()
             self._running -= 1
+            self._weight -= batch.weight
             if batch.connection == self._subscription.connection:
                 self._settle(batch, exc)
         if self._stopping:
@@ -249,7 +248,8 @@ class EventLogConsumer(Entrypoint):
         size = self.batch_size or 1
         if not waiting:
             self._first_at = None
-        while waiting:
+        tried_again = sum(batch.weight for batch in self._batches)
+        while waiting and self._weight + tried_again < limits.DECODED_BYTES:
             if self._first_at is None:
                 self._first_at = now
             if (
@@ -260,11 +260,11 @@ class EventLogConsumer(Entrypoint):
                 return
             self._first_at = None
             batch = Batch([], [], self._subscription.connection)
-            left = MOST_IN_BATCH
+            most, held = limits.HELD_BYTES // 4, 0
             for _ in range(min(size, len(waiting))):
-                left -= len(waiting[0].body)
+                held += waiting[0].weight
                 self._add(batch, waiting.popleft())
-                if left <= 0:
+                if held >= most or batch.weight >= limits.DECODED_BYTES // 4:
                     break
             if batch.messages:
                 self._hand_out(batch)
@@ -276,6 +276,8 @@ class EventLogConsumer(Entrypoint):
             return
         try:
             value = self.read(message)
+            if self.batch_size is None and value is not SKIPPED:
+                batch.context = compat.context_data(message.headers)
         except Exception as exc:
             self._bury(message, f"cannot be read: {told(exc)}")
             return
@@ -284,9 +286,11 @@ class EventLogConsumer(Entrypoint):
             return
         batch.messages.append(message)
         batch.values.append(value)
+        batch.weight += message.decoded_weight
 
     def _hand_out(self, batch: Batch) -> None:
         self._running += 1
+        self._weight += batch.weight
         # a full pool of workers makes who spawns wait: not the thread with the heartbeats
         self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
 
@@ -294,15 +298,14 @@ class EventLogConsumer(Entrypoint):
         attempt = Attempt(batch)
         if self.batch_size is None:
             args: Sequence[Any] = (batch.values[0],)
-            context = compat.context_data(batch.messages[0].headers)
         else:
-            args, context = (batch.values,), {}
+            args = (batch.values,)
         try:
             worker_ctx = self.container.spawn_worker(
                 self,
                 args,
                 {},
-                context_data=context,
+                context_data=dict(batch.context),  # Nameko takes the call stack out of it
                 handle_result=partial(self._handle_result, attempt),
             )
             compat.worker_thread(self.container, worker_ctx).wait()
@@ -340,7 +343,13 @@ class EventLogConsumer(Entrypoint):
         elif len(batch.messages) > 1:  # one of them may be to blame, and not the others
             for message, value in zip(batch.messages, batch.values, strict=True):
                 self._batches.append(
-                    Batch([message], [value], batch.connection, self.max_attempts - 1)
+                    Batch(
+                        [message],
+                        [value],
+                        batch.connection,
+                        weight=message.decoded_weight,
+                        attempts=self.max_attempts - 1,
+                    )
                 )
         else:
             self._bury(batch.messages[0], f"was not handled: {told(exc)}")

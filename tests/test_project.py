@@ -61,6 +61,7 @@ SHARED = {
     "__init__.py",
     "checking.py",
     "compat.py",
+    "connections.py",
     "exceptions.py",
     "frames.py",
     "limits.py",

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
-from kombu import Connection
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
@@ -23,6 +22,7 @@ from nameko_eventlog.checking import masked
 from nameko_eventlog.cli.settings import NOTHING, UNREACHABLE, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
+from nameko_eventlog.connections import make_connection
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown
@@ -208,13 +208,7 @@ def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Fi
 
 def _connect(uri: Any, settings: compat.Settings) -> Finding:
     try:
-        connection = Connection(
-            uri,
-            ssl=settings.ssl,
-            login_method=settings.login_method,
-            connect_timeout=5,
-            transport_options=dict(settings.transport_options),
-        )
+        connection = make_connection(settings, uri)
         name = masked(str(uri))
         errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     except Exception as exc:
@@ -246,6 +240,10 @@ def _mend_broker(exc: BaseException) -> str:
     for sign, mend in (
         ("ACCESS_REFUSED", "user or password are wrong: rabbitmqctl add_user, change_password"),
         ("not allowed", "the vhost is not there, or not the user's: rabbitmqctl add_vhost"),
+        (
+            "certificate is not valid for",
+            "use the name that it is of, in the address or as AMQP_SSL: server_hostname",
+        ),
         ("refused", "nobody listens there: start the broker, or correct host and port"),
         ("Name or service", "there is no such host"),
         ("timed out", "it does not answer: a firewall, or another host"),

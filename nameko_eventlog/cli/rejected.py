@@ -39,13 +39,13 @@ def list_rejects(path: str, limit: int) -> None:
     """
     Print the latest.
     """
-    found = Rejects(store_config(path).uri).list(limit)
+    found = Rejects(store_config(path).uri).list(limit, with_bodies=False)
     if not found:
         click.echo("there are no rejects")
     for one in found:
         time = one.rejected_at.astimezone().isoformat(" ", timespec="seconds")[:19]
         click.echo(
-            f"{one.id:>6}  {time}  {len(one.body):>8} bytes  {printable(one.exchange)}"
+            f"{one.id:>6}  {time}  {one.size:>8} bytes  {printable(one.exchange)}"
             f"  {printable(one.reason)}"
         )
 

@@ -18,7 +18,6 @@ from typing import Any
 import click
 import kombu
 from amqp.exceptions import MessageNacked
-from kombu import Connection
 from rich.progress import Progress
 
 from nameko_eventlog import compat
@@ -34,6 +33,7 @@ from nameko_eventlog.cli.settings import (
 )
 from nameko_eventlog.cli.terminal import console, event_line, json_line, local_time, printable
 from nameko_eventlog.config import CONFIG_KEY, parse_config
+from nameko_eventlog.connections import make_connection
 from nameko_eventlog.delivery.directories import CORRUPT
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.segments import (
@@ -222,13 +222,7 @@ def _sleep(seconds: float) -> None:
 def _replay_lines(config: Any, lines: list[str]) -> None:
     settings = compat.broker_settings(config)
     uri = parse_config(config).uri or settings.uri
-    connection = Connection(
-        uri,
-        ssl=settings.ssl,
-        login_method=settings.login_method,
-        connect_timeout=5,
-        transport_options={**settings.transport_options, "confirm_publish": True},
-    )
+    connection = make_connection(settings, uri, confirm_publish=True)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     published = 0
     bad: list[int] = []

@@ -22,8 +22,11 @@ from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
+from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.deliveries import UNREADABLE, DeliveryAssembler
+from nameko_eventlog.consuming.reasons import shown, told
+from nameko_eventlog.consuming.subscription import keep_compressed
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.queries import EventLogQuery
@@ -124,27 +127,25 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
         nonlocal left
         try:
             body = _body(received, accept)
-        except Unstorable as exc:
-            click.echo(f"a message that is no event log: {printable(str(exc))}", err=True)
-            return
-        if not is_wanted(body) or left == 0:
+            if not is_wanted(body) or left == 0:
+                return
+            if as_json:
+                line: Any = json_line({**_identity(received), "body": body})
+            else:
+                at = datetime.now().astimezone().isoformat(" ", timespec="milliseconds")[:23]
+                line = event_line(at, body)
+        except Exception as exc:  # of what others have sent
+            reason = str(exc) if isinstance(exc, Unstorable) else told(exc)
+            click.echo(f"a message that is no event log: {printable(reason)}", err=True)
             return
         if as_json:
-            click.echo(json_line({**_identity(received), "body": body}))
+            click.echo(line)
         else:
-            at = datetime.now().astimezone().isoformat(" ", timespec="milliseconds")[:23]
-            out.print(event_line(at, body), soft_wrap=True)
+            out.print(line, soft_wrap=True)
         if left is not None:
             left -= 1
 
-    connection = Connection(
-        uri,
-        ssl=settings.ssl,
-        login_method=settings.login_method,
-        heartbeat=settings.heartbeat,
-        connect_timeout=5,
-        transport_options=dict(settings.transport_options),
-    )
+    connection = make_connection(settings, uri, heartbeat=settings.heartbeat)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     try:
         with connection, suppress(KeyboardInterrupt):
@@ -172,6 +173,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
 def _consume(
     connection: Connection, channel: Any, queue: str, receive: Callable[[ReceivedMessage], None]
 ) -> None:
+    keep_compressed(channel)
     channel.basic_consume(
         queue=queue,
         no_ack=True,
@@ -189,9 +191,12 @@ def _body(received: ReceivedMessage, accept: Collection[str]) -> dict[str, Any]:
         raise Unstorable("its properties cannot be read")
     body = decode_body(received, accept)
     if not isinstance(body, dict):
-        raise Unstorable(f"the body is no mapping but {repr(body)[:100]}")
+        raise Unstorable(f"the body is no mapping but {shown(body)}")
     return body
 
 
 def _identity(received: ReceivedMessage) -> dict[str, Any]:
-    return {"message_id": received.properties.get("message_id"), "exchange": received.exchange}
+    message_id = received.properties.get("message_id")
+    if message_id is not None and not isinstance(message_id, str):
+        message_id = shown(message_id)
+    return {"message_id": message_id, "exchange": received.exchange}

@@ -5,7 +5,7 @@ What a handler is called with, and when it is called again.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -34,6 +34,8 @@ class Batch:
     messages: list[ReceivedMessage]
     values: list[Any]
     connection: int | None
+    context: dict[str, Any] = field(default_factory=dict)  # what a single one's worker continues
+    weight: int = 0  # bytes that the values may take
     attempts: int = 0
     due: float = 0.0
     failures: int = 0

@@ -1,37 +1,28 @@
 """
-What becomes of a message that nobody could handle: itself again, with the reason.
+What becomes of a message that could not be handled: itself again, with the reason.
 """
 
 from __future__ import annotations
 
-import reprlib
+from datetime import datetime
 from typing import Any
 
 from amqp.serialization import dumps
 
+from nameko_eventlog.consuming.reasons import MAX_REASON, told
 from nameko_eventlog.consuming.received import ATTEMPTS, ReceivedMessage
+from nameko_eventlog.tables import check_finite
 
+
+__all__ = ["dead_letter", "least_dead_letter", "told"]
 
 LEFT_OUT = "x-eventlog-left-out"
 """The header that says what of the message could not be sent again."""
 
-MAX_REASON = 1000
-"""The longest reason, in characters."""
-
 MAX_HEADERS = 100_000
 """Bytes: all properties of a message travel in one frame, of 128 KiB at the most."""
 
-_PROPERTIES = ("message_id", "timestamp", "type", "app_id", "correlation_id")
-
-_short = reprlib.Repr()
-_short.maxother = MAX_REASON
-
-
-def told(exc: BaseException) -> str:
-    """
-    Return an exception as text, whatever its ``__repr__`` does.
-    """
-    return _short.repr(exc)
+_TEXTS = ("message_id", "type", "app_id", "correlation_id")
 
 
 def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
@@ -41,27 +32,80 @@ def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
     Returns:
         The arguments of kombu's ``publish``, but for where to.
     """
-    added = {
-        "x-eventlog-reason": reason[:MAX_REASON].encode(errors="backslashreplace").decode(),
-        "x-eventlog-exchange": message.exchange,
-        "x-eventlog-routing-key": message.routing_key,
-    }
-    headers = {**message.headers, **added}
+    added = _added(message, reason)
+    headers, left_out = dict(message.headers), []
     headers.pop(ATTEMPTS, None)  # of the queue that it was in: moved back, it begins anew
     if not _can_be_sent(headers):
-        headers = {**added, LEFT_OUT: "the headers"}
-    return {
+        left_out = [name for name in headers if not _can_be_sent({name: headers[name]})]
+        for name in left_out:
+            del headers[name]
+    if not _can_be_sent({**headers, **added}, MAX_HEADERS):
+        left_out += headers
+        headers.clear()
+        compression = message.headers.get("compression")
+        if isinstance(compression, str) and len(compression) < 100:  # the body is read by it
+            headers["compression"] = compression
+    headers.update(added)
+    if left_out:
+        headers[LEFT_OUT] = _utf8(", ".join(map(str, left_out))[:MAX_REASON])
+    letter = {
         "body": message.body,
-        "content_type": message.content_type or "application/octet-stream",
-        "content_encoding": message.content_encoding or "binary",
+        "content_type": _short(message.content_type) or "application/octet-stream",
+        "content_encoding": _short(message.content_encoding) or "binary",
         "headers": headers,
         "delivery_mode": 2,
-        **{name: value for name, value in message.properties.items() if name in _PROPERTIES},
+    }
+    for name in _TEXTS:
+        text = _short(message.properties.get(name))
+        if text is not None:
+            letter[name] = text
+    timestamp = message.properties.get("timestamp")
+    if isinstance(timestamp, datetime) or (type(timestamp) is int and 0 <= timestamp < 2**63):
+        letter["timestamp"] = timestamp
+    return letter
+
+
+def least_dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
+    """
+    Make the dead letter of a message of which nothing but the body can be sent.
+
+    Returns:
+        The arguments of kombu's ``publish``, but for where to.
+    """
+    return {
+        "body": message.body,
+        "content_type": "application/octet-stream",
+        "content_encoding": "binary",
+        "headers": {**_added(message, reason), LEFT_OUT: "the headers and the properties"},
+        "delivery_mode": 2,
     }
 
 
-def _can_be_sent(headers: dict[str, Any]) -> bool:
+def _added(message: ReceivedMessage, reason: str) -> dict[str, Any]:
+    return {
+        "x-eventlog-reason": _utf8(reason[:MAX_REASON]),
+        "x-eventlog-exchange": _utf8(message.exchange[:MAX_REASON]),
+        "x-eventlog-routing-key": _utf8(message.routing_key[:MAX_REASON]),
+    }
+
+
+def _utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _short(value: Any) -> str | None:
+    """
+    Return *value* if it is one of AMQP's short strings.
+    """
+    if isinstance(value, str) and len(value.encode(errors="surrogatepass")) <= 255:
+        return value
+    return None
+
+
+def _can_be_sent(headers: dict[Any, Any], most: int | None = None) -> bool:
     try:
-        return len(dumps("F", (headers,))) <= MAX_HEADERS
+        check_finite(headers)
+        size = len(dumps("F", (headers,)))
     except Exception:  # they can be read, which does not mean that py-amqp can write them
         return False
+    return most is None or size <= most

@@ -13,11 +13,16 @@ from typing import Any
 
 from amqp import Message as AMQPMessage
 
+from nameko_eventlog.consuming.decoding import UNREADABLE
 from nameko_eventlog.consuming.received import ReceivedMessage
 
 
-UNREADABLE = "x-eventlog-unreadable-properties"
-"""The header that bears, in hexadecimal, a content header that cannot be read."""
+__all__ = ["UNREADABLE", "DeliveryAssembler"]
+
+TABLE_WEIGHT = 32
+"""Bytes that a byte of a header table may take when it is decoded (27 measured)."""
+
+_USUAL_PROPERTIES = 2048  # bytes: a call stack of eleven and what else Nameko has
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = b"\x00\x3c\x00\x3c"
@@ -90,7 +95,11 @@ class DeliveryAssembler:
         redelivered = bool(method[at + 8] & 1)
         exchange, at = _short_string(method, at + 9)
         routing_key, at = _short_string(method, at)
-        properties = _read_properties(self._header)
+        header = self._header
+        properties = _read_properties(header)
+        weight = len(body) + len(header)
+        if len(header) > _USUAL_PROPERTIES:
+            weight += TABLE_WEIGHT * len(header)
         self._on_delivery(
             ReceivedMessage(
                 body=body,
@@ -102,6 +111,7 @@ class DeliveryAssembler:
                 routing_key=routing_key,
                 redelivered=redelivered,
                 delivery_tag=tag,
+                weight=weight,
             )
         )
 

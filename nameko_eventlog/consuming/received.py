@@ -4,32 +4,25 @@ A message as it was received, and how to read it.
 
 from __future__ import annotations
 
-import bz2
-import lzma
-import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from kombu.compression import decompress
 from kombu.message import Message
-from kombu.serialization import loads, prepare_accept_content
+from kombu.serialization import prepare_accept_content
 
 from nameko_eventlog import limits
+from nameko_eventlog.consuming import decoding
+from nameko_eventlog.consuming.decoding import UNREADABLE
+from nameko_eventlog.consuming.reasons import MAX_REASON, shown
 
 
 ATTEMPTS = "x-delivery-count"
 """The header in which a quorum queue says how often a message was delivered before."""
 
-# kombu's own methods, by their names and content types
-_DECOMPRESSORS: dict[str, Any] = {
-    **dict.fromkeys(("gzip", "zlib", "application/x-gzip"), zlib.decompressobj),
-    **dict.fromkeys(("bzip2", "bzip", "application/x-bz2"), bz2.BZ2Decompressor),
-    **dict.fromkeys(("lzma", "xz", "application/x-lzma"), lzma.LZMADecompressor),
-}
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReceivedMessage:
     """
     What the broker has delivered.
@@ -38,7 +31,8 @@ class ReceivedMessage:
         body: As it was sent: encoded, and maybe compressed.
         content_type: What it is encoded as.
         content_encoding: The character set of text.
-        headers: Nameko's context among them, each prefixed with ``nameko.``.
+        headers: Nameko's context among them, each prefixed with ``nameko.``; names that are not
+            UTF-8 are bytes.
         properties: AMQP's basic properties, without the headers: ``message_id``, ``type``,
             ``app_id``, ``timestamp``.
         exchange: Where it was published to.
@@ -46,6 +40,8 @@ class ReceivedMessage:
         redelivered: Whether somebody may have had it before.
         delivery_tag: What it is acknowledged by.
         nonce: What tells it from all others, if it bears no message id.
+        weight: How many bytes it takes, roughly.
+        decoded_weight: How many what it was decoded to takes, roughly, once it was.
     """
 
     body: bytes
@@ -58,33 +54,57 @@ class ReceivedMessage:
     redelivered: bool
     delivery_tag: int
     nonce: bytes | None = None
+    weight: int = field(default=0, compare=False)
+    decoded_weight: int = field(default=0, compare=False)
 
     @classmethod
     def read(cls, message: Any) -> ReceivedMessage:
         """
         Take what is needed from a message of py-amqp's, or of one of kombu's transports.
         """
+        try:
+            return cls._read(message)
+        except Exception as exc:  # of others' making, down to what ought to be text
+            reason = f"{type(exc).__name__}: {exc}"[:MAX_REASON]
+            return cls(
+                body=b"",
+                content_type=None,
+                content_encoding=None,
+                headers={UNREADABLE: reason},
+                properties={},
+                exchange="",
+                routing_key="",
+                redelivered=False,
+                delivery_tag=message.delivery_tag,
+            )
+
+    @classmethod
+    def _read(cls, message: Any) -> ReceivedMessage:
         properties = dict(message.properties)
-        headers = (
+        headers = dict(
             properties.pop("application_headers", None) or _attribute(message, "headers") or {}
         )
         if isinstance(message, Message) and not message.errors:
-            # kombu has decompressed it
-            headers = {name: value for name, value in headers.items() if name != "compression"}
+            headers.pop("compression", None)  # kombu has decompressed it
         info = message.delivery_info
         body = message.body
+        if isinstance(body, str):
+            body = body.encode("utf-8", "surrogatepass")
+        elif not isinstance(body, (bytes, bytearray, memoryview)):
+            raise TypeError(f"the body is no bytes but {shown(body)}")
         return cls(
-            body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
+            body=bytes(body),
             content_type=properties.pop("content_type", None)
             or _attribute(message, "content_type"),
             content_encoding=properties.pop("content_encoding", None)
             or _attribute(message, "content_encoding"),
             headers=headers,
             properties=properties,
-            exchange=info.get("exchange") or "",
-            routing_key=info.get("routing_key") or "",
+            exchange=_text(info.get("exchange")),
+            routing_key=_text(info.get("routing_key")),
             redelivered=bool(info.get("redelivered")),
             delivery_tag=message.delivery_tag,
+            weight=len(body),
         )
 
     @property
@@ -93,7 +113,7 @@ class ReceivedMessage:
         How often a consumer had it and did not acknowledge it; quorum queues count that.
         """
         count = self.headers.get(ATTEMPTS)
-        return count if type(count) is int and count > 0 else 0
+        return count if type(count) is int and 0 < count < 2**63 else 0
 
     def decode(self, accept: Collection[str]) -> Any:
         """
@@ -105,29 +125,43 @@ class ReceivedMessage:
         Raises:
             Exception: What decompressing and decoding raise: it came from outside.
         """
-        compression = self.headers.get("compression")
-        body = _decompressed(self.body, compression) if compression else self.body
-        return loads(
-            body,
-            self.content_type,
-            self.content_encoding or "utf-8",
-            accept=prepare_accept_content(accept),
+        payload = self.payload(_content_types(tuple(accept)))
+        content_type = self.content_type or ""
+        self.decoded_weight = decoding.weight_of(payload, content_type)
+        return decoding.load(payload, content_type, self.content_encoding)
+
+    def payload(self, accept: Collection[str]) -> bytes:
+        """
+        Return the body, decompressed.
+
+        Args:
+            accept: The content types that may be decoded.
+
+        Raises:
+            Exception: It is of another, or beyond the limits.
+        """
+        if (
+            self.content_type == decoding.JSON
+            and self.content_encoding == "utf-8"
+            and decoding.JSON in accept
+            and len(self.body) <= limits.BODY_VALUES
+            and not self.headers.get("compression")
+        ):  # most are
+            return self.body
+        return decoding.payload_of(
+            self.body, self.content_type, self.content_encoding, self.headers, accept
         )
 
 
-def _decompressed(body: bytes, method: str) -> Any:
-    make = _DECOMPRESSORS.get(method)
-    if make is None:  # one that somebody has registered with kombu
-        return decompress(body, method)
-    decompressor = make()
-    found = decompressor.decompress(body, limits.BODY_BYTES + 1)
-    if len(found) > limits.BODY_BYTES:
-        raise ValueError(f"decompressed, the body has more than {limits.BODY_BYTES} bytes")
-    if not decompressor.eof:
-        raise ValueError("the compressed body ends too early")
-    return found
+@lru_cache(maxsize=16)
+def _content_types(accept: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(prepare_accept_content(accept))
 
 
 def _attribute(message: Any, name: str) -> Any:
     # kombu's messages have them all, py-amqp's those that were sent
     return getattr(message, name, None)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else shown(value)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import eventlet
@@ -21,23 +21,25 @@ from amqp.exceptions import MessageNacked
 from eventlet.event import Event
 from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
-from kombu import Connection, Producer
+from kombu import Producer
 from kombu.exceptions import OperationalError
+from kombu.transport.virtual import Message as VirtualMessage
 from nameko.utils import sanitize_url
 
+from nameko_eventlog import limits
 from nameko_eventlog.compat import Settings
-from nameko_eventlog.consuming.dead_letters import dead_letter
+from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
+from nameko_eventlog.consuming.decoding import UNREADABLE
 from nameko_eventlog.consuming.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming.queues import QueueOptions
+from nameko_eventlog.consuming.reasons import told
 from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.settling import Settling
 from nameko_eventlog.frames import Reader, open_reader
 
 
 _log = logging.getLogger("nameko_eventlog")
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds for connecting."""
 
 PATIENCE = 0.05
 """Seconds for which the connection is listened to before the rest has its turn."""
@@ -53,14 +55,37 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 CONFIRM_SECONDS = 30.0
 """For how long the confirm of a dead letter is waited for."""
 
-MOST_HELD = 1 << 25
-"""Bytes of messages from which on nothing more is read: the prefetch bounds only their number."""
-
-
 _MEND = {
     404: ": somebody has deleted it",
     406: ": there is one with other options; delete it when it is empty, or name another",
 }
+
+
+def keep_compressed(channel: Any) -> None:
+    """
+    Let messages of *channel* be as they were sent, if it is of one of kombu's own transports.
+
+    kombu decompresses each as it comes, however large it becomes.
+    """
+    message = getattr(channel, "Message", None)
+    if isinstance(message, type) and issubclass(message, VirtualMessage):
+        channel.Message = type("MessageAsSent", (_AsSent, message), {})
+
+
+class _AsSent:
+    """
+    What makes kombu's message leave its body alone, and take any headers.
+    """
+
+    errors: ClassVar[Any] = ("not decompressed",)  # if there are errors already, kombu does not
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        try:
+            dict(payload.get("headers") or ())
+            super().__init__(payload, channel=channel, **kwargs)  # type: ignore[call-arg]
+        except Exception as exc:
+            readable = {**payload, "body": None, "headers": {UNREADABLE: told(exc)}}
+            super().__init__(readable, channel=channel, **kwargs)  # type: ignore[call-arg]
 
 
 class Pause(Exception):
@@ -92,14 +117,10 @@ class Subscription:
         self._options = options
         self._prefetch = prefetch
         self._on_turn = on_turn
-        self._client = Connection(
-            settings.uri,
-            ssl=settings.ssl,
-            login_method=settings.login_method,
+        self._client = make_connection(
+            settings,
             heartbeat=settings.heartbeat,
-            connect_timeout=CONNECT_TIMEOUT,
-            # a dead letter is confirmed before its original is acknowledged
-            transport_options={**settings.transport_options, "confirm_publish": True},
+            confirm_publish=True,  # a dead letter is, before its original is acknowledged
         )
         self._errors = (
             *self._client.connection_errors,
@@ -187,12 +208,13 @@ class Subscription:
         too_late = TimeoutError(f"a dead letter was not confirmed in {CONFIRM_SECONDS:g} s")
         try:
             with eventlet.Timeout(CONFIRM_SECONDS, too_late):
-                Producer(self._channel, on_return=self._note_return).publish(
-                    exchange="",
-                    routing_key=self._options.dead_letters,
-                    mandatory=True,  # without its queue it would be confirmed, and gone
-                    **dead_letter(message, reason),
-                )
+                try:
+                    self._publish(dead_letter(message, reason))
+                except (*self._errors, MessageNacked):
+                    raise
+                except Exception:  # of a part of the message that cannot be sent again
+                    _log.debug("a dead letter could not be sent whole", exc_info=True)
+                    self._publish(least_dead_letter(message, reason))
         except MessageNacked:
             return False
         if self._returned:
@@ -201,12 +223,20 @@ class Subscription:
         self.acknowledge([message])
         return True
 
+    def _publish(self, letter: dict[str, Any]) -> None:
+        Producer(self._channel, on_return=self._note_return).publish(
+            exchange="",
+            routing_key=self._options.dead_letters,
+            mandatory=True,  # without its queue it would be confirmed, and gone
+            **letter,
+        )
+
     @property
     def is_full(self) -> bool:
         """
         Whether so much is held that no more is read for now.
         """
-        return self._unsettled.size >= MOST_HELD
+        return self._unsettled.size >= limits.HELD_BYTES
 
     def _consume(self) -> None:
         self._client.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
@@ -219,6 +249,7 @@ class Subscription:
         self._unsettled = Settling(is_singly=not is_amqp)
         self.waiting.clear()
         self._options.declare(channel)
+        keep_compressed(channel)
         channel.basic_qos(0, self._prefetch, False)
         channel.basic_consume(
             queue=self._options.name,
@@ -238,7 +269,7 @@ class Subscription:
             eventlet.sleep(0)
 
     def _received(self, received: ReceivedMessage) -> None:
-        self._unsettled.add(received.delivery_tag, len(received.body))
+        self._unsettled.add(received.delivery_tag, received.weight)
         self.waiting.append(received)
 
     def _note_return(self, *_: Any) -> None:

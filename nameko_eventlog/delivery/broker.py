@@ -12,11 +12,11 @@ from typing import Any
 
 import eventlet
 from eventlet import patcher
-from kombu import Connection
 from kombu.compression import compress
 from nameko.utils import sanitize_url
 
 from nameko_eventlog.compat import Settings
+from nameko_eventlog.connections import make_connection
 from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
 from nameko_eventlog.delivery.route import Declarations, Route, reply_code
@@ -26,9 +26,6 @@ from nameko_eventlog.frames import Reader, open_reader
 
 
 _os_socket = patcher.original("socket")
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds for connecting, and for each answer of the handshake."""
 
 OPEN_TIMEOUT = 30.0
 """Seconds for all that opening a connection takes: a dozen round trips."""
@@ -83,8 +80,7 @@ class Broker:
         self._properties = PropertiesEncoder(settings, route.service)
         self._publisher: Publisher | None = None
         self._reader: Reader | None = None
-        options = {
-            **settings.transport_options,
+        options: dict[str, Any] = {
             # py-amqp's default of one second would cut the connection to a broker that has
             # an alarm and does not read, and over every hiccup of the network
             "socket_settings": {
@@ -99,14 +95,7 @@ class Broker:
         self._is_quick = wire.works()
         if self._is_quick:
             options["frame_writer"] = self._frames.make
-        self._client = Connection(
-            settings.uri,
-            ssl=settings.ssl,
-            login_method=settings.login_method,
-            heartbeat=settings.heartbeat,
-            connect_timeout=CONNECT_TIMEOUT,
-            transport_options=options,
-        )
+        self._client = make_connection(settings, heartbeat=settings.heartbeat, **options)
         self._declarations = Declarations(route, self._client)
         self._transport: Any = None
         self._connection: Any = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import delete, func, literal, select
 
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.store.databases import (
@@ -38,6 +38,7 @@ class Reject:
         routing_key: The Nameko event type.
         properties: AMQP's, with ``content_type``, ``content_encoding`` and ``headers``.
         body: As it was received.
+        size: How many bytes that is.
     """
 
     id: int
@@ -48,6 +49,7 @@ class Reject:
     routing_key: str
     properties: dict[str, Any]
     body: bytes
+    size: int
 
 
 class Rejects:
@@ -67,20 +69,28 @@ class Rejects:
         self._accept = content_types(accept)
         check_exists(self._engine.url)
 
-    def list(self, limit: int = 100) -> list[Reject]:
+    def list(self, limit: int = 100, with_bodies: bool = True) -> list[Reject]:
         """
         Return the latest.
+
+        Args:
+            limit: How many at the most.
+            with_bodies: Whether their bodies are read, too: each may have 128 MiB.
         """
+        columns = [one for one in rejects.c if one is not rejects.c.body]
+        body = rejects.c.body if with_bodies else literal(b"").label("body")
+        size = func.length(rejects.c.body).label("size")
+        query = select(*columns, body, size).order_by(rejects.c.id.desc()).limit(limit)
         with database_errors(self._engine.url), self._engine.begin() as connection:
-            found = connection.execute(select(rejects).order_by(rejects.c.id.desc()).limit(limit))
-            return [_reject(row) for row in found]
+            return [_reject(row) for row in connection.execute(query)]
 
     def get(self, id: int) -> Reject | None:  # noqa: A002
         """
         Return one, or None.
         """
         with database_errors(self._engine.url), self._engine.begin() as connection:
-            row = connection.execute(select(rejects).where(rejects.c.id == id)).one_or_none()
+            size = func.length(rejects.c.body).label("size")
+            row = connection.execute(select(rejects, size).where(rejects.c.id == id)).one_or_none()
             return None if row is None else _reject(row)
 
     def retry(self, id: int) -> bool:  # noqa: A002
@@ -118,7 +128,7 @@ class Rejects:
         close_engine(self._engine)
 
 
-def _reject(row: Row[Any]) -> Reject:
+def _reject(row: Any) -> Reject:
     return Reject(
         id=row.id,
         rejected_at=datetime.fromisoformat(format_time(row.rejected_ms)),
@@ -128,4 +138,5 @@ def _reject(row: Row[Any]) -> Reject:
         routing_key=row.routing_key,
         properties=row.properties,
         body=bytes(row.body),
+        size=row.size,
     )

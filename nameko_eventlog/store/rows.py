@@ -16,7 +16,10 @@ from uuid import UUID
 
 import msgspec
 
+from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.decoding import JSON, load, weight_of
+from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.times import parse_time
 
@@ -24,8 +27,8 @@ from nameko_eventlog.store.times import parse_time
 MAX_TEXT = 500
 """The longest text of a column, in characters: PostgreSQL's indexes take 2,700 bytes a row."""
 
-MAX_DEPTH = 200
-"""How deep a body may be nested: twice what ours are cut to, within what Python recurses to."""
+MAX_DEPTH = limits.BODY_DEPTH
+"""How deep a body may be nested."""
 
 EARLIEST_MS = 946_684_800_000
 """The year 2000."""
@@ -104,67 +107,121 @@ def spelt_out(text: str) -> str:
     return _SURROGATES_AND_NUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def make_plain(value: Any, depth: int = 0) -> Any:
+def make_plain(value: Any) -> Any:
     """
-    Return *value* with JSON's types alone.
+    Return a copy of *value* with JSON's types alone.
 
     NaN and infinities become text that says so, and so do integers beyond 64 bits, times,
     decimals and UUIDs; bytes become base64.
 
     Raises:
-        Unstorable: It is nested too deep.
+        Unstorable: It is nested too deep, or has too many values: one that is in many places
+            counts in each.
     """
-    if depth > MAX_DEPTH:
-        raise Unstorable(f"the body is nested deeper than {MAX_DEPTH} levels")
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return spelt_out(value)
-    if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else str(value)
-    if isinstance(value, float):
-        if math.isfinite(value):
+    return _Plain().copy(value, 0)
+
+
+class _Plain:
+    """
+    Copies one value, and counts what there is in it.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = limits.BODY_VALUES
+
+    def copy(self, value: Any, depth: int) -> Any:
+        """
+        Return a copy of *value*, which lies so deep.
+        """
+        if depth > limits.BODY_DEPTH:
+            raise Unstorable(_TOO_DEEP)
+        if value is None or isinstance(value, bool):
             return value
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        return {spelt_out(str(k)): make_plain(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [make_plain(one, depth + 1) for one in value]
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, (Decimal, UUID)):
-        return str(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
-    return spelt_out(repr(value))
+        if isinstance(value, str):
+            return spelt_out(value)
+        if isinstance(value, int):
+            return value if -(2**63) <= value < 2**63 else _digits(value)
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return value
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        if isinstance(value, Mapping):
+            self._count(len(value))
+            return {spelt_out(str(k)): self.copy(v, depth + 1) for k, v in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            self._count(len(value))
+            return [self.copy(one, depth + 1) for one in value]
+        if isinstance(value, (datetime, date, time)):
+            return value.isoformat()
+        if isinstance(value, (Decimal, UUID)):
+            return str(value)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return base64.b64encode(value).decode()
+        return spelt_out(shown(value))
+
+    def _count(self, values: int) -> None:
+        self._left -= values
+        if self._left < 0:
+            raise Unstorable(f"the body has more than {limits.BODY_VALUES} values")
+
+
+_TOO_DEEP = f"the body is nested deeper than {limits.BODY_DEPTH} levels"
+
+
+def _digits(value: int) -> str:
+    if value.bit_length() > limits.INTEGER_DIGITS * 3:  # bits of a digit, at the least
+        raise Unstorable(f"a number has more than {limits.INTEGER_DIGITS} digits")
+    return str(value)
 
 
 def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
     """
     Return the body of *message*, with JSON's types alone.
 
+    Args:
+        message: As it was received.
+        accept: The content types that may be decoded.
+
     Raises:
         Unstorable: It cannot be decoded.
     """
-    body = message.body
-    if (
-        message.content_type == "application/json"
-        and message.content_encoding in ("utf-8", None)
-        and "application/json" in accept
-        and not message.headers.get("compression")
-        and body.count(b"[") + body.count(b"{") <= MAX_DEPTH
-        and is_plain(body)
-    ):
-        try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass  # NaN, which JSON does not know and kombu does, or no JSON at all
     try:
-        return make_plain(message.decode(accept))
+        payload = message.payload(accept)
+        content_type = message.content_type or ""
+        message.decoded_weight = weight_of(payload, content_type)
+        if content_type == JSON and is_plain(payload):
+            try:
+                body = msgspec.json.decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # NaN, which JSON does not know and kombu does, or no JSON at all
+            else:
+                if payload.count(b"[") + payload.count(b"{") > limits.BODY_DEPTH:
+                    _check_depth(body)
+                return body
+        return make_plain(load(payload, content_type, message.content_encoding))
     except Unstorable:
         raise
+    except RecursionError:
+        raise Unstorable(f"the body cannot be decoded: {_TOO_DEEP}") from None
     except Exception as exc:
-        raise Unstorable(f"the body cannot be decoded: {exc!r}") from exc
+        raise Unstorable(f"the body cannot be decoded: {told(exc)}") from exc
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(limits.BODY_DEPTH + 1):
+        inner: list[Any] = []
+        for one in level:
+            if type(one) is dict:
+                inner += one.values()
+            elif type(one) is list:
+                inner += one
+        if not inner:
+            return
+        level = inner
+    raise Unstorable(_TOO_DEEP)
 
 
 def is_plain(body: bytes) -> bool:
@@ -229,5 +286,4 @@ def _bounded(name: str, value: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = spelt_out(repr(value))
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    return spelt_out(shown(value))

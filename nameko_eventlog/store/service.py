@@ -13,7 +13,6 @@ from typing import Any
 
 import eventlet
 from nameko.extensions import DependencyProvider
-from nameko.rpc import rpc
 from nameko.timer import timer
 
 from nameko_eventlog import compat
@@ -27,6 +26,7 @@ from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import QUERY_SECONDS, Readers
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
+from nameko_eventlog.store.rpc import rpc
 from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, Trial, has_id
 

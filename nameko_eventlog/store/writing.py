@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from kombu.serialization import registry
 from sqlalchemy import (
     Connection,
@@ -27,20 +26,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
+from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.reasons import shown
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
 from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
-
-
-MOST_AT_ONCE = 1 << 24
-"""
-Bytes of decoded messages from which on a transaction takes no more. A compressed one may have a
-thousand times the bytes that it was sent as.
-"""
 
 
 @dataclass(slots=True)
@@ -57,16 +51,14 @@ class _Portion:
         """
         Decode *message* for a row, or for a reject.
         """
-        self.size += len(message.body)
         try:
             row = make_row(message, accept, now)
         except Unstorable as exc:
             self.rejected.append(make_reject(message, str(exc), now))
+            self.size += len(message.body)
             return
         self.rows.append((row, message))
-        if message.headers.get("compression") or message.content_type != "application/json":
-            with suppress(Exception):  # which refuses it as a row, later on
-                self.size += len(msgspec.json.encode(row["body"]))
+        self.size += max(len(message.body), message.decoded_weight)
 
 
 class EventLogWriter:
@@ -121,7 +113,7 @@ class EventLogWriter:
         portion = _Portion()
         for message in messages:
             portion.add(message, self._accept, now)
-            if portion.size >= MOST_AT_ONCE:
+            if portion.size >= limits.TRANSACTION_BYTES:
                 reasons += self._write(portion, now)
                 portion = _Portion()
         return reasons + self._write(portion, now)
@@ -138,7 +130,7 @@ class EventLogWriter:
         portion = _Portion()
         for message in messages:
             portion.add(message, self._accept, now)
-            if portion.size >= MOST_AT_ONCE:
+            if portion.size >= limits.TRANSACTION_BYTES:
                 break
         with database_errors(self._engine.url):
             try:
@@ -334,8 +326,8 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
     Make a row of the table of rejects: the message with nothing left out.
     """
     message_id = message.properties.get("message_id")
-    described: dict[str, Any] = {"unreadable": spelt_out(repr(message.properties)[:1000])}
-    with suppress(Unstorable):
+    described: dict[str, Any] = {"unreadable": spelt_out(shown(message.properties))}
+    with suppress(Exception):  # nested too deep, for one
         described = make_plain(
             {
                 **message.properties,
@@ -347,17 +339,22 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
     digest = hashlib.sha256(message.body)
     identity = message_id if has_id(message) else message.nonce
     for part in (identity, message.exchange, message.routing_key, message.content_type):
-        digest.update(b"\0" + repr(part).encode(errors="backslashreplace"))
+        text = repr(part) if isinstance(part, (str, bytes)) else shown(part)
+        digest.update(b"\0" + text.encode(errors="backslashreplace"))
     return {
         "rejected_ms": now,
         "reason": spelt_out(reason[:1000]),
         "digest": digest.hexdigest(),
-        "message_id": None if message_id is None else spelt_out(str(message_id)),
+        "message_id": None if message_id is None else spelt_out(_as_text(message_id)),
         "exchange": spelt_out(message.exchange),
         "routing_key": spelt_out(message.routing_key),
         "properties": described,
         "body": message.body,
     }
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _is_about_a_row(exc: StatementError) -> bool:

@@ -15,8 +15,7 @@ from eventlet.event import Event
 from kombu import Connection
 from nameko.testing.utils import get_extension
 
-from nameko_eventlog import EventLogConsumer, Unavailable
-from nameko_eventlog.consuming import subscription
+from nameko_eventlog import EventLogConsumer, Unavailable, limits
 from tests.conftest import global_config
 from tests.consuming.conftest import Handled, Shop, Start, Unreadable, lengths, pay, send
 from tests.proxy import Proxy
@@ -152,7 +151,7 @@ class TestDeadLetters:
 
         found = letter(rabbit_config)
         assert "{" == found.body
-        assert "the headers" == found.headers["x-eventlog-left-out"]
+        assert "much, more" == found.headers["x-eventlog-left-out"]
         assert "more" not in found.headers
 
     def test_unspeakable(
@@ -336,8 +335,7 @@ class TestHeld:
         """
         Of large messages fewer are held than the prefetch says, and the connection stays.
         """
-        monkeypatch.setattr(subscription, "MOST_HELD", 1_000_000)
-        monkeypatch.setattr("nameko_eventlog.consumers.MOST_IN_BATCH", 300_000)
+        monkeypatch.setattr(limits, "HELD_BYTES", 1_000_000)
         may_end = Event()
         handled.failing = lambda bodies: may_end.wait()
         log = start(rabbit_config, "shop", batch_size=200, batch_seconds=1)
@@ -365,7 +363,7 @@ class TestHeld:
         """
         A consumer that holds so much that it reads no more keeps its connection.
         """
-        monkeypatch.setattr(subscription, "MOST_HELD", 1_000)
+        monkeypatch.setattr(limits, "HELD_BYTES", 1_000)
         may_end = Event()
         handled.failing = lambda body: may_end.wait()
         with global_config({**rabbit_config, "HEARTBEAT": 1}) as config:

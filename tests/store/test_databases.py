@@ -241,7 +241,7 @@ class TestWriter:
         """
         What is written in several transactions is written whole, and all reasons are told.
         """
-        monkeypatch.setattr("nameko_eventlog.store.writing.MOST_AT_ONCE", 1000)
+        monkeypatch.setattr("nameko_eventlog.limits.TRANSACTION_BYTES", 1000)
         good = zlib.compress(json.dumps(body(data={"x": "y" * 300})).encode())
         compressed = {"headers": {"compression": "zlib"}}
         writer = EventLogWriter(database, ["json"])

@@ -7,13 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
 import eventlet
 import kombu
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from kombu import Connection, Exchange
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
@@ -28,8 +27,9 @@ from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
 from tests.postgresql import PostgreSQL
+from tests.security.messages import hostile_messages, readable_id
+from tests.security.sender import Sender
 from tests.store.conftest import body
-from tests.store.hostile import WIRE_MESSAGES, RawMessage, WireMessage, readable_id
 from tests.waiting import wait_until
 
 
@@ -209,65 +209,39 @@ class TestEventLogStore:
         assert reject.reason.startswith("the body cannot be decoded")
 
     @pytest.mark.timeout(600)
-    @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of some examples
     def test_hostile(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
-        Five thousand hostile messages through each store: every one is a row or a reject, the
+        Hostile messages through each store: every one is a row or a reject, the
         service stays up, and stores what comes behind them.
 
         What is sent a second time counts once more only if it has no message id to know it by.
         """
         store = start(EventLogStore, rabbit_config, uri=database, services=["shop"])
         shop = start(Shop, rabbit_config)
-        connection = Connection(rabbit_config["AMQP_URI"])
-        sent = wanted = 0
-
-        def send(body: bytes, encoded: bytes) -> None:
-            nonlocal sent, wanted
-            sent += 1
-            connection.default_channel.basic_publish(
-                RawMessage(body, encoded), event_exchange("shop").name, "log_event"
-            )
-
-        @settings(
-            max_examples=examples(125), database=None, suppress_health_check=list(HealthCheck)
-        )
-        @given(st.lists(WIRE_MESSAGES, min_size=40, max_size=40), st.sets(st.integers(0, 39)))
-        def send_all(messages: list[WireMessage], again: set[int]) -> None:
-            nonlocal wanted
-            known = wanted = kept()
-            for number, message in enumerate(messages):
-                encoded = message.encode(sent)
-                times = 2 if number in again else 1
-                for _ in range(times):
-                    send(message.body, encoded)
-                wanted += 1 if readable_id(encoded) else times
-            assert wanted > known
-            wait_until(lambda: kept() >= wanted)
-
+        messages = [
+            one for one in islice(hostile_messages(2), examples(1500)) if not one.is_refused
+        ]
+        again = messages[::8]
+        wanted = len(messages) + sum(readable_id(one.properties) is None for one in again)
         engine = open_engine(database)
 
-        def kept() -> int:
+        def kept() -> list[int]:
             with engine.begin() as connection:
-                return sum(
+                return [
                     connection.scalar(select(func.count()).select_from(table)) or 0
                     for table in (event_logs, rejects)
-                )
+                ]
 
-        send_all()
-        connection.release()
+        with Sender(rabbit_config["AMQP_URI"]) as sender:
+            sender.send_all(event_exchange("shop").name, "log_event", messages + again)
+        assert 0 == sender.refused
+        wait_until(lambda: sum(kept()) >= wanted, 120)
         pay(shop, 0)
 
         assert 1 == len(stored(database, 1, service="shop", data={"number": 0}))
-        assert wanted + 1 == kept()
-        with engine.begin() as rows:
-            found = [
-                rows.scalar(select(func.count()).select_from(table)) or 0
-                for table in (event_logs, rejects)
-            ]
+        assert wanted + 1 == sum(kept())
+        assert min(kept()) > examples(150)  # the messages are of both kinds
         engine.dispose()
-        assert sent >= examples(5000)
-        assert min(found) > examples(500)  # the messages are of both kinds
         assert 0 == dead_letters(rabbit_config)
         with entrypoint_hook(store, "services") as hook:
             assert "shop" in {one["service_name"] for one in hook()}

@@ -1,0 +1,93 @@
+"""
+Replies to RPC requests: to wherever the request says.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import eventlet
+from eventlet.semaphore import Semaphore
+from kombu import Exchange, Producer
+from kombu.exceptions import OperationalError
+
+from nameko_eventlog.compat import Settings
+from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
+
+
+REPLY_SECONDS = 30.0
+"""For how long a reply is tried to be sent."""
+
+CONFIRM_SECONDS = 10.0
+"""For how long its confirm is waited for, each time."""
+
+_PAUSE = 0.2  # seconds between two attempts, after the second
+
+
+class Replies:
+    """
+    A connection of its own for replies: what the broker has against one, it has against none else.
+
+    Args:
+        settings: How to connect.
+        exchange: Where they are published to.
+    """
+
+    def __init__(self, settings: Settings, exchange: Exchange) -> None:
+        self._exchange = exchange.name
+        self._client = make_connection(settings, confirm_publish=True)
+        self._lost = (*self._client.connection_errors, OperationalError, OSError)
+        self._channel: Any = None
+        self._turn = Semaphore()
+
+    def send(self, body: bytes, **properties: Any) -> None:
+        """
+        Send one, and return when the broker has confirmed it.
+
+        Args:
+            body: Its body.
+            **properties: Of kombu's ``publish``.
+
+        Raises:
+            TimeoutError: The broker was not there, or did not answer.
+            Exception: The broker refuses it, or it cannot be sent at all.
+        """
+        attempts, until = 0, monotonic() + REPLY_SECONDS
+        while True:
+            attempts += 1
+            try:
+                with eventlet.Timeout(until - monotonic(), _too_late()), self._turn:
+                    self._publish(body, properties)
+                return
+            except self._lost as exc:
+                if monotonic() >= until:
+                    raise TimeoutError(f"the reply could not be sent: {exc!r}") from exc
+            if attempts > 1:
+                eventlet.sleep(min(_PAUSE, max(0.0, until - monotonic())))
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._channel = None
+        with suppress(*self._lost, eventlet.Timeout), eventlet.Timeout(1):
+            self._client.close()
+
+    def _publish(self, body: bytes, properties: dict[str, Any]) -> None:
+        try:
+            with eventlet.Timeout(CONFIRM_SECONDS, _too_late()):
+                if self._channel is None:
+                    self._client.ensure_connection(
+                        max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT
+                    )
+                    self._channel = self._client.channel()
+                Producer(self._channel).publish(body, exchange=self._exchange, **properties)
+        except BaseException:  # of the next reply nothing may be left behind on the connection
+            self.close()
+            raise
+
+
+def _too_late() -> TimeoutError:
+    return TimeoutError("the broker does not answer")
