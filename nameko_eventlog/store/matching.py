@@ -6,22 +6,41 @@ taught.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Boolean, ColumnElement, Dialect, Text, and_, cast, collate, func, literal
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Dialect,
+    Text,
+    and_,
+    cast,
+    collate,
+    func,
+    literal,
+    or_,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
+from nameko_eventlog.store.deadlines import Deadline
+from nameko_eventlog.store.parameters import Patterns, compile_patterns
 from nameko_eventlog.store.schema import event_logs
 
 
 _decode = msgspec.json.decode
 _BODY = cast(event_logs.c.body, Text)
 _ASCII = re.compile(r"[\0-\x7f]+")
-_LONGEST = 1_000  # of a pattern: SQLite takes 50,000 bytes
+_LONGEST = 32  # of a pattern: LIKE takes as many times as long where all begin to match
+_LIKED = 16_384  # characters of a body that LIKE goes through: nothing stops it in between
+_SCANNED = 262_144  # characters of a body between two looks at the clock, and at other threads
+_WHOLE = 65_536  # characters of a body that is decoded as a whole
+_CHECKED = 255  # elements, a mask, between two looks at the clock
 _NOT_ITSELF = re.compile(r"[ikIK%_~]")
-_ITSELF = re.compile(r"[\0-hjl-\x7f]{3,}")  # shorter ones are in most bodies
+_LAST_CASED = 0x1F000  # no letter behind it has a case
 _EXPONENTS = 10**15  # below it an integer is written as one, with or without ".0"
 # what C's strtol reads, and so PostgreSQL: https://www.postgresql.org/docs/current/functions-json.html
 _INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
@@ -65,26 +84,71 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
     """
     needle = needle_of(text)
     if dialect.name == "postgresql":
-        # not our lower: that of a database with the locale C knows ASCII alone
-        found = _is_in_lower(func.lower(literal(_as_json(text), Text)), _BODY)
-        longest = max(_ITSELF.findall(needle), key=len, default="")
-        # which other locales take several times as long for
-        may_have = _is_in_lower(literal(longest, Text), collate(_BODY, "C"))
-        return and_(may_have, found) if longest else found
+        # not its lower, which knows as many letters as the database's locale; its regular
+        # expressions take as long as the body is, whatever is looked for, and can be given up
+        body = collate(_BODY, "C")
+        return body.op("~", return_type=Boolean())(literal(_expression(needle), Text))
     return and_(_may_have(needle), _function("eventlog_has_text", needle))
 
 
-def teach_sqlite(connection: Any) -> None:
+def is_named(
+    dialect: Dialect, column: ColumnElement[str], patterns: Sequence[str]
+) -> ColumnElement[bool]:
+    """
+    Make the condition that one of *patterns* means the name in *column*: ``*`` is any text.
+    """
+    if dialect.name == "postgresql":
+        return or_(*(column.like(_liked(pattern), escape="~") for pattern in patterns))
+    function = func.eventlog_is_named(column, _encode(list(patterns)), type_=Boolean())
+    return function == literal(1)
+
+
+def _liked(pattern: str) -> str:
+    return re.sub("[%_~]", lambda one: f"~{one[0]}", pattern).replace("*", "%")
+
+
+@lru_cache(maxsize=16)
+def _compiled(patterns: str) -> Patterns:
+    return compile_patterns(_decode(patterns))
+
+
+def teach_sqlite(connection: Any, deadline: Deadline | None = None) -> None:
     """
     Give a connection of sqlite3's the functions that `equals` and its like call.
+
+    Args:
+        connection: The connection.
+        deadline: What they look at; SQLite itself cannot give them up.
     """
-    for name, function in (
-        ("eventlog_equals", _equals),
-        ("eventlog_contains", _contains),
-        ("eventlog_has_text", _has_text),
+    check = _go_on if deadline is None else deadline.check
+
+    def equals(body: str, path: str, value: str) -> bool:
+        check()
+        return is_at(_decode(body), _decode(path), _decode(value))
+
+    def contains(body: str, part: str) -> bool:
+        check()
+        return _is_contained_in(_decode(part), body, check)
+
+    def has_text(body: str, needle: str) -> bool:
+        check()
+        return _is_in_text(needle, body, check)
+
+    def is_named(name: str, patterns: str) -> bool:
+        check()
+        return _compiled(patterns).fullmatch(name)
+
+    for name, function, arguments in (
+        ("eventlog_equals", equals, 3),
+        ("eventlog_contains", contains, 2),
+        ("eventlog_has_text", has_text, 2),
+        ("eventlog_is_named", is_named, 2),
     ):
-        arguments = function.__code__.co_argcount
         connection.create_function(name, arguments, function, deterministic=True)
+
+
+def _go_on() -> None:
+    pass
 
 
 def _function(name: str, *arguments: str) -> ColumnElement[bool]:
@@ -92,21 +156,46 @@ def _function(name: str, *arguments: str) -> ColumnElement[bool]:
     return condition == literal(1)
 
 
-def _is_in_lower(needle: ColumnElement[str], body: ColumnElement[str]) -> ColumnElement[bool]:
-    return func.strpos(func.lower(body), needle) > 0
+@lru_cache(maxsize=1)
+def _cases() -> dict[str, str]:
+    """
+    Return what else is the same as a letter in lower case.
+    """
+    cases: dict[str, str] = defaultdict(str)
+    for code in range(_LAST_CASED):
+        if not 0xD800 <= code < 0xE000:
+            letter = chr(code)
+            if (folded := fold(letter)) != letter:
+                cases[folded] += letter
+    return dict(cases)
+
+
+def _expression(needle: str) -> str:
+    """
+    Return a regular expression of PostgreSQL's for a folded text in any case.
+    """
+    cases = _cases()
+    return "".join(
+        f"[{letter}{cases[letter]}]"
+        if letter in cases
+        else f"\\{letter}"
+        if letter.isascii() and not letter.isalnum()
+        else letter
+        for letter in needle
+    )
 
 
 def _may_have(needle: str) -> ColumnElement[bool]:
     """
     Make a condition that no body fails that has *needle* in it, whatever its case, and that SQLite
-    denies without Python.
+    denies without Python; a large one it does not deny, for LIKE cannot be given up.
 
     LIKE knows the case of ASCII alone. Of other letters two are ASCII in lower case: the sign of
-    Kelvin is k, and a capital I with a dot is i, with the dot behind it.
+    Kelvin is k, and a capital I with a dot is i.
     """
     longest = max(_ASCII.findall(needle), key=len, default="")[:_LONGEST]
     pattern = _NOT_ITSELF.sub(lambda one: "_" if one[0] in "ikIK" else f"~{one[0]}", longest)
-    return _BODY.like(f"%{pattern}%", escape="~")
+    return or_(func.length(_BODY) > literal(_LIKED), _BODY.like(f"%{pattern}%", escape="~"))
 
 
 def _texts(part: Any) -> Iterator[str]:
@@ -148,16 +237,37 @@ def _as_json(text: str) -> str:
     return _encode(text)[1:-1]
 
 
-def _equals(body: str, path: str, value: str) -> bool:
-    return is_at(_decode(body), _decode(path), _decode(value))
+def _is_contained_in(part: Any, body: str, check: Callable[[], None]) -> bool:
+    """
+    Tell whether a body contains *part*; of a large one, only what *part* leads to is decoded.
+    """
+    whole: Any = body
+    while len(body) > _WHOLE and isinstance(part, dict) and len(part) == 1:
+        (key,) = part
+        try:
+            whole = msgspec.json.decode(whole, type=dict[str, msgspec.Raw]).get(key)
+        except msgspec.ValidationError:  # no mapping
+            return False
+        if whole is None:
+            return False
+        part = part[key]
+        check()
+    whole = _decode(whole)
+    check()
+    return is_contained(part, whole, check)
 
 
-def _contains(body: str, part: str) -> bool:
-    return is_contained(_decode(part), _decode(body))
-
-
-def _has_text(body: str, needle: str) -> bool:
-    return needle in body.lower()
+def _is_in_text(needle: str, body: str, check: Callable[[], None]) -> bool:
+    """
+    Tell whether *needle* is in a body: piece by piece, so that other threads have their turn.
+    """
+    for at in range(0, max(len(body), 1), _SCANNED):
+        if at:
+            check()
+        # a letter in lower case is one letter, so that a piece has all that begins in it
+        if needle in fold(body[at : at + _SCANNED + len(needle) - 1]):
+            return True
+    return False
 
 
 def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
@@ -185,14 +295,26 @@ def needle_of(text: str) -> str:
     """
     Return what stands in JSON for *text*, whatever its case.
     """
-    return _as_json(text).lower()
+    return fold(_as_json(text))
+
+
+def fold(text: str) -> str:
+    """
+    Write *text* in lower case, letter by letter, the same on every database.
+
+    Python's own has two exceptions to that: a capital I with a dot becomes two letters, and a
+    capital sigma depends on what is beside it.
+    """
+    if not text.isascii():
+        text = text.replace("\u0130", "i").replace("\u03a3", "\u03c3")
+    return text.lower()
 
 
 def is_in(needle: str, body: Any) -> bool:
     """
     Tell whether *needle*, which is of `needle_of`, is in *body* as JSON.
     """
-    return _has_text(_encode(body), needle)
+    return needle in fold(_encode(body))
 
 
 def is_equal(one: Any, other: Any) -> bool:
@@ -208,16 +330,42 @@ def is_equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def is_contained(part: Any, whole: Any) -> bool:
+def is_contained(part: Any, whole: Any, check: Callable[[], None] = _go_on) -> bool:
     """
     Tell whether *whole* contains *part*: mappings by their keys, lists in any order.
+
+    Args:
+        part: What is looked for.
+        whole: Where.
+        check: Is called now and then, and may raise.
     """
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(
-            key in whole and is_contained(value, whole[key]) for key, value in part.items()
+            key in whole and is_contained(value, whole[key], check) for key, value in part.items()
         )
     if isinstance(part, list):
-        return isinstance(whole, list) and all(
-            any(is_contained(one, other) for other in whole) for one in part
-        )
+        if not isinstance(whole, list):
+            return False
+        nested = [one for one in part if isinstance(one, (dict, list))]
+        if len(nested) < len(part):
+            leaves = {_leaf(one) for one in whole if not isinstance(one, (dict, list))}
+            if not all(_leaf(one) in leaves for one in part if not isinstance(one, (dict, list))):
+                return False
+        return all(_has_one(one, whole, check) for one in nested)
     return not isinstance(whole, (dict, list)) and is_equal(part, whole)
+
+
+def _has_one(part: Any, whole: list[Any], check: Callable[[], None]) -> bool:
+    for number, other in enumerate(whole):
+        if not number & _CHECKED:
+            check()
+        if type(other) is type(part) and is_contained(part, other, check):
+            return True
+    return False
+
+
+def _leaf(value: Any) -> Any:
+    """
+    Return what has the same hash as what equals *value*: true is not 1, and 1 is 1.0.
+    """
+    return (value,) if isinstance(value, bool) else value
