@@ -18,11 +18,13 @@ from sqlalchemy import (
     Dialect,
     Text,
     and_,
+    case,
     cast,
     collate,
     func,
     literal,
     or_,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -86,8 +88,12 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
     if dialect.name == "postgresql":
         # not its lower, which knows as many letters as the database's locale; its regular
         # expressions take as long as the body is, whatever is looked for, and can be given up
-        body = collate(_BODY, "C")
-        return body.op("~", return_type=Boolean())(literal(_expression(needle), Text))
+        pattern = literal(_expression(needle), Text)
+        # the function of its operator ~, of which it would think that next to nothing matches
+        found: ColumnElement[bool] = func.textregexeq(
+            collate(_BODY, "C"), pattern, type_=Boolean()
+        )
+        return found
     return and_(_may_have(needle), _function("eventlog_has_text", needle))
 
 
@@ -123,11 +129,9 @@ def teach_sqlite(connection: Any, deadline: Deadline | None = None) -> None:
     check = _go_on if deadline is None else deadline.check
 
     def equals(body: str, path: str, value: str) -> bool:
-        check()
-        return is_at(_decode(body), _decode(path), _decode(value))
+        return _is_at_in(body, _decode(path), _decode(value), check)
 
     def contains(body: str, part: str) -> bool:
-        check()
         return _is_contained_in(_decode(part), body, check)
 
     def has_text(body: str, needle: str) -> bool:
@@ -195,7 +199,9 @@ def _may_have(needle: str) -> ColumnElement[bool]:
     """
     longest = max(_ASCII.findall(needle), key=len, default="")[:_LONGEST]
     pattern = _NOT_ITSELF.sub(lambda one: "_" if one[0] in "ikIK" else f"~{one[0]}", longest)
-    return or_(func.length(_BODY) > literal(_LIKED), _BODY.like(f"%{pattern}%", escape="~"))
+    # not OR: SQLite would look for an index for each side of each
+    is_large = (func.length(_BODY) > literal(_LIKED), true())
+    return case(is_large, else_=_BODY.like(f"%{pattern}%", escape="~"))
 
 
 def _texts(part: Any) -> Iterator[str]:
@@ -237,24 +243,82 @@ def _as_json(text: str) -> str:
     return _encode(text)[1:-1]
 
 
-def _is_contained_in(part: Any, body: str, check: Callable[[], None]) -> bool:
+def _is_contained_in(part: Any, whole: Any, check: Callable[[], None]) -> bool:
     """
-    Tell whether a body contains *part*; of a large one, only what *part* leads to is decoded.
+    Tell whether *whole*, which is JSON, contains *part*.
+
+    What is large is decoded piece by piece: all of it at once would keep other threads waiting.
     """
-    whole: Any = body
-    while len(body) > _WHOLE and isinstance(part, dict) and len(part) == 1:
-        (key,) = part
-        try:
-            whole = msgspec.json.decode(whole, type=dict[str, msgspec.Raw]).get(key)
-        except msgspec.ValidationError:  # no mapping
-            return False
-        if whole is None:
-            return False
-        part = part[key]
-        check()
-    whole = _decode(whole)
     check()
-    return is_contained(part, whole, check)
+    if _size(whole) <= _WHOLE:
+        return is_contained(part, _decode(whole), check)
+    try:
+        if isinstance(part, dict):
+            inside = msgspec.json.decode(whole, type=dict[str, msgspec.Raw])
+            return all(
+                key in inside and _is_contained_in(value, inside[key], check)
+                for key, value in part.items()
+            )
+        if isinstance(part, list):
+            return _are_contained_in(part, whole, check)
+        return isinstance(part, str) and part == msgspec.json.decode(whole, type=str)
+    except msgspec.ValidationError:  # it is something else
+        return False
+
+
+def _are_contained_in(part: list[Any], whole: Any, check: Callable[[], None]) -> bool:
+    leaves = {_leaf(one) for one in part if not isinstance(one, (dict, list))}
+    nested = [one for one in part if isinstance(one, (dict, list))]
+    for number, element in enumerate(msgspec.json.decode(whole, type=list[msgspec.Raw])):
+        if not number & _CHECKED:
+            check()
+        if not leaves and not nested:
+            break
+        if _size(element) > _WHOLE:
+            nested = [one for one in nested if not _is_contained_in(one, element, check)]
+            leaves = {one for one in leaves if not _is_contained_in(one, element, check)}
+            continue
+        value = _decode(element)
+        if isinstance(value, (dict, list)):
+            nested = [
+                one
+                for one in nested
+                if type(one) is not type(value) or not is_contained(one, value, check)
+            ]
+        else:
+            leaves.discard(_leaf(value))
+    return not leaves and not nested
+
+
+def _is_at_in(body: Any, path: Sequence[str], value: Any, check: Callable[[], None]) -> bool:
+    """
+    Tell whether the value at *path* in *body*, which is JSON, is *value*.
+    """
+    for depth, key in enumerate(path):
+        check()
+        if _size(body) <= _WHOLE:
+            return is_at(_decode(body), path[depth:], value)
+        try:
+            if _begins(body) == "{":
+                body = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[key]
+            else:
+                found = msgspec.json.decode(body, type=list[msgspec.Raw])
+                at = _index(key, len(found))
+                if at is None:
+                    return False
+                body = found[at]
+        except (msgspec.ValidationError, KeyError):
+            return False
+    # of what may be asked for nothing is so large
+    return _size(body) <= _WHOLE and is_equal(_decode(body), value)
+
+
+def _begins(text: Any) -> str:
+    return str(text[0]) if isinstance(text, str) else chr(memoryview(text)[0])
+
+
+def _size(text: Any) -> int:
+    return len(text) if isinstance(text, str) else memoryview(text).nbytes
 
 
 def _is_in_text(needle: str, body: str, check: Callable[[], None]) -> bool:
@@ -277,11 +341,8 @@ def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
     found = body
     for key in path:
         if isinstance(found, list):
-            index = _INDEX.fullmatch(key)
-            if index is None:
-                return False
-            at = int(index[1] + index[2])
-            if not -len(found) <= at < len(found):
+            at = _index(key, len(found))
+            if at is None:
                 return False
             found = found[at]
         elif isinstance(found, dict) and key in found:
@@ -289,6 +350,17 @@ def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
         else:
             return False
     return is_equal(found, value)
+
+
+def _index(key: str, length: int) -> int | None:
+    """
+    Return where in a list of that length a path's key leads, or None.
+    """
+    index = _INDEX.fullmatch(key)
+    if index is None:
+        return None
+    at = int(index[1] + index[2])
+    return at if -length <= at < length else None
 
 
 def needle_of(text: str) -> str:

@@ -45,6 +45,7 @@ DEFAULT_RANGE_MS = 86_400_000
 ORDERS = ("newest", "oldest")
 
 _LONGEST_CURSOR = 10_000
+_LONGEST_TIME = 100
 _LONGEST_INTEGER = 4_000  # digits
 _AROUND = 4  # the parameters themselves, which are no values
 
@@ -341,7 +342,7 @@ def _values(name: str, value: Any) -> tuple[str, ...]:
 def _time(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, (str, datetime)):
+    if isinstance(value, datetime) or (isinstance(value, str) and len(value) <= _LONGEST_TIME):
         try:
             return parse_time(value)
         except (ValueError, OverflowError):

@@ -350,7 +350,8 @@ class EventLogQuery:
                     if above:
                         origin = above
                         break
-            is_all = len(seen) < TRACE_STEPS
+            is_top = len(seen) < TRACE_STEPS
+            is_all = True
             for call in {asked, origin}:  # what tells no call stack is led to by nothing
                 own = Filters.parse(call_id=call)
                 is_all &= self._gather(connection, own, gathered, first.is_(None))
@@ -365,7 +366,7 @@ class EventLogQuery:
                 seen |= new
                 new = gathered.calls - seen
         rows = list(gathered.rows.values())
-        return build_trace(origin, rows, not is_all) if rows else None
+        return build_trace(origin, rows, not (is_top and is_all)) if rows else None
 
     def _gather(
         self,

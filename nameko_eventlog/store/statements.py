@@ -55,8 +55,11 @@ class _StoredBytes(FunctionElement[int]):
     inherit_cache = True
 
 
+# more of them in one statement take longer to plan than their rows to be looked at
+_MOST_CONDITIONS = 500
+
 # by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
-_PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
+_PARALLEL = "SET LOCAL cpu_operator_cost = 0.5; SET LOCAL parallel_setup_cost = 0"
 
 
 @compiles(_StoredBytes, "sqlite")
@@ -118,7 +121,12 @@ def page(
     """
     lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
     values = filters.columns[lead] if lead else ()
-    if lead is None or not 1 < len(values) <= MAX_VALUES:
+    conditions_each = 1 + len(filters.equalities) + len(filters.containments)
+    if (
+        lead is None
+        or not 1 < len(values) <= MAX_VALUES
+        or len(values) * conditions_each > _MOST_CONDITIONS
+    ):
         return _branch(dialect, filters, order, limit, start)
     branches = [
         _branch(
