@@ -36,7 +36,7 @@ from nameko_eventlog.store.schema import event_logs
 _decode = msgspec.json.decode
 _BODY = cast(event_logs.c.body, Text)
 _ASCII = re.compile(r"[\0-\x7f]+")
-_LONGEST = 32  # of a pattern: LIKE takes as many times as long where all begin to match
+_LONGEST = 32  # of what SQLite looks for: it takes as many times as long where all begin to match
 _LIKED = 16_384  # characters of a body that LIKE goes through: nothing stops it in between
 _SCANNED = 262_144  # characters of a body between two looks at the clock, and at other threads
 _WHOLE = 65_536  # characters of a body that is decoded as a whole
@@ -76,7 +76,8 @@ def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
     """
     if dialect.name == "postgresql":
         return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
-    may_contain = _may_have(max(_texts(part), key=len, default=""))
+    text = max(_texts(part), key=len, default="")[:_LONGEST]
+    may_contain = func.instr(_BODY, text) > literal(0)
     return and_(may_contain, _function("eventlog_contains", _encode(part)))
 
 

@@ -10,7 +10,6 @@ import math
 import stat
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic, time
@@ -26,6 +25,7 @@ from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
 from nameko_eventlog.store.databases import close_engine, open_engine
 from nameko_eventlog.store.reading import Readers
+from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import body
 
@@ -257,13 +257,170 @@ class TestSlow:
 
 
 MEASURE = """
-    import sys
-    from nameko_eventlog.store import EventLogQuery
-    with EventLogQuery(sys.argv[1]) as query:
-        query.services()
-        peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
-        before = peak()
-        {ask}
+import sys
+from nameko_eventlog.store import EventLogQuery
+with EventLogQuery(sys.argv[1]) as query:
+    query.services()
+    peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+    before = peak()
+    {ask}
+    print(peak() - before)
+"""
+
+
+def peak_kib(database: str, ask: str) -> int:
+    """
+    Return by how much the memory of a process grows that asks.
+    """
+    script = MEASURE.format(ask=ask)
+    done = subprocess.run(
+        [sys.executable, "-c", script, database], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+class TestLarge:
+    def test_pages(self, database: str, store: Store) -> None:
+        """
+        A list has large bodies without what is in them, and tells their sizes.
+        """
+        large = body(event_type="large", level="error", data={"t": "x" * 100_000})
+        small = body(event_type="small", data={"t": "y" * 1_000})
+        store(large, small)
+        with EventLogQuery(database) as query:
+            second, first = query.query()["event_logs"]
+            whole = query.get(first["message_id"])
+            cut = query.get(first["message_id"], most_bytes=50_000)
+            kept = query.get(first["message_id"], most_bytes=200_000)
+            (call,) = [one for one in query.trace("shop.pay.2")["calls"] if one["known"]]
+
+        assert small == second["body"]
+        assert "omitted_bytes" not in second
+        assert 1_000 < first["omitted_bytes"] < 200_000
+        assert {**large, "data": {}, "timestamp": first["time"]} == first["body"]
+        assert large == whole["body"]
+        assert [first, second] == call["event_logs"]
+        if database.startswith("sqlite"):  # PostgreSQL says how large it is compressed
+            assert (first, whole) == (cut, kept)
+
+    def test_bytes(self, database: str, store: Store) -> None:
+        """
+        A page ends where its bodies are large together, and goes on with its cursor.
+        """
+        number = limits.PAGE_BYTES // 30_000 + 20
+        store(*(body(data={"n": at, "t": "x" * 30_000}) for at in range(number)))
+        seen, sizes, cursor = [], [], None
+        with EventLogQuery(database) as query:
+            while True:
+                page = query.query(limit=1000, cursor=cursor, order="oldest")
+                seen += [one["body"]["data"]["n"] for one in page["event_logs"]]
+                sizes.append(sum(len(json.dumps(one["body"])) for one in page["event_logs"]))
+                cursor = page["cursor"]
+                if cursor is None:
+                    break
+
+        assert list(range(number)) == seen
+        assert 2 == len(sizes)
+        assert max(sizes) <= limits.PAGE_BYTES * 1.05
+
+    def test_memory(self, database: str, store: Store) -> None:
+        """
+        Neither forty large bodies nor hundreds that are just small enough take much memory.
+        """
+        store(*[with_data(f'{{"l": [{"[]," * (1 << 20)}[]]}}')] * 40)
+        store(*[with_data(f'{{"l": [{"[]," * 10_000}[]]}}')] * 300)
+
+        assert peak_kib(database, "query.query(limit=1000); query.trace('shop.pay.2')") < 600 << 10
+
+    def test_file(self, tmp_path: Path) -> None:
+        """
+        A new file of SQLite's, and what SQLite puts beside it, is readable by its owner alone.
+        """
+        writer = EventLogWriter(f"sqlite:///{tmp_path}/x.db", ["json"])
+        writer.prepare()
+        modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
+        writer.close()
+
+        assert {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600} == modes
+
+
+class TestAhead:
+    def test_left_out(self, database: str, store: Store) -> None:
+        """
+        What is dated ahead of now is not on top of everything, but there when asked for.
+        """
+        store(body(event_type="now"))
+        store(body(event_type="soon"), ahead=60)
+        store(body(event_type="late", call_id="late"), ahead=7_200)
+        with EventLogQuery(database) as query:
+            found = [
+                [one["body"]["event_type"] for one in query.query(**asked)["event_logs"]]
+                for asked in (
+                    {},
+                    {"event_type": "late"},
+                    {"call_id": "late"},
+                    {"since": time_text(3_600)},
+                    {"until": time_text(9_000)},
+                )
+            ]
+            counts = [
+                sum(one["count"] for one in query.count(**asked))
+                for asked in ({}, {"since": time_text(3_600)})
+            ]
+
+        assert [["soon", "now"], [], ["late"], ["late"], ["late", "soon", "now"]] == found
+        assert [2, 1] == counts
+
+
+def time_text(ahead: float) -> str:
+    """
+    Return a time ahead of now.
+    """
+    return format_time(int((time() + ahead) * 1000))
+
+
+class TestWildcards:
+    def test_many_names(
+        self, database: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        A wildcard finds what it means among any number of event types.
+        """
+        for module in ("statements", "queries"):
+            monkeypatch.setattr(f"nameko_eventlog.store.{module}.DISTINCT_NAMES", 50)
+        names = [f"{first}_{number}%~_" for number in range(100) for first in "ab"]
+        store(*(body(event_type=name) for name in names))
+        patterns = ("b_*", "*_9*%~_", ["a_1*", "b_2%~_"], "*%*~*_", "*B*")
+        with EventLogQuery(database) as query:
+            found = [
+                {
+                    one["body"]["event_type"]
+                    for one in query.query(event_type=pattern, limit=1000)["event_logs"]
+                }
+                for pattern in patterns
+            ]
+
+        assert [
+            {name for name in names if name.startswith("b")},
+            {name for name in names if "_9" in name},
+            {name for name in names if name.startswith("a_1") or name == "b_2%~_"},
+            set(names),
+            set(),
+        ] == found
+
+
+class TestTraces:
+    def test_chain(self, database: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A chain of call stacks that were cut is followed so far, and said to be longer.
+        """
+        monkeypatch.setattr("nameko_eventlog.store.queries.TRACE_STEPS", 20)
+        store(
+            *(
+                body(call_id=f"s.m.{at}", call_stack=[f"s.m.{at - 1}", f"s.m.{at}"])
+                for at in range(1, 200)
+            )
+        )
         with EventLogQuery(database) as query:
             for asked in ("s.m.0", "s.m.199"):
                 trace = query.trace(asked)
