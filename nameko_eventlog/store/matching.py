@@ -16,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Dialect,
+    LargeBinary,
     Text,
     and_,
     case,
@@ -36,8 +37,8 @@ from nameko_eventlog.store.schema import event_logs
 _decode = msgspec.json.decode
 _BODY = cast(event_logs.c.body, Text)
 _ASCII = re.compile(r"[\0-\x7f]+")
-_LONGEST = 32  # of what SQLite looks for: it takes as many times as long where all begin to match
-_LIKED = 16_384  # characters of a body that LIKE goes through: nothing stops it in between
+_LONGEST = 32  # of a pattern: LIKE takes as many times as long where all begin to match
+_LIKED = 16_384  # bytes of a body that LIKE goes through: nothing stops it in between
 _SCANNED = 262_144  # characters of a body between two looks at the clock, and at other threads
 _WHOLE = 65_536  # characters of a body that is decoded as a whole
 _CHECKED = 255  # elements, a mask, between two looks at the clock
@@ -76,8 +77,7 @@ def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
     """
     if dialect.name == "postgresql":
         return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
-    text = max(_texts(part), key=len, default="")[:_LONGEST]
-    may_contain = func.instr(_BODY, text) > literal(0)
+    may_contain = _may_have(max(_texts(part), key=len, default=""))
     return and_(may_contain, _function("eventlog_contains", _encode(part)))
 
 
@@ -201,7 +201,8 @@ def _may_have(needle: str) -> ColumnElement[bool]:
     longest = max(_ASCII.findall(needle), key=len, default="")[:_LONGEST]
     pattern = _NOT_ITSELF.sub(lambda one: "_" if one[0] in "ikIK" else f"~{one[0]}", longest)
     # not OR: SQLite would look for an index for each side of each
-    is_large = (func.length(_BODY) > literal(_LIKED), true())
+    # of a text SQLite would count the letters, which takes as long as LIKE does
+    is_large = (func.length(cast(event_logs.c.body, LargeBinary)) > literal(_LIKED), true())
     return case(is_large, else_=_BODY.like(f"%{pattern}%", escape="~"))
 
 
