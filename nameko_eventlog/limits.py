@@ -49,8 +49,65 @@ TRANSACTION_BYTES = 1 << 24
 
 # Queries
 
+FILTER_VALUES = 200
+"""How many values, list elements and keys the filters of a query have in all."""
+
+FILTER_CHARACTERS = 10_000
+"""How many characters the values and keys of a query's filters have in all."""
+
+SEARCH_CHARACTERS = 1_000
+"""The longest text that is looked for in bodies."""
+
+PATTERN_WILDCARDS = 20
+"""How many ``*`` an event type may have."""
+
+DISTINCT_NAMES = 10_000
+"""How many event types are looked up for a wildcard; of more, the last 24 hours are searched."""
+
+PAGE_ROWS = 1_000
+"""The longest page of event logs, and of counts."""
+
+PAGE_BYTES = 4 << 20
+"""How much of bodies a page holds: it ends before, with a cursor."""
+
+LISTED_BODY_BYTES = 32 << 10
+"""The largest body that is in a list; a larger one is there without its data, but its size."""
+
+TRACE_ROWS = 10_000
+"""How many event logs a trace holds."""
+
+TRACE_BYTES = 8 << 20
+"""How much of bodies a trace holds."""
+
+TRACE_CALLS = 10_000
+"""How many calls a trace holds."""
+
+TRACE_STEPS = 1_000
+"""How many questions put a trace together, where call stacks have been cut."""
+
+QUERY_SECONDS = 30.0
+"""How long a query of the store's RPC methods, and of the command line, may take."""
+
+PAGE_SECONDS = 10.0
+"""How long a page of the explorer waits for the database."""
+
+QUERIES_AT_ONCE = 4
+"""How many queries a process works on at the same time."""
+
+AHEAD_SECONDS = 300
+"""How far ahead of now a query goes that has no ``until``: what is dated later is left out."""
+
 # Web page
+
+SHOWN_BODY_BYTES = 1 << 20
+"""The largest body that the page of an event log shows; of a larger one there is the download."""
 
 # Spool
 
 # Command line
+
+SHOWN_CALLS = 1_000
+"""How many calls `trace` prints."""
+
+SHOWN_DEPTH = 40
+"""How deep `trace` indents them; a deeper one says how deep it is."""

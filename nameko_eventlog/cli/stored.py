@@ -24,6 +24,7 @@ from nameko_eventlog.cli.terminal import (
     printable,
     row_line,
 )
+from nameko_eventlog.limits import SHOWN_CALLS, SHOWN_DEPTH
 from nameko_eventlog.store.answers import Call, EventLogRow
 from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import GROUPS, EventLogQuery
@@ -66,12 +67,15 @@ def query(
         rows = _rows(store, parameters(options), oldest, None if is_all else limit)
         for row in rows:
             found += 1
+            if not as_json and not as_csv:
+                out.print(row_line(row), soft_wrap=True)
+                continue
+            if "omitted_bytes" in row:  # one at a time there is room for it
+                row = store.get(row["message_id"]) or row
             if as_json:
                 click.echo(json_line(row))
-            elif as_csv:
-                writer.writerow([_cell(row, name) for name in _CSV])
             else:
-                out.print(row_line(row), soft_wrap=True)
+                writer.writerow([_cell(row, name) for name in _CSV])
     if not found:
         if not as_json and not as_csv:
             click.echo("no event logs found", err=True)
@@ -121,12 +125,12 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
         return
     branches: list[Tree] = []
     roots: list[Tree] = []
-    for call in found["calls"]:
+    for call in found["calls"][:SHOWN_CALLS]:
         branch = Tree(_call_line(call, call_id))
         if logs:
             for row in call["event_logs"]:
                 branch.add(row_line(row))
-        del branches[call["depth"] :]
+        del branches[min(call["depth"], SHOWN_DEPTH) :]
         if branches:
             branches[-1].children.append(branch)
         else:
@@ -138,6 +142,11 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
         out.print(root, soft_wrap=True)
     if found["truncated"]:
         click.echo("there are more event logs than a trace shows", err=True)
+    if len(found["calls"]) > SHOWN_CALLS:
+        click.echo(
+            f"{SHOWN_CALLS} of {len(found['calls'])} calls are shown: --json has them all",
+            err=True,
+        )
 
 
 def _call_line(call: Call, asked: str) -> Text:
@@ -147,6 +156,8 @@ def _call_line(call: Call, asked: str) -> Text:
         line.append(f"  {call['duration'] * 1000:.1f} ms", style="magenta")
     if call["status"] is not None:
         line.append(f"  {call['status']}", style="red" if call["status"] == "failed" else "green")
+    if call["depth"] > SHOWN_DEPTH:
+        line.append(f"  (depth {call['depth']})", style="dim")
     if not call["known"]:
         line.append("  (known by its children only)", style="dim")
     line.append(f"  {printable(call['call_id'])}", style="dim")

@@ -93,4 +93,7 @@ def row_line(row: EventLogRow) -> Text:
     """
     Return a stored event log as one line.
     """
-    return event_line(local_time(row["time"]), row["body"])
+    line = event_line(local_time(row["time"]), row["body"])
+    if "omitted_bytes" in row:
+        line.append(f"  ({row['omitted_bytes']:,} bytes: --json has them)", style="dim")
+    return line

@@ -296,6 +296,13 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
+def size(value: int) -> str:
+    """
+    Write a number of bytes: ``64 KiB``, ``8.0 MiB``.
+    """
+    return f"{value / 1024:.0f} KiB" if value < 1 << 20 else f"{value / (1 << 20):.1f} MiB"
+
+
 def shortened(text: str, most: int) -> str:
     """
     Return a name that fits where there is room for *most* characters.
@@ -337,5 +344,6 @@ def make_environment() -> Environment:
         link=link,
         short=short,
         seconds=seconds,
+        size=size,
     )
     return environment

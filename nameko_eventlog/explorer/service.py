@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -34,17 +35,16 @@ from nameko_eventlog.explorer.views import (
     stream_url,
     typed_time,
 )
+from nameko_eventlog.limits import AHEAD_SECONDS, PAGE_SECONDS, SHOWN_BODY_BYTES
 from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS
 from nameko_eventlog.store.background import spawn
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import Readers
+from nameko_eventlog.store.rows import AHEAD_MS
 from nameko_eventlog.store.waiting import wait_in_real_threads
 
-
-QUERY_SECONDS = 10.0
-"""For how long a page waits for the database."""
 
 # what the histogram is coloured by, from below
 _LEVELS = {"error": FAILURE_LEVELS, "warning": WARNING_LEVELS}
@@ -52,6 +52,9 @@ _LEVELS = {"error": FAILURE_LEVELS, "warning": WARNING_LEVELS}
 _RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
 
 _AROUND = timedelta(minutes=1)
+
+# the store takes nothing that is dated further ahead
+_AHEAD = timedelta(milliseconds=AHEAD_MS)
 
 # of the call stack, as a line
 _MOST_OF_STACK = 20
@@ -73,7 +76,7 @@ class Pages(DependencyProvider):
         """
         config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
-        self._readers = Readers(config.uri, QUERY_SECONDS)
+        self._readers = Readers(config.uri, PAGE_SECONDS)
         self.ask = self._readers.ask
         self._environment = make_environment()
 
@@ -150,9 +153,19 @@ class EventLogExplorer:
             row = self._row(request)
             if row is None:
                 return self._not_found("event log", request.args.get("id", ""))
-            wanted = row["body"] if request.args.get("part") == "body" else row
+            is_body = request.args.get("part") == "body"
+            content: bytes | str
+            if "omitted_bytes" in row:  # as it is stored: it is not decoded for this
+                content = self.pages.ask("get_json", row["message_id"]) or "null"
+                if not is_body:
+                    told = {name: json.dumps(row[name]) for name in ("message_id", "time")}
+                    told["body"] = content
+                    content = f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in told.items())}}}"
+            else:
+                wanted = row["body"] if is_body else row
+                content = msgspec.json.format(msgspec.json.encode(wanted))
             return Response(
-                msgspec.json.format(msgspec.json.encode(wanted)),
+                content,
                 content_type="application/json",
                 headers={"Content-Disposition": "attachment; filename=event-log.json"},
             )
@@ -231,6 +244,11 @@ class EventLogExplorer:
         )
         counts: dict[str, Any] = dict(zip(levels, by_level, strict=True))
         counts["other"] = _rest(total, by_level)
+        ahead = 0
+        if "until" not in given:
+            late = datetime.now(timezone.utc) + timedelta(seconds=AHEAD_SECONDS)
+            beyond = {**given, "since": max(late, since), "until": late + _AHEAD}
+            ahead = _sum(self.pages.ask("count", group_by="level", **beyond))
         return self.pages.render(
             "stream.html",
             view=view,
@@ -242,6 +260,8 @@ class EventLogExplorer:
             since=since,
             until=until,
             chart=charts,
+            ahead=ahead,
+            ahead_url=ahead and view.url(since=typed_time(late), until=typed_time(late + _AHEAD)),
             suggestions=suggestions(found["event_logs"]),
         )
 
@@ -282,6 +302,7 @@ class EventLogExplorer:
             caller=stack[-2] if len(stack) > 1 else None,
             lines=lines,
             is_cut=is_cut,
+            omitted=row.get("omitted_bytes"),
             file_url=event_log_file_url(row["message_id"]),
             around=stream_url(
                 {
@@ -292,7 +313,8 @@ class EventLogExplorer:
         )
 
     def _row(self, request: Request) -> Any:
-        return self.pages.ask("get", request.args.get("id", ""))
+        message_id = request.args.get("id", "")
+        return self.pages.ask("get", message_id, most_bytes=SHOWN_BODY_BYTES)
 
     def _not_found(self, what: str, which: str) -> Response:
         return self.pages.render(

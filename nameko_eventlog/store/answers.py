@@ -17,14 +17,21 @@ ENTRYPOINT_FAILED = "entrypoint_failed"
 """The event type by which auto capture tells that a call has failed."""
 
 
-class EventLogRow(TypedDict):
-    """
-    A stored event log; ``time`` is ISO 8601, UTC, with milliseconds.
-    """
-
+class _Row(TypedDict):
     message_id: str
     time: str
     body: dict[str, Any]
+
+
+class EventLogRow(_Row, total=False):
+    """
+    A stored event log; ``time`` is ISO 8601, UTC, with milliseconds.
+
+    ``omitted_bytes`` is there if the body was too large for a list: the size of it as the
+    database keeps it, in the place of the body, of which there is what the table's columns tell.
+    """
+
+    omitted_bytes: int
 
 
 class Page(TypedDict):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -25,6 +25,8 @@ from sqlalchemy.pool import QueuePool
 from nameko_eventlog.checking import masked
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.store import files, matching
+from nameko_eventlog.store.deadlines import Deadline, TimeUp
+from nameko_eventlog.store.waiting import Connection
 
 
 BUSY_SECONDS = 30.0
@@ -39,7 +41,14 @@ What a reader of SQLite keeps of the file in memory, at the most: a day of 86,40
 SQLite's own 2 MiB each question reads such a day again, and takes a quarter more time.
 """
 
-_STEPS = 10_000  # of SQLite's machine, some milliseconds, between two looks at the clock
+_STEPS = 2_000  # of SQLite's machine, some rows, between two looks at the clock
+
+_FRESH = 0.9  # of the time: while so much is left, PostgreSQL need not be told how much
+
+_TOO_LONG = "it took too long"
+
+# by SQLite, as the progress handler told it to, and by one of our functions that it called
+_GIVEN_UP = ("interrupted", "user-defined function raised exception")
 
 _time = patcher.original("time")
 
@@ -80,14 +89,14 @@ def parse_uri(uri: str) -> URL:
     raise ValueError(expected)
 
 
-def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None) -> Engine:
+def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = None) -> Engine:
     """
     Make an engine with one connection, which is opened when it is first used.
 
     Args:
         uri: The database's address.
         writes: Whether transactions take SQLite's write lock when they begin.
-        seconds: After how long a statement is given up; None for never.
+        deadline: When a transaction is given up; None for never.
 
     Raises:
         DatabaseError: If *uri* is no address of a database that can be used.
@@ -101,7 +110,8 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     is_sqlite = url.get_backend_name() == "sqlite"
     connect_args: dict[str, Any]
     if is_sqlite:
-        connect_args = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+        busy_seconds = BUSY_SECONDS if deadline is None else min(BUSY_SECONDS, deadline.seconds)
+        connect_args = {"timeout": busy_seconds, "check_same_thread": False}
     else:
         connect_args = {
             "connect_timeout": CONNECT_SECONDS,
@@ -111,6 +121,7 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
+            "connection_factory": Connection,
         }
     engine = create_engine(
         url,
@@ -127,11 +138,13 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
     for silent in (engine, engine.pool):
         silent.logger.disabled = True  # type: ignore[union-attr]
     if is_sqlite:
-        _set_up_sqlite(engine, writes)
-        if seconds is not None:
-            _give_up_sqlite(engine, seconds)
-    elif seconds is not None:
-        _give_up_postgresql(engine, seconds)
+        if writes:
+            _make_private(engine)
+        _set_up_sqlite(engine, writes, busy_seconds, deadline)
+    elif deadline is not None:
+        _set_timeout_of_postgresql(engine, deadline)
+    if deadline is not None:
+        _time_transactions(engine, deadline)
     return engine
 
 
@@ -151,13 +164,15 @@ def database_errors(url: URL) -> Iterator[None]:
         yield
     except files.ReplacedFile as exc:
         raise DatabaseError(f"the database {shown(url)} cannot be used: {exc}") from exc
+    except TimeUp as exc:
+        raise DatabaseError(f"the database {shown(url)} cannot be used: {_TOO_LONG}") from exc
     except SQLAlchemyError as exc:
         cause = getattr(exc, "orig", None)
         reason = " ".join(str(cause or exc).split())
         if "no such table" in reason or getattr(cause, "pgcode", "") == "42P01":
             reason = "it has no tables of event logs: start the store once, which makes them"
-        if isinstance(cause, sqlite3.OperationalError) and reason == "interrupted":
-            reason = "it took too long"
+        if isinstance(cause, sqlite3.OperationalError) and reason in _GIVEN_UP:
+            reason = _TOO_LONG
         raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc
 
 
@@ -176,17 +191,38 @@ def _encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _set_up_sqlite(engine: Engine, writes: bool) -> None:
+def _make_private(engine: Engine) -> None:
+    """
+    Let a new file be readable by its owner alone.
+
+    SQLite would make it as the umask says, which mostly lets everyone read; its files beside it,
+    ``-wal`` and ``-shm``, get the mode of the file.
+    """
+    path = str(engine.url.database)
+    if path.startswith("file:"):  # an address of SQLite's own, with parameters
+        return
+
+    @event.listens_for(engine, "do_connect")
+    def do_connect(*_: Any) -> None:
+        with suppress(OSError):  # it is there, or SQLite will say what is wrong
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _set_up_sqlite(
+    engine: Engine, writes: bool, busy_seconds: float, deadline: Deadline | None
+) -> None:
     begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # pysqlite begins no transactions of its own
-        _use_wal(connection)
+        _use_wal(connection, busy_seconds)
         connection.execute("PRAGMA synchronous = FULL").close()
         if not writes:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
-        matching.teach_sqlite(connection)
+        matching.teach_sqlite(connection, deadline)
+        if deadline is not None:
+            connection.set_progress_handler(deadline.has_passed, _STEPS)
 
     files.watch(engine, writes)
 
@@ -195,40 +231,60 @@ def _set_up_sqlite(engine: Engine, writes: bool) -> None:
         connection.exec_driver_sql(begin)
 
 
-def _give_up_sqlite(engine: Engine, seconds: float) -> None:
+def _set_timeout_of_postgresql(engine: Engine, deadline: Deadline) -> None:
+    is_shortened = False
+
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        known = record.info
-        known["until"] = float("inf")
-        connection.set_progress_handler(lambda: _time.monotonic() > known["until"], _STEPS)
+        connection.deadline = deadline
+        # connecting with it would put it in the place of the options that the address has
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = %s", (_milliseconds(deadline.seconds),))
+        connection.commit()
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        nonlocal is_shortened
+        is_shortened = False
 
     @event.listens_for(engine, "before_cursor_execute")
-    def begin_statement(connection: Any, *_: Any) -> None:
-        connection.info["until"] = _time.monotonic() + seconds
+    def begin_statement(connection: Any, cursor: Any, *_: Any) -> None:
+        nonlocal is_shortened
+        left = deadline.left()
+        if is_shortened or left < deadline.seconds * _FRESH:
+            is_shortened = True
+            cursor.connection.cursor().execute(
+                "SET LOCAL statement_timeout = %s", (_milliseconds(left),)
+            )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(int(seconds * 1000), 1)  # 0 would be no limit
+
+
+def _time_transactions(engine: Engine, deadline: Deadline) -> None:
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        deadline.begin()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin_statement(*_: Any) -> None:
+        deadline.check()
 
     @event.listens_for(engine, "rollback")
     @event.listens_for(engine, "commit")
     def end_transaction(connection: Any) -> None:
-        connection.info["until"] = float("inf")
+        deadline.end()
 
 
-def _give_up_postgresql(engine: Engine, seconds: float) -> None:
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: Any) -> None:
-        # connecting with it would put it in the place of the options that the address has
-        with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = %s", (int(seconds * 1000),))
-        connection.commit()
-
-
-def _use_wal(connection: Any) -> None:
+def _use_wal(connection: Any, busy_seconds: float) -> None:
     """
     Let writers and readers of a file go on beside each other.
 
     While another process is just changing a new file over, SQLite answers at once that it is
     locked, whatever the timeout: it would wait for itself. So it is asked again.
     """
-    deadline = _time.monotonic() + BUSY_SECONDS
+    deadline = _time.monotonic() + busy_seconds
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").close()

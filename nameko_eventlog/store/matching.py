@@ -6,22 +6,44 @@ taught.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Boolean, ColumnElement, Dialect, Text, and_, cast, collate, func, literal
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Dialect,
+    LargeBinary,
+    Text,
+    and_,
+    case,
+    cast,
+    collate,
+    func,
+    literal,
+    or_,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
+from nameko_eventlog.store.deadlines import Deadline
+from nameko_eventlog.store.parameters import Patterns, compile_patterns
 from nameko_eventlog.store.schema import event_logs
 
 
 _decode = msgspec.json.decode
 _BODY = cast(event_logs.c.body, Text)
 _ASCII = re.compile(r"[\0-\x7f]+")
-_LONGEST = 1_000  # of a pattern: SQLite takes 50,000 bytes
+_LONGEST = 32  # of a pattern: LIKE takes as many times as long where all begin to match
+_LIKED = 16_384  # bytes of a body that LIKE goes through: nothing stops it in between
+_SCANNED = 262_144  # characters of a body between two looks at the clock, and at other threads
+_WHOLE = 65_536  # characters of a body that is decoded as a whole
+_CHECKED = 255  # elements, a mask, between two looks at the clock
 _NOT_ITSELF = re.compile(r"[ikIK%_~]")
-_ITSELF = re.compile(r"[\0-hjl-\x7f]{3,}")  # shorter ones are in most bodies
+_LAST_CASED = 0x1F000  # no letter behind it has a case
 _EXPONENTS = 10**15  # below it an integer is written as one, with or without ".0"
 # what C's strtol reads, and so PostgreSQL: https://www.postgresql.org/docs/current/functions-json.html
 _INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
@@ -65,26 +87,73 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
     """
     needle = needle_of(text)
     if dialect.name == "postgresql":
-        # not our lower: that of a database with the locale C knows ASCII alone
-        found = _is_in_lower(func.lower(literal(_as_json(text), Text)), _BODY)
-        longest = max(_ITSELF.findall(needle), key=len, default="")
-        # which other locales take several times as long for
-        may_have = _is_in_lower(literal(longest, Text), collate(_BODY, "C"))
-        return and_(may_have, found) if longest else found
+        # not its lower, which knows as many letters as the database's locale; its regular
+        # expressions take as long as the body is, whatever is looked for, and can be given up
+        pattern = literal(_expression(needle), Text)
+        # the function of its operator ~, of which it would think that next to nothing matches
+        found: ColumnElement[bool] = func.textregexeq(
+            collate(_BODY, "C"), pattern, type_=Boolean()
+        )
+        return found
     return and_(_may_have(needle), _function("eventlog_has_text", needle))
 
 
-def teach_sqlite(connection: Any) -> None:
+def is_named(
+    dialect: Dialect, column: ColumnElement[str], patterns: Sequence[str]
+) -> ColumnElement[bool]:
+    """
+    Make the condition that one of *patterns* means the name in *column*: ``*`` is any text.
+    """
+    if dialect.name == "postgresql":
+        return or_(*(column.like(_liked(pattern), escape="~") for pattern in patterns))
+    function = func.eventlog_is_named(column, _encode(list(patterns)), type_=Boolean())
+    return function == literal(1)
+
+
+def _liked(pattern: str) -> str:
+    return re.sub("[%_~]", lambda one: f"~{one[0]}", pattern).replace("*", "%")
+
+
+@lru_cache(maxsize=16)
+def _compiled(patterns: str) -> Patterns:
+    return compile_patterns(_decode(patterns))
+
+
+def teach_sqlite(connection: Any, deadline: Deadline | None = None) -> None:
     """
     Give a connection of sqlite3's the functions that `equals` and its like call.
+
+    Args:
+        connection: The connection.
+        deadline: What they look at; SQLite itself cannot give them up.
     """
-    for name, function in (
-        ("eventlog_equals", _equals),
-        ("eventlog_contains", _contains),
-        ("eventlog_has_text", _has_text),
+    check = _go_on if deadline is None else deadline.check
+
+    def equals(body: str, path: str, value: str) -> bool:
+        return _is_at_in(body, _decode(path), _decode(value), check)
+
+    def contains(body: str, part: str) -> bool:
+        return _is_contained_in(_decode(part), body, check)
+
+    def has_text(body: str, needle: str) -> bool:
+        check()
+        return _is_in_text(needle, body, check)
+
+    def is_named(name: str, patterns: str) -> bool:
+        check()
+        return _compiled(patterns).fullmatch(name)
+
+    for name, function, arguments in (
+        ("eventlog_equals", equals, 3),
+        ("eventlog_contains", contains, 2),
+        ("eventlog_has_text", has_text, 2),
+        ("eventlog_is_named", is_named, 2),
     ):
-        arguments = function.__code__.co_argcount
         connection.create_function(name, arguments, function, deterministic=True)
+
+
+def _go_on() -> None:
+    pass
 
 
 def _function(name: str, *arguments: str) -> ColumnElement[bool]:
@@ -92,21 +161,49 @@ def _function(name: str, *arguments: str) -> ColumnElement[bool]:
     return condition == literal(1)
 
 
-def _is_in_lower(needle: ColumnElement[str], body: ColumnElement[str]) -> ColumnElement[bool]:
-    return func.strpos(func.lower(body), needle) > 0
+@lru_cache(maxsize=1)
+def _cases() -> dict[str, str]:
+    """
+    Return what else is the same as a letter in lower case.
+    """
+    cases: dict[str, str] = defaultdict(str)
+    for code in range(_LAST_CASED):
+        if not 0xD800 <= code < 0xE000:
+            letter = chr(code)
+            if (folded := fold(letter)) != letter:
+                cases[folded] += letter
+    return dict(cases)
+
+
+def _expression(needle: str) -> str:
+    """
+    Return a regular expression of PostgreSQL's for a folded text in any case.
+    """
+    cases = _cases()
+    return "".join(
+        f"[{letter}{cases[letter]}]"
+        if letter in cases
+        else f"\\{letter}"
+        if letter.isascii() and not letter.isalnum()
+        else letter
+        for letter in needle
+    )
 
 
 def _may_have(needle: str) -> ColumnElement[bool]:
     """
     Make a condition that no body fails that has *needle* in it, whatever its case, and that SQLite
-    denies without Python.
+    denies without Python; a large one it does not deny, for LIKE cannot be given up.
 
     LIKE knows the case of ASCII alone. Of other letters two are ASCII in lower case: the sign of
-    Kelvin is k, and a capital I with a dot is i, with the dot behind it.
+    Kelvin is k, and a capital I with a dot is i.
     """
     longest = max(_ASCII.findall(needle), key=len, default="")[:_LONGEST]
     pattern = _NOT_ITSELF.sub(lambda one: "_" if one[0] in "ikIK" else f"~{one[0]}", longest)
-    return _BODY.like(f"%{pattern}%", escape="~")
+    # not OR: SQLite would look for an index for each side of each
+    # of a text SQLite would count the letters, which takes as long as LIKE does
+    is_large = (func.length(cast(event_logs.c.body, LargeBinary)) > literal(_LIKED), true())
+    return case(is_large, else_=_BODY.like(f"%{pattern}%", escape="~"))
 
 
 def _texts(part: Any) -> Iterator[str]:
@@ -148,16 +245,95 @@ def _as_json(text: str) -> str:
     return _encode(text)[1:-1]
 
 
-def _equals(body: str, path: str, value: str) -> bool:
-    return is_at(_decode(body), _decode(path), _decode(value))
+def _is_contained_in(part: Any, whole: Any, check: Callable[[], None]) -> bool:
+    """
+    Tell whether *whole*, which is JSON, contains *part*.
+
+    What is large is decoded piece by piece: all of it at once would keep other threads waiting.
+    """
+    check()
+    if _size(whole) <= _WHOLE:
+        return is_contained(part, _decode(whole), check)
+    try:
+        if isinstance(part, dict):
+            inside = msgspec.json.decode(whole, type=dict[str, msgspec.Raw])
+            return all(
+                key in inside and _is_contained_in(value, inside[key], check)
+                for key, value in part.items()
+            )
+        if isinstance(part, list):
+            return _are_contained_in(part, whole, check)
+        return isinstance(part, str) and part == msgspec.json.decode(whole, type=str)
+    except msgspec.ValidationError:  # it is something else
+        return False
 
 
-def _contains(body: str, part: str) -> bool:
-    return is_contained(_decode(part), _decode(body))
+def _are_contained_in(part: list[Any], whole: Any, check: Callable[[], None]) -> bool:
+    leaves = {_leaf(one) for one in part if not isinstance(one, (dict, list))}
+    nested = [one for one in part if isinstance(one, (dict, list))]
+    for number, element in enumerate(msgspec.json.decode(whole, type=list[msgspec.Raw])):
+        if not number & _CHECKED:
+            check()
+        if not leaves and not nested:
+            break
+        if _size(element) > _WHOLE:
+            nested = [one for one in nested if not _is_contained_in(one, element, check)]
+            leaves = {one for one in leaves if not _is_contained_in(one, element, check)}
+            continue
+        value = _decode(element)
+        if isinstance(value, (dict, list)):
+            nested = [
+                one
+                for one in nested
+                if type(one) is not type(value) or not is_contained(one, value, check)
+            ]
+        else:
+            leaves.discard(_leaf(value))
+    return not leaves and not nested
 
 
-def _has_text(body: str, needle: str) -> bool:
-    return needle in body.lower()
+def _is_at_in(body: Any, path: Sequence[str], value: Any, check: Callable[[], None]) -> bool:
+    """
+    Tell whether the value at *path* in *body*, which is JSON, is *value*.
+    """
+    for depth, key in enumerate(path):
+        check()
+        if _size(body) <= _WHOLE:
+            return is_at(_decode(body), path[depth:], value)
+        try:
+            if _begins(body) == "{":
+                body = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[key]
+            else:
+                found = msgspec.json.decode(body, type=list[msgspec.Raw])
+                at = _index(key, len(found))
+                if at is None:
+                    return False
+                body = found[at]
+        except (msgspec.ValidationError, KeyError):
+            return False
+    # of what may be asked for nothing is so large
+    return _size(body) <= _WHOLE and is_equal(_decode(body), value)
+
+
+def _begins(text: Any) -> str:
+    return str(text[0]) if isinstance(text, str) else chr(memoryview(text)[0])
+
+
+def _size(text: Any) -> int:
+    return len(text) if isinstance(text, str) else memoryview(text).nbytes
+
+
+def _is_in_text(needle: str, body: str, check: Callable[[], None]) -> bool:
+    """
+    Tell whether *needle* is in a body: piece by piece, so that other threads have their turn.
+    """
+    for at in range(0, max(len(body), 1), _SCANNED):
+        if at:
+            check()
+        # a letter in lower case is one letter, so that a piece has all that begins in it
+        if needle in fold(body[at : at + _SCANNED + len(needle) - 1]):
+            return True
+    return False
 
 
 def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
@@ -167,11 +343,8 @@ def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
     found = body
     for key in path:
         if isinstance(found, list):
-            index = _INDEX.fullmatch(key)
-            if index is None:
-                return False
-            at = int(index[1] + index[2])
-            if not -len(found) <= at < len(found):
+            at = _index(key, len(found))
+            if at is None:
                 return False
             found = found[at]
         elif isinstance(found, dict) and key in found:
@@ -181,18 +354,41 @@ def is_at(body: Any, path: Sequence[str], value: Any) -> bool:
     return is_equal(found, value)
 
 
+def _index(key: str, length: int) -> int | None:
+    """
+    Return where in a list of that length a path's key leads, or None.
+    """
+    index = _INDEX.fullmatch(key)
+    if index is None:
+        return None
+    at = int(index[1] + index[2])
+    return at if -length <= at < length else None
+
+
 def needle_of(text: str) -> str:
     """
     Return what stands in JSON for *text*, whatever its case.
     """
-    return _as_json(text).lower()
+    return fold(_as_json(text))
+
+
+def fold(text: str) -> str:
+    """
+    Write *text* in lower case, letter by letter, the same on every database.
+
+    Python's own has two exceptions to that: a capital I with a dot becomes two letters, and a
+    capital sigma depends on what is beside it.
+    """
+    if not text.isascii():
+        text = text.replace("\u0130", "i").replace("\u03a3", "\u03c3")
+    return text.lower()
 
 
 def is_in(needle: str, body: Any) -> bool:
     """
     Tell whether *needle*, which is of `needle_of`, is in *body* as JSON.
     """
-    return _has_text(_encode(body), needle)
+    return needle in fold(_encode(body))
 
 
 def is_equal(one: Any, other: Any) -> bool:
@@ -208,16 +404,42 @@ def is_equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def is_contained(part: Any, whole: Any) -> bool:
+def is_contained(part: Any, whole: Any, check: Callable[[], None] = _go_on) -> bool:
     """
     Tell whether *whole* contains *part*: mappings by their keys, lists in any order.
+
+    Args:
+        part: What is looked for.
+        whole: Where.
+        check: Is called now and then, and may raise.
     """
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(
-            key in whole and is_contained(value, whole[key]) for key, value in part.items()
+            key in whole and is_contained(value, whole[key], check) for key, value in part.items()
         )
     if isinstance(part, list):
-        return isinstance(whole, list) and all(
-            any(is_contained(one, other) for other in whole) for one in part
-        )
+        if not isinstance(whole, list):
+            return False
+        nested = [one for one in part if isinstance(one, (dict, list))]
+        if len(nested) < len(part):
+            leaves = {_leaf(one) for one in whole if not isinstance(one, (dict, list))}
+            if not all(_leaf(one) in leaves for one in part if not isinstance(one, (dict, list))):
+                return False
+        return all(_has_one(one, whole, check) for one in nested)
     return not isinstance(whole, (dict, list)) and is_equal(part, whole)
+
+
+def _has_one(part: Any, whole: list[Any], check: Callable[[], None]) -> bool:
+    for number, other in enumerate(whole):
+        if not number & _CHECKED:
+            check()
+        if type(other) is type(part) and is_contained(part, other, check):
+            return True
+    return False
+
+
+def _leaf(value: Any) -> Any:
+    """
+    Return what has the same hash as what equals *value*: true is not 1, and 1 is 1.0.
+    """
+    return (value,) if isinstance(value, bool) else value

@@ -6,19 +6,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from nameko_eventlog.exceptions import EventLogValueError
-from nameko_eventlog.store.rows import MAX_DEPTH, Unstorable, make_plain, spelt_out
+from nameko_eventlog.limits import (
+    AHEAD_SECONDS,
+    FILTER_CHARACTERS,
+    FILTER_VALUES,
+    PAGE_ROWS,
+    PATTERN_WILDCARDS,
+    SEARCH_CHARACTERS,
+)
+from nameko_eventlog.store.rows import MAX_DEPTH, MAX_TEXT, Unstorable, make_plain, spelt_out
 from nameko_eventlog.store.times import now_ms, parse_time
 
 
-MAX_LIMIT = 1000
+MAX_LIMIT = PAGE_ROWS
 """The longest page."""
 
 MAX_VALUES = 100
@@ -35,6 +44,14 @@ DEFAULT_RANGE_MS = 86_400_000
 
 ORDERS = ("newest", "oldest")
 
+_LONGEST_CURSOR = 10_000
+_LONGEST_TIME = 100
+_LONGEST_INTEGER = 4_000  # digits
+_AROUND = 4  # the parameters themselves, which are no values
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+
 
 class InvalidQuery(EventLogValueError):
     """
@@ -44,7 +61,18 @@ class InvalidQuery(EventLogValueError):
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(f"{name}={spelt_out(repr(value)[:200])}: {expected}")
+        super().__init__(f"{name}={_shown(value)}: {expected}")
+
+
+def _shown(value: Any) -> str:
+    """
+    Return the beginning of the value's repr, without making all of it.
+    """
+    try:
+        shown = _repr.repr(value)
+    except Exception:  # an integer of thousands of digits has none
+        shown = f"<{type(value).__name__}>"
+    return spelt_out(shown[:200])
 
 
 @dataclass(frozen=True)
@@ -104,11 +132,20 @@ class Filters:
         patterns: tuple[str, ...] = ()
         if any("*" in one for one in columns.get("event_type", ())):
             patterns = columns.pop("event_type")
+        if any(one.count("*") > PATTERN_WILDCARDS for one in patterns):
+            raise InvalidQuery("event_type", event_type, f"pass at most {PATTERN_WILDCARDS} *")
         if text is not None and (not isinstance(text, str) or not text):
             raise InvalidQuery("text", text, "pass what is looked for, a non-empty string")
+        if text is not None and len(text) > SEARCH_CHARACTERS:
+            raise InvalidQuery("text", text, f"pass at most {SEARCH_CHARACTERS} characters")
         since_ms, until_ms = _time("since", since), _time("until", until)
         if since_ms is not None and until_ms is not None and since_ms >= until_ms:
             raise InvalidQuery("until", until, f"pass a time after since, which is {since!r}")
+        # each is compared with each value of a body that is a list
+        size = _Size()
+        for name in ("data", "metadata", "data_contains", "metadata_contains"):
+            if isinstance(given[name], Mapping):
+                size.add(name, given[name])
         containments = []
         if data_contains is not None:
             containments.append({"data": _mapping("data_contains", data_contains)})
@@ -142,6 +179,18 @@ class Filters:
         """
         return bool(self.equalities or self.containments or self.text)
 
+    def up_to_now(self) -> Filters:
+        """
+        Return them without what is dated ahead of now, unless it was asked for: by a time, or by
+        an id, of which there are few.
+        """
+        end = now_ms() + AHEAD_SECONDS * 1000
+        if self.until is not None or (self.since is not None and self.since >= end):
+            return self
+        if "call_id" in self.columns or "origin_call_id" in self.columns:
+            return self
+        return replace(self, until=end)
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -173,6 +222,8 @@ class Cursor:
             InvalidQuery: It is none, or another query's.
         """
         try:
+            if len(text) > _LONGEST_CURSOR:
+                raise ValueError
             padded = text + "=" * (-len(text) % 4)
             digest, order_then, since, until, time_ms, message_id = msgspec.json.decode(
                 base64.b64decode(padded, altchars=b"-_", validate=True),
@@ -283,18 +334,65 @@ def _values(name: str, value: Any) -> tuple[str, ...]:
         raise InvalidQuery(
             name, value, f"pass a non-empty string, or a list of 1 to {MAX_VALUES} of them"
         )
+    if any(len(one) > MAX_TEXT for one in values):
+        raise InvalidQuery(name, value, f"pass at most {MAX_TEXT} characters")
     return tuple(sorted({spelt_out(one) for one in values}))
 
 
 def _time(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, (str, datetime)):
+    if isinstance(value, datetime) or (isinstance(value, str) and len(value) <= _LONGEST_TIME):
         try:
             return parse_time(value)
         except (ValueError, OverflowError):
             pass
     raise InvalidQuery(name, value, "pass a datetime, or ISO 8601 like 2026-11-24T08:00:00+00:00")
+
+
+class _Size:
+    """
+    Counts what the filters of a query have in all.
+    """
+
+    def __init__(self) -> None:
+        self._values = self._characters = 0
+
+    def add(self, name: str, value: Any) -> None:
+        """
+        Count all that is in *value*.
+
+        Raises:
+            InvalidQuery: There is more than may be.
+        """
+        waiting = [value]
+        while waiting:
+            one = waiting.pop()
+            self._values += 1
+            inside: Sequence[Any] = ()
+            if isinstance(one, Mapping):
+                inside = tuple(one.values())
+                self._characters += sum(map(_length, one))
+            elif isinstance(one, (list, tuple, set, frozenset)):
+                inside = tuple(one)
+            else:
+                self._characters += _length(one)
+            if self._values + len(waiting) + len(inside) > FILTER_VALUES + _AROUND:
+                raise InvalidQuery(name, value, f"pass at most {FILTER_VALUES} values in all")
+            if self._characters > FILTER_CHARACTERS:
+                raise InvalidQuery(
+                    name, value, f"pass at most {FILTER_CHARACTERS:,} characters in all"
+                )
+            waiting += inside
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, (str, bytes, bytearray)):
+        return len(value)
+    if isinstance(value, int):  # one of thousands of digits cannot be written
+        digits = value.bit_length() // 3
+        return digits if digits < _LONGEST_INTEGER else FILTER_CHARACTERS + 1
+    return 1
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
@@ -304,6 +402,8 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
         plain: dict[str, Any] = make_plain(value)
     except Unstorable:
         raise InvalidQuery(name, value, f"pass at most {MAX_DEPTH} levels") from None
+    except Exception:  # what is no JSON is written as its repr
+        raise InvalidQuery(name, value, "pass values of JSON's types") from None
     return plain
 
 

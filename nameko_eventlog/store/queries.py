@@ -6,20 +6,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Text,
     case,
+    cast,
     func,
     literal,
     or_,
     select,
 )
 
+from nameko_eventlog.limits import (
+    DISTINCT_NAMES,
+    PAGE_BYTES,
+    QUERY_SECONDS,
+    TRACE_BYTES,
+    TRACE_ROWS,
+    TRACE_STEPS,
+)
 from nameko_eventlog.store import scanning, statements
 from nameko_eventlog.store.answers import (
     ENTRYPOINT_FAILED,
@@ -37,6 +47,7 @@ from nameko_eventlog.store.databases import (
     database_errors,
     open_engine,
 )
+from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -54,8 +65,7 @@ from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.traces import build_trace
 
 
-MAX_TRACE = 10_000
-"""How many event logs a trace holds at the most."""
+_STREAMED = 100  # rows of a trace that are fetched at once
 
 GROUPS = {
     "service": event_logs.c.service_name,
@@ -71,7 +81,7 @@ class EventLogQuery:
 
     Args:
         uri: The database's address: ``sqlite:///FILE`` or ``postgresql://…``.
-        seconds: After how long a statement is given up.
+        seconds: After how long a method is given up.
 
     Raises:
         DatabaseError: Here and from every method, if the database cannot be used.
@@ -79,8 +89,9 @@ class EventLogQuery:
     .. versionadded:: 0.2.0
     """
 
-    def __init__(self, uri: str, *, seconds: float = 30.0) -> None:
-        self._engine = open_engine(uri, seconds=seconds)
+    def __init__(self, uri: str, *, seconds: float = QUERY_SECONDS) -> None:
+        self._deadline = Deadline(seconds)
+        self._engine = open_engine(uri, deadline=self._deadline)
         self._dialect = self._engine.dialect
 
     def __enter__(self) -> EventLogQuery:
@@ -107,6 +118,10 @@ class EventLogQuery:
         """
         Return a page of event logs.
 
+        A page holds 4 MiB of bodies, and ends before its limit where there is more. Of a body
+        above 32 KiB a page has only what stands in the table's columns, with an empty ``data``,
+        and ``omitted_bytes``, its size; `get` has all of it.
+
         Args:
             order: ``newest`` or ``oldest`` first.
             limit: How many: 1000 at the most.
@@ -125,6 +140,8 @@ class EventLogQuery:
                 - ``text``: what is somewhere in the body as JSON, whatever its case.
 
                 With one of the last five, and no ``since``, the last 24 hours are looked through.
+                Without ``until``, what is dated more than five minutes ahead of now is left out,
+                unless ``since`` is as late, or an id is asked for.
 
         Raises:
             InvalidQuery: A parameter is wrong.
@@ -138,27 +155,26 @@ class EventLogQuery:
             wanted = replace(wanted, since=start.since, until=start.until)
         elif wanted.needs_range and wanted.since is None:
             wanted = replace(wanted, since=default_since(wanted.until))
+        if cursor is None:
+            wanted = wanted.up_to_now()
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
+            found: Iterable[Any]
             if scanning.is_needed(connection, wanted):
                 found = scanning.page(connection, wanted, order, limit + 1, start)
             else:
                 statements.allow_parallel(connection, wanted)
                 statement = statements.page(self._dialect, wanted, order, limit + 1, start)
-                found = list(connection.execute(statement))
-            rows = [_row(one) for one in found]
-            last = None
-            if len(rows) > limit:
-                last = connection.scalar(
-                    select(event_logs.c.time_ms).where(
-                        event_logs.c.message_id == rows[limit - 1]["message_id"]
-                    )
-                )
+                found = connection.execute(statement)
+            kept, is_all = _within(found, limit, PAGE_BYTES)
+            rows = self._rows(connection, kept)
         following = None
-        if last is not None:
-            end = rows[limit - 1]["message_id"]
-            following = Cursor(order, wanted.since, wanted.until, last, end).encode(wanted)
-        return {"event_logs": rows[:limit], "cursor": following}
+        if not is_all:
+            end = kept[-1]
+            following = Cursor(
+                order, wanted.since, wanted.until, end.time_ms, end.message_id
+            ).encode(wanted)
+        return {"event_logs": rows, "cursor": following}
 
     def count(
         self,
@@ -186,8 +202,7 @@ class EventLogQuery:
         if type(bucket) is not int or not 0 < bucket < 10**9:
             raise InvalidQuery("bucket", bucket, "pass an integer of seconds, above 0")
         limit = check_limit(limit)
-        if wanted.since is None:
-            wanted = replace(wanted, since=default_since(wanted.until))
+        wanted = _in_range(wanted)
         number = func.count()
         group: ColumnElement[Any]
         if group_by == "time":
@@ -227,8 +242,7 @@ class EventLogQuery:
         """
         wanted = _parse(filters)
         limit = check_limit(limit)
-        if wanted.since is None:
-            wanted = replace(wanted, since=default_since(wanted.until))
+        wanted = _in_range(wanted)
         row = event_logs.c
         is_failure = or_(row.level.in_(FAILURE_LEVELS), row.event_type == ENTRYPOINT_FAILED)
         calls = func.count(row.call_id.distinct())
@@ -255,19 +269,39 @@ class EventLogQuery:
             for caller, service, calls, failures, number in found
         ]
 
-    def get(self, message_id: str) -> EventLogRow | None:
+    def get(self, message_id: str, *, most_bytes: int | None = None) -> EventLogRow | None:
         """
         Return the event log of a message id, or None.
+
+        Args:
+            message_id: The id.
+            most_bytes: A larger body is left out, as it is in pages.
 
         Raises:
             InvalidQuery: It is no id.
         """
-        statement = select(*statements.ROW).where(
+        is_it = event_logs.c.message_id == check_id("message_id", message_id)
+        with self._connection() as connection:
+            if most_bytes is not None:
+                found = connection.execute(select(*statements.ROW).where(is_it)).one_or_none()
+                if found is None or found.body is not None or found.size > most_bytes:
+                    return None if found is None else self._rows(connection, [found])[0]
+            found = connection.execute(select(*statements.WHOLE).where(is_it)).one_or_none()
+        return None if found is None else _row(found)
+
+    def get_json(self, message_id: str) -> str | None:
+        """
+        Return the body of a message id as JSON, without decoding it, or None.
+
+        Raises:
+            InvalidQuery: It is no id.
+        """
+        statement = select(cast(event_logs.c.body, Text)).where(
             event_logs.c.message_id == check_id("message_id", message_id)
         )
         with self._connection() as connection:
-            found = connection.execute(statement).one_or_none()
-        return None if found is None else _row(found)
+            found: str | None = connection.scalar(statement)
+        return found
 
     def services(self) -> list[ServiceInfo]:
         """
@@ -302,10 +336,12 @@ class EventLogQuery:
         """
         asked = origin = check_id("call_id", call_id)
         first = event_logs.c.origin_call_id
-        rows: dict[str, EventLogRow] = {}
+        gathered = _Gathered()
         with self._connection() as connection:
             seen: set[str] = set()
             while origin not in seen:  # Nameko cuts long call stacks: their first is no origin
+                if len(seen) == TRACE_STEPS:
+                    break
                 seen.add(origin)
                 for known_by in (event_logs.c.call_id, event_logs.c.parent_call_id):
                     above = connection.scalar(
@@ -314,29 +350,75 @@ class EventLogQuery:
                     if above:
                         origin = above
                         break
+            is_top = len(seen) < TRACE_STEPS
+            is_all = True
             for call in {asked, origin}:  # what tells no call stack is led to by nothing
                 own = Filters.parse(call_id=call)
-                alone = statements.page(self._dialect, own, "oldest", MAX_TRACE + 1, None)
-                for row in connection.execute(alone.where(first.is_(None))):
-                    rows[row.message_id] = _row(row)
-            new, seen = {origin}, set()
-            while new and len(rows) <= MAX_TRACE:
+                is_all &= self._gather(connection, own, gathered, first.is_(None))
+            new, seen, steps = {origin}, set(), 0
+            while new and is_all:
+                for some in _portions(sorted(new), MAX_VALUES):
+                    steps += 1
+                    led_to = Filters.parse(origin_call_id=some)
+                    is_all = steps <= TRACE_STEPS and self._gather(connection, led_to, gathered)
+                    if not is_all:
+                        break
                 seen |= new
-                for found in self._led_to_by(connection, new, MAX_TRACE + 1 - len(rows)):
-                    rows[found["message_id"]] = found
-                calls = {row["body"].get("call_id") for row in rows.values()}
-                new = {str(call) for call in calls if call} - seen
-        if not rows:
-            return None
-        return build_trace(origin, list(rows.values())[:MAX_TRACE], len(rows) > MAX_TRACE)
+                new = gathered.calls - seen
+        rows = list(gathered.rows.values())
+        return build_trace(origin, rows, not (is_top and is_all)) if rows else None
 
-    def _led_to_by(
-        self, connection: Connection, origins: Iterable[str], limit: int
-    ) -> Iterator[EventLogRow]:
-        for some in _portions(sorted(origins), MAX_VALUES):
-            wanted = Filters.parse(origin_call_id=some)
-            statement = statements.page(self._dialect, wanted, "oldest", limit, None)
-            yield from map(_row, connection.execute(statement))
+    def _gather(
+        self,
+        connection: Connection,
+        wanted: Filters,
+        gathered: _Gathered,
+        *conditions: ColumnElement[bool],
+    ) -> bool:
+        """
+        Add event logs to those of a trace.
+
+        Returns:
+            Whether there was room for them all.
+        """
+        room = TRACE_ROWS - len(gathered.rows)
+        statement = statements.page(self._dialect, wanted, "oldest", room + 1, None)
+        # else PostgreSQL sends all of them before the first is looked at
+        found = connection.execute(
+            statement.where(*conditions),
+            execution_options={"stream_results": True, "max_row_buffer": _STREAMED},
+        )
+        kept, is_all = _within(found, room, TRACE_BYTES - gathered.bytes)
+        gathered.bytes += sum(one.size for one in kept if one.body is not None)
+        for row in self._rows(connection, kept):
+            gathered.rows[row["message_id"]] = row
+            if call_id := row["body"].get("call_id"):
+                gathered.calls.add(str(call_id))
+        return is_all
+
+    def _rows(self, connection: Connection, found: Sequence[Any]) -> list[EventLogRow]:
+        """
+        Make rows of what a list has: of large bodies, out of the table's columns.
+        """
+        large = {one.message_id: one.size for one in found if one.body is None}
+        bodies: dict[str, dict[str, Any]] = {}
+        for some in _portions(sorted(large), MAX_VALUES):
+            is_one = event_logs.c.message_id.in_(some)
+            for told in connection.execute(select(*statements.COLUMNS).where(is_one)):
+                bodies[told.message_id] = _summary(told)
+        rows: list[EventLogRow] = []
+        for one in found:
+            if one.body is not None:
+                rows.append(_row(one))
+            elif one.message_id in bodies:  # retention may have been quicker
+                row: EventLogRow = {
+                    "message_id": one.message_id,
+                    "time": format_time(one.time_ms),
+                    "body": bodies[one.message_id],
+                    "omitted_bytes": one.size,
+                }
+                rows.append(row)
+        return rows
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -346,22 +428,24 @@ class EventLogQuery:
 
     def _resolve(self, connection: Connection, filters: Filters) -> Filters:
         """
-        Put the event types that there are in the place of patterns.
+        Put the event types that there are in the place of patterns, unless there are too many.
         """
         if not filters.patterns:
             return filters
         means = compile_patterns(filters.patterns)
         prefixes = {pattern.split("*")[0] for pattern in filters.patterns}
-        names = {
-            name
-            for prefix in prefixes
-            for name in statements.distinct(connection, event_logs.c.event_type, prefix)
-            if means.fullmatch(name)
-        }
+        names: set[str] = set()
+        for prefix in prefixes:
+            known = statements.distinct(connection, event_logs.c.event_type, prefix)
+            if len(known) == DISTINCT_NAMES:  # there may be more: each row is looked at
+                if filters.since is None:
+                    return replace(filters, since=default_since(filters.until))
+                return filters
+            names |= set(filter(means.fullmatch, known))
         columns = {**filters.columns, "event_type": tuple(sorted(names))}
         if len(names) > MAX_VALUES and filters.since is None:
             filters = replace(filters, since=default_since(filters.until))
-        return replace(filters, columns=columns)
+        return replace(filters, columns=columns, patterns=())
 
 
 def _parse(filters: dict[str, Any]) -> Filters:
@@ -372,6 +456,59 @@ def _parse(filters: dict[str, Any]) -> Filters:
                 name, value, f"there is no such filter; there are {', '.join(known)}"
             )
     return Filters.parse(**filters)
+
+
+@dataclass
+class _Gathered:
+    """
+    The event logs of a trace so far, their calls, and how large their bodies are.
+    """
+
+    rows: dict[str, EventLogRow] = field(default_factory=dict)
+    calls: set[str] = field(default_factory=set)
+    bytes: int = 0
+
+
+def _in_range(filters: Filters) -> Filters:
+    """
+    Return filters of what is counted: with a begin, and without what is ahead of now.
+    """
+    if filters.since is None:
+        filters = replace(filters, since=default_since(filters.until))
+    return filters.up_to_now()
+
+
+def _within(found: Any, limit: int, most_bytes: int) -> tuple[list[Any], bool]:
+    """
+    Take rows as long as they are within bounds, one at the least; and tell whether these are all.
+    """
+    kept: list[Any] = []
+    total = 0
+    for row in found:
+        total += 0 if row.body is None else row.size
+        if len(kept) == limit or (kept and total > most_bytes):
+            found.close()
+            return kept, False
+        kept.append(row)
+    return kept, True
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    """
+    Return what the table's columns tell of a body.
+    """
+    stack = (row.origin_call_id, row.parent_call_id, row.call_id)
+    body = {
+        "service_name": row.service_name,
+        "entrypoint_protocol": row.entrypoint_protocol,
+        "entrypoint_name": row.entrypoint_name,
+        "call_id": row.call_id,
+        "call_stack": list(dict.fromkeys(one for one in stack if one)),
+        "event_type": row.event_type,
+        "timestamp": format_time(row.time_ms),
+        "data": {},
+    }
+    return body if row.level is None else {**body, "level": row.level}
 
 
 def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:

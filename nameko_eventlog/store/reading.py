@@ -10,15 +10,14 @@ from typing import Any
 import eventlet
 from eventlet.pools import Pool
 
+from nameko_eventlog.limits import QUERIES_AT_ONCE, QUERY_SECONDS
 from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.queries import EventLogQuery
 
 
-QUERY_SECONDS = 30.0
-"""For how long the answer of a query is waited for."""
-
-QUERIES_AT_ONCE = 4
-"""How many queries a process works on at the same time."""
+ANSWER_SECONDS = 2.0
+"""How much longer than the deadline an answer is waited for: it mostly says why there is none."""
 
 CLOSE_SECONDS = 2.0
 """For how long an end of the service waits for its connections."""
@@ -47,8 +46,21 @@ class Readers:
             InvalidQuery: If a parameter is wrong.
             DatabaseError: If the database cannot be used.
         """
-        with self._pool.item() as (query, thread):
+        reader = self._get()
+        try:
+            query, thread = reader
             return thread.run(partial(getattr(query, method), *args, **kwargs))
+        finally:
+            self._pool.put(reader)
+
+    def _get(self) -> tuple[EventLogQuery, Background]:
+        with eventlet.Timeout(self._seconds, False):
+            reader: tuple[EventLogQuery, Background] = self._pool.get()
+            return reader
+        raise DatabaseError(
+            f"the database did not answer within {self._seconds:g} s:"
+            f" {QUERIES_AT_ONCE} other queries are being worked on"
+        )
 
     def close(self) -> None:
         """
@@ -59,6 +71,9 @@ class Readers:
                 thread.run(query.close)
 
     def _make(self) -> tuple[EventLogQuery, Background]:
-        made = EventLogQuery(self._uri, seconds=self._seconds), Background(self._seconds)
+        made = (
+            EventLogQuery(self._uri, seconds=self._seconds),
+            Background(self._seconds + ANSWER_SECONDS),
+        )
         self._made.append(made)
         return made

@@ -37,7 +37,6 @@ from nameko_eventlog.consuming import QueueOptions, ReceivedMessage
 from nameko_eventlog.consuming.dead_letters import told
 from nameko_eventlog.consuming.deliveries import UNREADABLE
 from nameko_eventlog.consuming.subscription import Subscription
-from nameko_eventlog.store.reading import QUERIES_AT_ONCE
 from nameko_eventlog.store.replying import Replies
 
 
@@ -123,7 +122,7 @@ class RequestConsumer(SharedExtension):
         settings = compat.consumer_settings(self.container)
         exchange = compat.rpc_exchange(self.container)
         self._accept = self.container.accept
-        self._at_once = min(QUERIES_AT_ONCE, max(1, self.container.max_workers - 1))
+        self._at_once = min(limits.QUERIES_AT_ONCE, max(1, self.container.max_workers - 1))
         self._replies = Replies(settings, exchange)
         self._subscription = Subscription(
             settings,

@@ -10,6 +10,7 @@ the part begins to where it ends, and by the index only what lies elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -49,9 +50,9 @@ def is_needed(connection: Connection, filters: Filters) -> bool:
 
 def page(
     connection: Connection, filters: Filters, order: str, limit: int, start: Cursor | None
-) -> list[Row[Any]]:
+) -> Iterator[Row[Any]]:
     """
-    Return the rows that the statement of `statements.page` finds.
+    Yield the rows that the statement of `statements.page` finds.
     """
     if start is not None:
         if order == "newest":
@@ -61,9 +62,12 @@ def page(
     number = FIRST_PART
     part, rest, end = _split(connection, filters, order, number)
     first = statements.page(connection.dialect, part, order, limit, start)
-    rows = list(connection.execute(first))
-    while rest is not None and len(rows) < limit:
-        begin, number, missing = end, number * GROWTH, limit - len(rows)
+    missing = limit
+    for row in connection.execute(first):
+        missing -= 1
+        yield row
+    while rest is not None and missing > 0:
+        begin, number = end, number * GROWTH
         part, rest, end = _split(connection, rest, order, number)
         if begin is None or end is None:  # the rest has no rows
             break
@@ -71,8 +75,9 @@ def page(
             further = _read(connection.dialect, part, order, missing, begin, end)
         else:
             further = statements.page(connection.dialect, part, order, missing, None)
-        rows += connection.execute(further)
-    return rows
+        for row in connection.execute(further):
+            missing -= 1
+            yield row
 
 
 def _split(

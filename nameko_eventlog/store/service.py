@@ -19,11 +19,12 @@ from nameko_eventlog import compat
 from nameko_eventlog.consumers import EventLogConsumer
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.exceptions import Unavailable
+from nameko_eventlog.limits import QUERY_SECONDS
 from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
-from nameko_eventlog.store.reading import QUERY_SECONDS, Readers
+from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.rpc import rpc

@@ -4,6 +4,7 @@ The statements of queries: nothing that was asked for gets into their text, only
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,21 +16,23 @@ from sqlalchemy import (
     Dialect,
     Select,
     and_,
+    case,
     false,
     func,
     literal,
     select,
     tuple_,
+    type_coerce,
     union_all,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
+from nameko_eventlog.limits import DISTINCT_NAMES, LISTED_BODY_BYTES
 from nameko_eventlog.store import matching
 from nameko_eventlog.store.parameters import MAX_VALUES, Cursor, Filters
 from nameko_eventlog.store.schema import event_logs
 
-
-MAX_DISTINCT = 10_000
-"""How many event types are looked through for a wildcard."""
 
 # of several filters, the one whose index is used: those that leave the fewest first
 _BY_SELECTIVITY = (
@@ -42,10 +45,58 @@ _BY_SELECTIVITY = (
     "service_name",
 )
 
-# by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
-_PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
 
-ROW = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body)
+class _StoredBytes(FunctionElement[int]):
+    """
+    The size of a body, which is not loaded for it if it is large.
+    """
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+# more of them in one statement take longer to plan than their rows to be looked at
+_MOST_CONDITIONS = 500
+
+# by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
+_PARALLEL = "SET LOCAL cpu_operator_cost = 0.5; SET LOCAL parallel_setup_cost = 0"
+
+
+@compiles(_StoredBytes, "sqlite")
+def _bytes_in_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    body = compiler.process(element.clauses, **kwargs)
+    if sqlite3.sqlite_version_info >= (3, 43):  # it need not read all of the body for this
+        return f"octet_length({body})"
+    return f"length(CAST({body} AS BLOB))"
+
+
+@compiles(_StoredBytes, "postgresql")
+def _bytes_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
+    # what is large as it is stored is not decompressed; what is small may be, to much more
+    body = compiler.process(element.clauses, **kwargs)
+    return (
+        f"CASE WHEN pg_column_size({body}) > {LISTED_BODY_BYTES} THEN pg_column_size({body})"
+        f" ELSE octet_length(CAST({body} AS TEXT)) END"
+    )
+
+
+_SIZE = _StoredBytes(event_logs.c.body)
+
+ROW = (
+    event_logs.c.message_id,
+    event_logs.c.time_ms,
+    type_coerce(
+        case((_SIZE <= LISTED_BODY_BYTES, event_logs.c.body)), event_logs.c.body.type
+    ).label("body"),
+    _SIZE.label("size"),
+)
+"""What a list has of each event log: of a large one no body, but its size in bytes."""
+
+COLUMNS = tuple(column for column in event_logs.c if column.name != "body")
+"""What is told of an event log without its body."""
+
+WHOLE = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body, _SIZE.label("size"))
+"""All of an event log."""
 
 
 def allow_parallel(connection: Connection, filters: Filters) -> None:
@@ -70,7 +121,12 @@ def page(
     """
     lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
     values = filters.columns[lead] if lead else ()
-    if lead is None or not 1 < len(values) <= MAX_VALUES:
+    conditions_each = 1 + len(filters.equalities) + len(filters.containments)
+    if (
+        lead is None
+        or not 1 < len(values) <= MAX_VALUES
+        or len(values) * conditions_each > _MOST_CONDITIONS
+    ):
         return _branch(dialect, filters, order, limit, start)
     branches = [
         _branch(
@@ -106,7 +162,7 @@ def _branch(
 
 def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[bool]]:
     """
-    Return the conditions that *filters* mean: they have no patterns left.
+    Return the conditions that *filters* mean.
     """
     every: list[ColumnElement[bool]] = []
     for name, values in filters.columns.items():
@@ -115,6 +171,8 @@ def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[boo
             every.append(false())
         else:
             every.append(column == values[0] if len(values) == 1 else column.in_(values))
+    if filters.patterns:
+        every.append(matching.is_named(dialect, event_logs.c.event_type, filters.patterns))
     every += time_range(filters)
     every += [matching.equals(dialect, path, value) for path, value in filters.equalities]
     every += [matching.contains(dialect, dict(part)) for part in filters.containments]
@@ -144,7 +202,8 @@ def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
 
 def distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]:
     """
-    Return the values of an indexed column by one look into its index for each.
+    Return the values of an indexed column by one look into its index for each: of more than
+    `DISTINCT_NAMES` the first.
     """
 
     def least(condition: ColumnElement[bool]) -> Any:
@@ -159,5 +218,5 @@ def distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]
             )
         )
     )
-    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(MAX_DISTINCT)
+    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(DISTINCT_NAMES)
     return [name for name in connection.scalars(statement) if name.startswith(prefix)]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from nameko_eventlog.limits import TRACE_CALLS
 from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, Call, EventLogRow, Trace
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.times import format_time, parse_time
@@ -36,6 +37,9 @@ def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Tr
                 stack.append(call_id)
         for parent, child in zip([None, *stack], stack, strict=False):
             if parents.get(child) is None:
+                if len(parents) >= TRACE_CALLS and child not in parents:
+                    truncated = True
+                    break
                 parents[child] = parent
     calls = {
         call_id: _call(call_id, parent, of_call.get(call_id, []))

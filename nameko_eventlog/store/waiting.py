@@ -10,12 +10,25 @@ import psycopg2
 from eventlet import patcher
 from psycopg2 import extensions
 
+from nameko_eventlog.store.deadlines import Deadline
+
 
 WAIT_SECONDS = 45.0
 """For how long a real thread waits for an answer: what is longer comes from a dead server."""
 
+GRACE_SECONDS = 1.0
+"""How much longer than the deadline PostgreSQL is waited for: it mostly gives up by itself."""
+
 _select = patcher.original("select")
 _thread = patcher.original("_thread")
+
+
+class Connection(extensions.connection):
+    """
+    A connection of psycopg2's that knows how long its answers are waited for.
+    """
+
+    deadline: Deadline | None = None
 
 
 def wait_in_real_threads() -> None:
@@ -45,10 +58,15 @@ class _Wait:
         if _thread.get_ident() == self._green_thread:
             self._green(connection, *args, **kwargs)
             return
+        # some of what PostgreSQL does it cannot be told to give up: a look through a long list
+        deadline = getattr(connection, "deadline", None)
         while (state := connection.poll()) != extensions.POLL_OK:
+            seconds = WAIT_SECONDS
+            if deadline is not None:
+                seconds = min(seconds, max(deadline.left(), 0.0) + GRACE_SECONDS)
             event = _select.POLLIN if state == extensions.POLL_READ else _select.POLLOUT
             poll = _select.poll()
             poll.register(connection.fileno(), event)
-            if not poll.poll(WAIT_SECONDS * 1000):
+            if not poll.poll(seconds * 1000):
                 # it closes the connection for this
-                raise psycopg2.OperationalError(f"no answer within {WAIT_SECONDS:g} s")
+                raise psycopg2.OperationalError(f"no answer within {seconds:.3g} s")

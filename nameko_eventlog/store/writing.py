@@ -30,6 +30,7 @@ from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.reasons import shown
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
+from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
@@ -210,7 +211,7 @@ class Probe:
         Raises:
             DatabaseError: It does not.
         """
-        engine: Engine = open_engine(self._uri, writes=True, seconds=5)
+        engine: Engine = open_engine(self._uri, writes=True, deadline=Deadline(5))
         try:
             with database_errors(engine.url), engine.begin() as connection:
                 connection.exec_driver_sql("SELECT 1")
@@ -226,7 +227,7 @@ def try_tables(uri: str) -> None:
     Raises:
         DatabaseError: They are not, or may not; or the database takes no writes now.
     """
-    engine: Engine = open_engine(uri, writes=True, seconds=5)
+    engine: Engine = open_engine(uri, writes=True, deadline=Deadline(5))
     try:
         with database_errors(engine.url), engine.begin() as connection:
             for table in (event_logs, rejects):

@@ -7,18 +7,16 @@ from __future__ import annotations
 import functools
 import json
 import re
-import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from time import monotonic, process_time, time
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Text, cast, delete, event, func, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching, scanning
@@ -515,8 +513,8 @@ class TestPlans:
             for order in ("newest", "oldest"):
                 del plans[:]
                 query.query(order=order, **filters)
-                if index is None:  # the first of all, in the order of the index
-                    assert 1 == len(read_through(plans))
+                if index is None:  # the first of all before now, in the order of the index
+                    assert [] == read_through(plans)
                     assert "event_logs_time" in plans[0]
                     continue
                 used = searched(plans)
@@ -615,8 +613,8 @@ class TestPlans:
         for name, value in single.items():
             query.query(**{name: value})
 
-        assert len(single) == len(plans) == len(read_through(plans))
-        assert set() == searched(plans)
+        assert len(single) == len(plans)
+        assert searched(plans) <= {"time"}
 
     def test_others(self, query: EventLogQuery) -> None:
         """
@@ -872,18 +870,26 @@ class TestGivenUp:
                 assert 1 == len(query.query(limit=1)["event_logs"])
             assert monotonic() - begin < 20
 
-    def test_each_statement(self, tmp_path: Path) -> None:
+    def test_together(self, database: str, bodies: Any) -> None:
         """
-        Each statement of a transaction has the whole time, and none that ends it is given up.
+        All statements of a transaction have one deadline, and none that ends it is given up.
         """
-        with EventLogQuery(f"sqlite:///{tmp_path}/x.db", seconds=0.05) as query:
-            sqlite3.connect(tmp_path / "x.db").close()
+        sleep = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_sleep(0.2)"}
+
+        def ask_on(query: EventLogQuery) -> None:
+            with query._connection() as connection:
+                while True:
+                    connection.exec_driver_sql(sleep[query._dialect.name]).all()
+
+        with EventLogQuery(database, seconds=0.5) as query:
             for _ in range(2):
+                begin = monotonic()
+                with pytest.raises(DatabaseError, match=r"took too long|statement timeout"):
+                    ask_on(query)
+                assert 0.5 <= monotonic() - begin < 5
                 with query._connection() as connection:
-                    for _ in range(3):
-                        begin = monotonic()
-                        assert connection.exec_driver_sql("SELECT 1").scalar()
-                        wait_until(lambda begin=begin: monotonic() > begin + 0.06)
+                    assert connection.exec_driver_sql("SELECT 1").scalar()
+                    wait_until(query._deadline.has_passed)
 
 
 _NUMBERS = [1.0, -0.0, 1.5, -2.5e-7, 10**15, 1e15, 10**16, 1e16, 2**63 - 1]
@@ -952,6 +958,13 @@ def retyped(value: Any) -> Any:
         return value
     other = float(value) if isinstance(value, int) else int(value)
     return other if other == value else value
+
+
+def is_leaf(text: Any) -> bool:
+    """
+    Tell whether JSON is no mapping and no list.
+    """
+    return matching._begins(text) not in "{["
 
 
 class TestMatching:
@@ -1025,6 +1038,23 @@ class TestMatching:
 
         assert (is_at(body, path, value), is_contained(part, body)) == tuple(map(bool, found))
 
+    @given(_VALUES, _VALUES, st.lists(st.sampled_from(["a", "b", "0", "-1"]), max_size=3))
+    @example({"a": [[[1]], "x"]}, {"a": ["x", [[]]]}, [])
+    def test_pieces(self, body: Any, other: Any, path: list[str]) -> None:
+        """
+        What is large, and decoded piece by piece, is found as all else is.
+        """
+        text = json.dumps(body, separators=(",", ":"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(matching, "_WHOLE", 0)
+            patch.setattr(matching, "_size", lambda text: int(not is_leaf(text)))
+            contained = matching._is_contained_in(other, text, lambda: None)
+            is_there = matching._is_at_in(text, path, at(body, path), lambda: None)
+
+        assert is_contained(other, body) == contained
+        if not isinstance(at(body, path), (dict, list)):
+            assert is_at(body, path, at(body, path)) == is_there
+
     @ON_ONE_DATABASE
     @given(st.text(_LETTERS, max_size=8), st.integers(0, 7), st.integers(1, 8), st.booleans())
     @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -1053,27 +1083,19 @@ class TestMatching:
     )
     @example("\u212aabcd", 0, 5, True)
     @example("\u0130BCD", 0, 4, True)
+    @example("\u03a3\u03c3\u03c2", 0, 3, True)
     def test_text_on_postgresql(
         self, table: Any, text: str, begin: int, length: int, is_there: bool
     ) -> None:
         """
-        What stands in a body is found in any case of it: as the database has it.
+        What stands in a body is found in any case of it: as on SQLite, whatever the locale.
         """
         wanted = text[begin : begin + length].swapcase() if is_there else text[::-1]
         with table.connect() as connection:  # which commits nothing by itself
             connection.execute(update(event_logs).values(body={"a": f"{text}!"}))
-            found, expected = connection.execute(
-                select(
-                    matching.has_text(table.dialect, wanted),
-                    func.strpos(
-                        func.lower(cast(event_logs.c.body, Text)),
-                        func.lower(json.dumps(wanted, ensure_ascii=False)[1:-1]),
-                    )
-                    > 0,
-                )
-            ).one()
+            found = connection.execute(select(matching.has_text(table.dialect, wanted))).scalar()
 
-        assert found is expected
+        assert found is is_in(needle_of(wanted), {"a": f"{text}!"})
 
     @pytest.fixture
     def table(self, postgresql: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
