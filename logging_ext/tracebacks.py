@@ -183,13 +183,15 @@ class _Reading:
 
     def _members(self, group: BaseException, stack: dict[str, Any], depth: int) -> None:
         try:
-            members: list[Any] = list(islice(group.exceptions, MAX_LINKS))  # type: ignore[attr-defined]
+            given = _attribute(group, "exceptions")
+            members: list[Any] = list(islice(given, MAX_LINKS))
+            count = len(given)
         except Exception as exc:
             _note(stack, f"[its exceptions could not be read: {safe_repr(exc)[:200]}]")
             return
         for number, member in enumerate(members):
             if depth == MAX_GROUPS or not self._has_room():
-                _note(stack, f"[{len(members) - number} of its exceptions are left out]")
+                _note(stack, f"[{count - number} of its exceptions are left out]")
                 return
             if not isinstance(member, BaseException):
                 continue
@@ -297,8 +299,8 @@ def _attribute(exc: BaseException, name: str) -> Any:
 def _type_name(kind: Any) -> str:
     try:
         return str(kind.__name__)
-    except Exception:
-        return safe_repr(kind)
+    except Exception:  # a property of its metaclass
+        return type.__repr__(kind) if isinstance(kind, type) else safe_repr(kind)
 
 
 def _note(stack: dict[str, Any], note: str) -> None:

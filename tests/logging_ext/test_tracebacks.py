@@ -440,6 +440,23 @@ class TestChains:
         assert notes.get(kind, "of its exceptions are left out") in text
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with Python 3.11")
+    def test_group_whose_exceptions_raise(self):
+        """
+        Where a group's property raises its own exceptions are told, and how many are not.
+        """
+
+        class Own(ExceptionGroup):  # noqa: F821
+            @property
+            def exceptions(self):
+                raise RuntimeError("no exceptions")
+
+        [stack] = exception_as_data(Own("g", [ValueError(n) for n in range(5000)]))
+
+        assert "0" == stack["exceptions"][0][0]["exc_value"]
+        told = len(stack["exceptions"])
+        assert [f"[{5000 - told} of its exceptions are left out]"] == stack["exc_notes"]
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with Python 3.11")
     def test_member_that_is_the_cause(self):
         """
         A group that was raised from one of its members tells that in both places, as Python does.
