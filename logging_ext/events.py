@@ -16,7 +16,9 @@ from structlog.processors import StackInfoRenderer
 
 from logging_ext.context import CONTEXT_FIELDS, worker_context
 from logging_ext.forwarding import attached_names, called_by_structlog
-from logging_ext.rendering import as_dict, render, safe_repr, safe_text
+from logging_ext.messages import is_event_dict, message_of, pop_event
+from logging_ext.messages import rendered_message as rendered_message
+from logging_ext.rendering import as_dict, safe_repr
 from logging_ext.tracebacks import exception_as_data, without_locals
 
 
@@ -74,6 +76,9 @@ SPECIAL_NAMES = _CONTEXT_NAMES | _STRUCTLOGS | {"event_data", "metadata", "level
 
 _render_stack = StackInfoRenderer(additional_ignores=["logging", "logging_ext"])
 
+EMPTY = "(empty)"
+"""The event type where there is none."""
+
 _NOW = 60.0
 """How many seconds off a time may be to count as now."""
 
@@ -112,13 +117,6 @@ def level_text(level_name: Any) -> str:
     return str(level_name).lower()
 
 
-def is_event_dict(record: logging.LogRecord) -> bool:
-    """
-    Tell whether structlog's ``ProcessorFormatter.wrap_for_formatter`` made *record*.
-    """
-    return isinstance(record.msg, dict) and {"_logger", "_name"} <= record.__dict__.keys()
-
-
 def event_from_record(
     record: logging.LogRecord, context: Mapping[str, Any], fields: frozenset[str]
 ) -> EventLog:
@@ -140,17 +138,15 @@ def event_from_record(
 
     message: Any = record.msg
     created: float | None = record.created
-    rendered: str | None = None
-    from_structlog = False
-    if type(message) is str and message:
-        event_type = message
-    elif is_event_dict(record):
+    from_structlog = type(message) is not str and is_event_dict(record)
+    if from_structlog:
         del extras["_logger"], extras["_name"]
         extras.update(message)
-        event_type, rendered = _pop_event(extras)
-        from_structlog = True
+        said = pop_event(extras)
     else:
-        event_type = safe_text(message) or "(empty)"
+        said = message_of(record)
+        if "getMessage" in extras and callable(extras["getMessage"]):  # its rendering
+            del extras["getMessage"]
 
     metadata: dict[str, Any] = {}
     level = level_text(record.levelname)
@@ -158,11 +154,9 @@ def event_from_record(
         metadata["level"] = level
     if "logger" in fields:
         metadata["logger"] = record.name
-    if "message" in fields:
-        if record.args:
-            metadata["message"] = rendered_message(record)
-        elif rendered is not None:
-            metadata["message"] = rendered
+    has_arguments = bool(record.args) and not from_structlog
+    if "message" in fields and (has_arguments or said.text != said.template):
+        metadata["message"] = said.text
     if (record.exc_info or record.exc_text) and "exception" in fields:
         exception = exception_as_data(record.exc_info) or record.exc_text
         if exception:
@@ -180,7 +174,9 @@ def event_from_record(
         extras, metadata = _sort_out(
             extras, metadata, level, record.name, context, attached_names(record)
         )
-    return EventLog(event_type, extras, metadata, created)
+    if said.data:
+        extras = {**said.data, **extras}
+    return EventLog(said.template or EMPTY, extras, metadata, created)
 
 
 def event_from_event_dict(
@@ -206,17 +202,22 @@ def event_from_event_dict(
     attached: frozenset[str] = frozenset()
     template = None
     timestamp = None
+    own_data: Mapping[Any, Any] = {}
     if record is not None:
         attached = attached_names(record)
         timestamp = record.created
         del data["_record"]
         if not data.pop("_from_structlog", False):  # its event is the rendered message
-            template = safe_text(record.msg)
+            foreign = message_of(record)
+            template = foreign.template
+            if foreign.data is not None:
+                data["event"] = foreign.text
+                own_data = foreign.data
             data = {**record.__dict__, "exc_info": None, "stack_info": None, **data}
         # ExtraAdder copies what other formatters put onto the record, too
         own = RECORD_ATTRIBUTES - _STRUCTLOGS
         data = {k: v for k, v in data.items() if k not in own or v is not record.__dict__.get(k)}
-    event_type, rendered = _pop_event(data, template)
+    said = pop_event(data, template)
     if logger_name is None and isinstance(data.get("logger"), str):
         logger_name = data["logger"]
 
@@ -225,13 +226,16 @@ def event_from_event_dict(
         metadata["level"] = level
     if "logger" in fields and logger_name is not None:
         metadata["logger"] = logger_name
-    if rendered is not None and "message" in fields:
-        metadata["message"] = rendered
+    if said.text != said.template and "message" in fields:
+        metadata["message"] = said.text
 
     if not SPECIAL_NAMES.isdisjoint(data):
         timestamp = _take_structlogs(data, metadata, fields, timestamp)
         data, metadata = _sort_out(data, metadata, level, logger_name, context, attached)
-    return EventLog(event_type, data, metadata, timestamp)
+    own_data = said.data or own_data
+    if own_data:
+        data = {**own_data, **data}
+    return EventLog(said.template or EMPTY, data, metadata, timestamp)
 
 
 def _take_structlogs(
@@ -323,46 +327,6 @@ def _same(value: Any, other: Any) -> bool:
         return bool(value == other)
     except Exception:  # arrays, for one, cannot say
         return False
-
-
-def _pop_event(event_dict: dict[str, Any], template: str | None = None) -> tuple[str, str | None]:
-    """
-    Take the event and its positional arguments out of *event_dict*.
-
-    Args:
-        event_dict: An event dict.
-        template: What the event was rendered from, if it was.
-
-    Returns:
-        The event type, and the rendered message if there were arguments.
-    """
-    event = event_dict.pop("event", None)
-    text = "" if event is None else safe_text(event)
-    rendered = None
-    if template is None:
-        template = text
-    elif template != text:
-        rendered = text
-    # structlog.stdlib.BoundLogger puts the arguments of ``log.info("user %s", name)`` there
-    arguments = event_dict.pop("positional_args", None)
-    if arguments:
-        match arguments:
-            case (Mapping() as only,) if only:  # as LogRecord has it
-                arguments = only
-        rendered = render(template, arguments)
-    return template or "(empty)", rendered
-
-
-def rendered_message(record: logging.LogRecord) -> str:
-    """
-    Return the record's message with its arguments in it, as far as they fit.
-    """
-    message: Any = record.msg
-    if is_event_dict(record):
-        event_type, rendered = _pop_event(dict(message))
-        return event_type if rendered is None else rendered
-    template = safe_text(message)
-    return render(template, record.args) if record.args else template
 
 
 def _as_seconds(value: Any) -> float | None:

@@ -17,9 +17,10 @@ from logging_ext.events import (
     DEFAULT_FIELDS,
     RECORD_ATTRIBUTES,
     event_from_record,
-    rendered_message,
 )
 from logging_ext.forwarding import attached_names
+from logging_ext.messages import rendered_message
+from logging_ext.names import settle_context, short_event_type
 from logging_ext.rendering import safe_repr, safe_text
 
 
@@ -53,21 +54,33 @@ class JsonFormatter(_JsonFormatter):
         for name in attached_names(record) & record.__dict__.keys():
             context[name] = record.__dict__[name]
         event = event_from_record(record, context, _FIELDS)
-        shown = logging.makeLogRecord(
+        metadata, data = settle_context(event.metadata or {}, event.event_data or {})
+        shown = _Line(
             {name: value for name, value in record.__dict__.items() if name in RECORD_ATTRIBUTES}
         )
         shown.msg = rendered_message(record)
         shown.args = shown.exc_info = shown.exc_text = shown.stack_info = None
         shown.__dict__.update(context)
-        for name, value in (event.metadata or {}).items():
+        for name, value in metadata.items():
             if name not in RECORD_ATTRIBUTES:
                 shown.__dict__[name] = value
         shown.__dict__.update(
             timestamp=_written(event.timestamp),
-            event_type=event.event_type,
-            data=event.event_data,
+            event_type=short_event_type(event.event_type),
+            data=data,
         )
         return super().format(shown)
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        """
+        Collect the fields, those among them that python-json-logger takes for private ones.
+        """
+        super().add_fields(log_data, record, message_dict)
+        for name, value in record.__dict__.items():
+            if str(name).startswith("_"):
+                log_data.setdefault(name, value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """
@@ -99,6 +112,25 @@ class JsonFormatter(_JsonFormatter):
         except Exception:
             return safe_repr(value)
         return value
+
+
+class _Line(logging.LogRecord):
+    """
+    The record that is shown: no record factory's, and its message is text already.
+
+    Args:
+        attributes: Some of another record's.
+    """
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        super().__init__("", logging.NOTSET, "", 0, "", (), None)
+        self.__dict__.update(attributes)
+
+    def getMessage(self) -> str:  # noqa: N802
+        """
+        Return the message.
+        """
+        return self.msg
 
 
 def _written(seconds: float | None) -> str:

@@ -1,21 +1,68 @@
 """
 Exceptions as structured data, without their local variables.
+
+Of the shape that structlog's ``ExceptionDictTransformer`` has since 25.4, and what Python's own
+traceback tells: causes that were never raised, members of groups, notes. structlog's own
+leaves some of these out, and before 25.5 goes on for ever where causes run in a circle
+(structlog#739). Here everything is bounded: how many exceptions, frames and characters there
+are, and how many links are followed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
-
-from structlog.tracebacks import ExceptionDictTransformer
 
 from logging_ext.rendering import safe_repr, safe_text
 
 
-_transform_exception = ExceptionDictTransformer(show_locals=False)
+MAX_CHAIN = 50
+"""Exceptions of one chain of causes: half of them from its beginning, half from its end."""
+
+MAX_EXCEPTIONS = 100
+"""Exceptions, causes and members of groups, all in all."""
+
+MAX_GROUPS = 20
+"""How deep groups may lie within each other: each takes three levels of nesting in a body."""
+
+MAX_FRAMES = 50
+"""Frames of one exception, as structlog has it: half of them from each end."""
+
+MAX_NOTES = 50
+"""Notes of one exception."""
+
+MAX_TEXT = 20_000
+"""Characters of an exception's text, or of a note."""
+
+MAX_CHARACTERS = 80_000
+"""Characters of all texts and frames: in any encoding less than a body may have by default."""
+
+MAX_LINKS = 1_000
+"""How far a chain of causes is followed: a property may make it endless."""
+
+MAX_TRACEBACK = 100_000
+"""How far a traceback is followed."""
+
+_FRAME = 60
+"""Characters that a frame takes beside its names."""
+
+_STACK = 150
+"""Characters that an exception takes beside its texts."""
+
+_Stacks = list[dict[str, Any]]
+
+if sys.version_info >= (3, 11):
+    _GROUPS: tuple[type[BaseException], ...] = (BaseExceptionGroup,)  # noqa: F821
+else:
+    _GROUPS = ()
 
 
-def exception_as_data(exc_info: Any) -> list[dict[str, Any]] | None:
+def exception_as_data(exc_info: Any) -> _Stacks | None:
     """
     Return an exception's type, message and stack, and those of its causes, without locals.
 
@@ -24,7 +71,7 @@ def exception_as_data(exc_info: Any) -> list[dict[str, Any]] | None:
             exception, an exception, or a triple.
 
     Returns:
-        A list with a dictionary for the exception and for each of its causes, as made by
+        A list with a dictionary for the exception and for each of its causes, shaped as by
         structlog's ``ExceptionDictTransformer``; None if there is no exception.
     """
     if isinstance(exc_info, BaseException):
@@ -33,18 +80,231 @@ def exception_as_data(exc_info: Any) -> list[dict[str, Any]] | None:
         exc_info = sys.exc_info() if exc_info else None
     if not exc_info or exc_info[0] is None:
         return None
+    kind, value, traceback = (*exc_info, None, None)[:3]
     try:
-        return _transform_exception(exc_info)
+        if not isinstance(value, BaseException):
+            raise TypeError(f"exc_info has no exception but {safe_repr(value)}")
+        return _Reading().chain(value, traceback, 0)
     except Exception as exc:
-        kind, value = (*exc_info, None)[:2]
-        return [
-            {
-                "exc_type": kind.__name__ if isinstance(kind, type) else safe_repr(kind),
-                "exc_value": safe_text(value),
-                "frames": [],
-                "exc_notes": [f"its stack could not be read: {safe_repr(exc)}"],
-            }
-        ]
+        stack = _stack(_type_name(kind), safe_text(value)[:MAX_TEXT])
+        stack["exc_notes"].append(f"its stack could not be read: {safe_repr(exc)}"[:MAX_TEXT])
+        return [stack]
+
+
+def _stack(exc_type: str, exc_value: str) -> dict[str, Any]:
+    return {
+        "exc_type": exc_type,
+        "exc_value": exc_value,
+        "exc_notes": [],
+        "syntax_error": None,
+        "is_cause": False,
+        "frames": [],
+        "is_group": False,
+        "exceptions": [],
+    }
+
+
+class _Reading:
+    """
+    The reading of one exception, with all that hangs on it.
+    """
+
+    def __init__(self) -> None:
+        self._exceptions = MAX_EXCEPTIONS
+        self._characters = MAX_CHARACTERS
+        # the exceptions themselves, so that one that a property has made keeps its id
+        self._seen: dict[int, BaseException] = {}
+
+    def chain(self, first: BaseException, traceback: Any, depth: int) -> _Stacks:
+        """
+        Return the stacks of an exception and of its causes, as many as are taken.
+
+        Args:
+            first: The exception.
+            traceback: Its traceback.
+            depth: How many groups it lies in.
+        """
+        links = list(self._links(first))
+        kept = links
+        if len(links) > MAX_CHAIN:
+            kept = links[: MAX_CHAIN // 2] + links[-MAX_CHAIN // 2 :]
+        stacks: _Stacks = []
+        for number, (exc, is_cause) in enumerate(kept):
+            if number and not self._has_room():
+                _note(stacks[-1], f"[{len(kept) - number} more causes are left out]")
+                break
+            if number:
+                traceback = _attribute(exc, "__traceback__")
+            stacks.append(self._read(exc, traceback, is_cause, depth))
+            if number == MAX_CHAIN // 2 - 1 and kept is not links:
+                _note(stacks[-1], f"[{len(links) - len(kept)} causes are left out here]")
+        return stacks
+
+    def _links(self, first: BaseException) -> Iterator[tuple[BaseException, bool]]:
+        """
+        Iterate over an exception and its causes, and whether each is one by ``raise ... from``.
+        """
+        exc, is_cause = first, False
+        for _ in range(MAX_LINKS):
+            self._seen[id(exc)] = exc
+            yield exc, is_cause
+            cause = _attribute(exc, "__cause__")
+            is_cause = self._is_new(cause)
+            if not is_cause:
+                if _attribute(exc, "__suppress_context__"):
+                    return
+                cause = _attribute(exc, "__context__")
+                if not self._is_new(cause):
+                    return
+            exc = cause
+
+    def _is_new(self, exc: Any) -> bool:
+        return isinstance(exc, BaseException) and id(exc) not in self._seen
+
+    def _has_room(self) -> bool:
+        return self._exceptions > 0 and self._characters > 0
+
+    def _read(
+        self, exc: BaseException, traceback: Any, is_cause: bool, depth: int
+    ) -> dict[str, Any]:
+        self._exceptions -= 1
+        self._characters -= _STACK
+        stack = _stack(self._text(_type_name(type(exc))), self._text(safe_text(exc)))
+        stack["is_cause"] = is_cause
+        stack["exc_notes"] = self._notes(exc)
+        kind = type(exc)  # not isinstance: that asks a property of the exception's class, maybe
+        if issubclass(kind, SyntaxError):
+            stack["syntax_error"] = self._syntax_error(exc)
+        stack["frames"] = self._frames(traceback)
+        if issubclass(kind, _GROUPS):
+            stack["is_group"] = True
+            self._members(exc, stack, depth)
+        return stack
+
+    def _members(self, group: BaseException, stack: dict[str, Any], depth: int) -> None:
+        try:
+            given = _attribute(group, "exceptions")
+            members: list[Any] = list(islice(given, MAX_LINKS))
+            count = len(given)
+        except Exception as exc:
+            _note(stack, f"[its exceptions could not be read: {safe_repr(exc)[:200]}]")
+            return
+        for number, member in enumerate(members):
+            if depth == MAX_GROUPS or not self._has_room():
+                _note(stack, f"[{count - number} of its exceptions are left out]")
+                return
+            if not isinstance(member, BaseException):
+                continue
+            traceback = _attribute(member, "__traceback__")
+            if id(member) not in self._seen:
+                stack["exceptions"].append(self.chain(member, traceback, depth + 1))
+            elif member is group:
+                _note(stack, "[it contains itself]")
+            else:  # told elsewhere with its causes and its own members
+                stack["exceptions"].append([self._read(member, traceback, False, MAX_GROUPS)])
+
+    def _text(self, text: str, most: int = MAX_TEXT) -> str:
+        most = min(most, max(self._characters, 100))
+        if len(text) > most:
+            text = f"{text[:most]}... [{len(text) - most} characters are left out]"
+        self._characters -= len(text)
+        return text
+
+    def _notes(self, exc: BaseException) -> list[str]:
+        notes = _attribute(exc, "__notes__")
+        if notes is None:
+            return []
+        # as Python's own: a list or a tuple of anything, or something that is neither
+        if not isinstance(notes, (list, tuple)):
+            return [self._text(safe_repr(notes))]
+        told = [self._text(safe_text(note)) for note in islice(notes, MAX_NOTES)]
+        if len(notes) > MAX_NOTES:
+            told.append(f"[{len(notes) - MAX_NOTES} more notes are left out]")
+        return told
+
+    def _syntax_error(self, exc: BaseException) -> dict[str, Any]:
+        def text(value: Any, default: str) -> str:
+            return self._text(safe_text(value), 1000) if value else default
+
+        def number(value: Any) -> int:
+            return int(value) if isinstance(value, int) and abs(value) < 2**63 else 0
+
+        return {
+            "offset": number(_attribute(exc, "offset")),
+            "filename": text(_attribute(exc, "filename"), "?"),
+            "line": text(_attribute(exc, "text"), ""),
+            "lineno": number(_attribute(exc, "lineno")),
+            "msg": text(_attribute(exc, "msg"), ""),
+        }
+
+    def _frames(self, traceback: Any) -> list[dict[str, Any]]:
+        half = MAX_FRAMES // 2
+        first: list[tuple[Any, Any]] = []
+        last: deque[tuple[Any, Any]] = deque(maxlen=MAX_FRAMES - half)
+        count = 0
+        for place in _places(traceback):
+            count += 1
+            if count <= half:
+                first.append(place)
+            else:
+                last.append(place)
+        frames = [self._frame(*place) for place in first]
+        skipped = count - len(first) - len(last)
+        if skipped:
+            frames.append({"filename": "", "lineno": -1, "name": f"Skipped frames: {skipped}"})
+        frames.extend(self._frame(*place) for place in last)
+        return frames
+
+    def _frame(self, code: Any, lineno: Any) -> dict[str, Any]:
+        filename = self._text(safe_text(getattr(code, "co_filename", "?")), 1000)
+        if filename and not filename.startswith("<") and not os.path.isabs(filename):
+            with suppress(OSError):  # the working directory is gone
+                filename = os.path.abspath(filename)
+        self._characters -= _FRAME
+        return {
+            "filename": filename or "?",
+            "lineno": lineno,
+            "name": self._text(safe_text(getattr(code, "co_name", "?")), 1000),
+        }
+
+
+def _places(traceback: Any) -> Iterator[tuple[Any, int]]:
+    """
+    Iterate over the code and the line of each frame, from the outermost one.
+    """
+    try:
+        for _ in range(MAX_TRACEBACK):
+            if traceback is None:
+                return
+            lineno = traceback.tb_lineno
+            yield traceback.tb_frame.f_code, lineno if isinstance(lineno, int) else 0
+            traceback = traceback.tb_next
+    except Exception:  # no traceback, but something that looks like one
+        return
+
+
+def _attribute(exc: BaseException, name: str) -> Any:
+    """
+    Return an attribute of an exception: the built-in one where a property of its class raises.
+    """
+    try:
+        return getattr(exc, name, None)
+    except Exception:
+        for base in type(exc).__mro__:
+            if base.__module__ == "builtins" and name in vars(base):
+                return vars(base)[name].__get__(exc)
+        return None
+
+
+def _type_name(kind: Any) -> str:
+    try:
+        return str(kind.__name__)
+    except Exception:  # a property of its metaclass
+        return type.__repr__(kind) if isinstance(kind, type) else safe_repr(kind)
+
+
+def _note(stack: dict[str, Any], note: str) -> None:
+    stack["exc_notes"].append(note)
 
 
 def without_locals(exception: Any) -> Any:

@@ -24,10 +24,12 @@ from logging_ext.events import (
     level_text,
 )
 from logging_ext.forwarding import Mark, expects_record, is_own, mark_of_usual
+from logging_ext.messages import renders_itself
 
 
 _CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
-_NOT_USUAL = SPECIAL_NAMES | RECORD_ATTRIBUTES
+_NOT_USUAL = SPECIAL_NAMES | RECORD_ATTRIBUTES | {"getMessage"}
+_STANDARD = logging.LogRecord
 _BEFORE_LAST = list(logging.LogRecord("", 0, "", 0, "", (), None).__dict__).index(
     LAST_STANDARD_ATTRIBUTE
 )
@@ -75,6 +77,7 @@ class UsualRecords:
             or record.exc_text
             or record.stack_info
             or expects_record()
+            or (type(record) is not _STANDARD and renders_itself(record))
         ):
             return None
         attributes = record.__dict__
@@ -115,7 +118,7 @@ class UsualRecords:
         level, name = record.levelname, record.name
         if not self._is_default or type(level) is not str or type(name) is not str:
             return False
-        if is_own(name) or len(record.__dict__) <= _BEFORE_LAST:
+        if is_own(name) or renders_itself(record) or len(record.__dict__) <= _BEFORE_LAST:
             return False
         if self._learned >= _MOST_KNOWN:  # names made up at run time
             self._learned = 0

@@ -13,7 +13,16 @@ from typing import Any
 import msgspec
 
 from logging_ext.context import CONTEXT_FIELDS
-from logging_ext.events import EventLog, SharedMetadata
+from logging_ext.events import EMPTY, EventLog, SharedMetadata
+from logging_ext.names import (
+    MAX_NAME,
+    SURELY_SHORT,
+    is_short,
+    settle_context,
+    short_event_type,
+    wrong_context,
+)
+from logging_ext.rendering import safe_text
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.serialization import (
     Cleaner,
@@ -42,6 +51,7 @@ class Body(msgspec.Struct, frozen=True, gc=False):
     content_type: str
     content_encoding: str
     timestamp: float
+    event_type: str
 
 
 class Head:
@@ -107,7 +117,7 @@ class BodyEncoder:
         timestamp = time() if event.timestamp is None else event.timestamp
         payload = self.encode_plain(head, event, timestamp)
         if payload is not None:
-            return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp)
+            return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp, event.event_type)
         return self._encode_any(head.context, event)
 
     def encode_plain(self, head: Head, event: EventLog, timestamp: float) -> bytes | None:
@@ -124,7 +134,12 @@ class BodyEncoder:
         """
         metadata = event.metadata
         data = event.event_data
+        event_type = event.event_type
         try:
+            if not 0 < len(event_type) <= SURELY_SHORT and not (
+                event_type and is_short(event_type)
+            ):
+                return None
             known, begin, end, json = head.kept
             if metadata is not known or not begin <= timestamp < end:
                 json = self._renew(head, metadata, timestamp)
@@ -136,9 +151,9 @@ class BodyEncoder:
                 if type(data) is not dict or not is_plain(data, self._redact):
                     return None
             payload = b"".join(
-                (json, encode_plain(event.event_type), b',"data":', encode_plain(data), b"}")
+                (json, encode_plain(event_type), b',"data":', encode_plain(data), b"}")
             )
-        except Exception:  # lone surrogates, integers beyond 64 bits
+        except Exception:  # lone surrogates, integers beyond 64 bits, an event type of no text
             return None
         return payload if len(payload) <= self._max_event_bytes else None
 
@@ -176,28 +191,42 @@ class BodyEncoder:
         except Exception:  # a record of somebody's own making
             timestamp = time()
             written = self._format(timestamp)
-        return Body(*self._packed(context, event, written), timestamp)
+        whole = event.event_type if type(event.event_type) is str else safe_text(event.event_type)
+        event_type = short_event_type(whole)
+        metadata = event.metadata or {}
+        if event_type != whole:
+            metadata = {"message": whole, **metadata}
+        metadata, data = settle_context(metadata, event.event_data or {})
+        event_type = event_type or EMPTY
+        packed = self._packed(context, event_type, data, metadata, written)
+        return Body(*packed, timestamp, event_type)
 
     def _packed(
-        self, context: Mapping[str, Any], event: EventLog, written: str
+        self,
+        context: Mapping[str, Any],
+        event_type: str,
+        event_data: Mapping[str, Any],
+        given: Mapping[str, Any],
+        written: str,
     ) -> tuple[bytes, str, str]:
-        metadata: dict[str, Any] = {}
+        metadata: Mapping[str, Any] = {}
         try:
-            metadata = self._cleaner.clean("metadata", event.metadata or {})
-            data = self._cleaner.clean("event_data", event.event_data or {})
-            body = self._body(context, event.event_type, data, metadata, written)
+            metadata = self._cleaner.clean("metadata", given)
+            data: Mapping[str, Any] = self._cleaner.clean("event_data", event_data)
+            metadata, data = settle_context(metadata, data)  # something in it may be redacted
+            body = self._body(context, event_type, data, metadata, written)
             return self._checked(self._pack(body))
         except OversizedEvent as exc:
             data = {"oversized": str(exc)}
         try:
-            body = self._body(context, event.event_type, data, metadata, written)
+            body = self._body(context, event_type, data, metadata, written)
             return self._checked(self._pack(body))
         except OversizedEvent:
             metadata = {
                 name: value if len(str(value)) <= 1000 else "[oversized: cut]"
                 for name, value in metadata.items()
             }
-        event_type = event.event_type[:1000]
+        metadata, data = settle_context(metadata, data)
         try:
             return self._checked(
                 self._pack(self._body(context, event_type, data, metadata, written))
@@ -224,6 +253,13 @@ class BodyEncoder:
             raise EventLogTypeError(f"event_type must be a string, not {shortened(event_type)}")
         if not event_type:
             raise EventLogValueError("event_type must not be empty; say what happened")
+        event_type = str.__str__(event_type)
+        if not is_short(event_type):
+            raise EventLogValueError(
+                f"event_type has {len(event_type)} characters, of {MAX_NAME} at the most (NUL and"
+                " lone surrogates count six times); pass a name, and the text as event_data:"
+                f" {shortened(event_type)}"
+            )
         given: dict[str, Mapping[Any, Any]] = {}
         for name, value in (("event_data", event_data), ("metadata", metadata)):
             if value is not None and not isinstance(value, Mapping):
@@ -232,16 +268,17 @@ class BodyEncoder:
                 )
             given[name] = {} if value is None else value
         timestamp = time()
-        if type(event_type) is str:
-            payload = self.encode_plain(
-                head, EventLog(event_type, event_data, metadata), timestamp
+        payload = self.encode_plain(head, EventLog(event_type, event_data, metadata), timestamp)
+        if payload is not None:
+            return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp, event_type)
+        checked = {name: self._cleaner.check(name, value) for name, value in given.items()}
+        for name, expected in wrong_context(given["metadata"]):
+            raise EventLogTypeError(
+                f"metadata.{name} stands for the worker's and must be {expected}, not"
+                f" {shortened(given['metadata'][name])}"
             )
-            if payload is not None:
-                return Body(payload, PLAIN_TYPE, PLAIN_ENCODING, timestamp)
-        data, attributes = (self._cleaner.check(name, value) for name, value in given.items())
-        body = self._body(
-            head.context, str.__str__(event_type), data, attributes, self._format(timestamp)
-        )
+        attributes, data = settle_context(checked["metadata"], checked["event_data"])
+        body = self._body(head.context, event_type, data, attributes, self._format(timestamp))
         try:
             packed = self._serializer.encode(body)
         except Exception as exc:
@@ -249,7 +286,7 @@ class BodyEncoder:
                 self._checker.check(name, value)
             self._checker.check("event_log", {**head.context, "event_type": event_type})
             raise EventLogTypeError(f"the event log cannot be encoded: {exc!r}") from exc
-        return Body(*self._checked(packed), timestamp)
+        return Body(*self._checked(packed), timestamp, event_type)
 
     def _checked(self, packed: tuple[bytes, str, str]) -> tuple[bytes, str, str]:
         """
@@ -270,8 +307,8 @@ class BodyEncoder:
         self,
         context: Mapping[str, Any],
         event_type: str,
-        data: dict[str, Any],
-        metadata: dict[str, Any],
+        data: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         written: str,
     ) -> dict[str, Any]:
         return {

@@ -4,14 +4,20 @@ Auto capture: which entrypoints, at which stages, with what.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any
 
+from nameko.exceptions import ConfigurationError
 from nameko.utils import get_redacted_args
 
 from logging_ext.tracebacks import exception_as_data
 from nameko_eventlog.config import Config
+
+
+_log = logging.getLogger("nameko_eventlog")
 
 
 class Capture:
@@ -31,6 +37,7 @@ class Capture:
         self._type_names = (
             None if config.capture_types is None else frozenset(config.capture_types)
         )
+        self._is_named: dict[type, bool] = {}
         self.arguments = config.capture_arguments
 
     def wants(self, stage: str, entrypoint: Any) -> bool:
@@ -48,8 +55,52 @@ class Capture:
         if self._type_names is None:
             return isinstance(entrypoint, self._types)
         cls = type(entrypoint)
-        names = {cls.__name__, f"{cls.__module__}.{cls.__qualname__}"}
-        return not names.isdisjoint(self._type_names)
+        is_named = self._is_named.get(cls)
+        if is_named is None:
+            is_named = self._is_named[cls] = not _names_of(cls).isdisjoint(self._type_names)
+        return is_named
+
+
+def _names_of(cls: type) -> set[str]:
+    """
+    Return the names and the dotted paths of a class and of its bases.
+    """
+    bases = cls.__mro__[:-1]  # without object
+    return {base.__name__ for base in bases} | {
+        f"{base.__module__}.{base.__qualname__}" for base in bases
+    }
+
+
+def warn_of_unknown_names(config: Config, service: str, entrypoints: Iterable[Any]) -> None:
+    """
+    Warn of names in the configuration that match no entrypoint of the service.
+
+    Args:
+        config: The dispatcher's configuration.
+        service: The service's name.
+        entrypoints: Its bound entrypoint extensions.
+    """
+    bound = list(entrypoints)
+    methods = {str(entrypoint.method_name) for entrypoint in bound}
+    types = {name for entrypoint in bound for name in _names_of(type(entrypoint))}
+    own = sorted({type(entrypoint).__name__ for entrypoint in bound})
+    for key, names, known, shown in (
+        ("capture_types", config.capture_types or (), types, own),
+        ("entrypoints_to_exclude", config.entrypoints_to_exclude, methods, sorted(methods)),
+    ):
+        for name in names:
+            if name in known:
+                continue
+            near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
+            _log.warning(
+                "EVENTLOG_DISPATCHER.%s: %r matches no entrypoint of the service %s; %s",
+                key,
+                name,
+                service,
+                f"did you mean {' or '.join(map(repr, near))}?"
+                if near
+                else f"there are {', '.join(shown) or 'none'}",
+            )
 
 
 def call_arguments(worker_ctx: Any) -> dict[str, Any]:
@@ -91,3 +142,21 @@ def as_tuple(classes: Any) -> tuple[type, ...]:
     Return one class or several as a tuple, as ``isinstance`` takes them.
     """
     return (classes,) if isinstance(classes, type) else tuple(classes)
+
+
+def entrypoint_types(classes: Any) -> tuple[type, ...]:
+    """
+    Return the class attribute ``ENTRYPOINT_TYPES_TO_LOG`` as a tuple.
+
+    Raises:
+        ConfigurationError: If it is neither a class nor several.
+    """
+    try:
+        types = as_tuple(classes)
+        isinstance(None, types)
+    except TypeError:
+        raise ConfigurationError(
+            "ENTRYPOINT_TYPES_TO_LOG must be an entrypoint class or a tuple of such, not"
+            f" {classes!r}"
+        ) from None
+    return types

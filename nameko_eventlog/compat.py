@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import eventlet
 import nameko
 from amqp.serialization import dumps
+from eventlet.greenthread import GreenThread
 from kombu import Connection, Exchange
 from kombu.compression import get_encoder
 from nameko.constants import (
@@ -198,6 +200,46 @@ def worker_thread(container: Any, worker_ctx: Any) -> Any:
     Return the green thread of a worker that was spawned just now.
     """
     return container._worker_threads[worker_ctx]
+
+
+def declared_before(provider: Any, kind: Any) -> list[Any]:
+    """
+    Return the dependency providers of *kind* that a service declares before *provider*.
+    """
+    container = provider.container
+    names = [name for cls in reversed(container.service_cls.__mro__) for name in vars(cls)]
+    order = {name: number for number, name in reversed(list(enumerate(names)))}
+    place = order.get(provider.attr_name, -1)
+    return [
+        other
+        for other in container.dependencies
+        if isinstance(other, kind) and order.get(other.attr_name, -1) < place
+    ]
+
+
+def before_exit(container: Any, worker_ctx: Any, exits: Callable[[Any, Any], None]) -> None:
+    """
+    Have *exits* called when the worker that runs now ends, with its green thread and its context.
+
+    Nameko's own link comes behind it: that raises what is no ``Exception``, and no further link is
+    called then. A worker that runs within another one's green thread has no such link.
+    """
+    thread = eventlet.getcurrent()
+    exited = container._handle_worker_thread_exited
+    if isinstance(thread, GreenThread) and thread.unlink(exited, worker_ctx):
+        thread.link(exits, worker_ctx)
+        thread.link(exited, worker_ctx)
+
+
+def thread_error(thread: Any) -> BaseException | None:
+    """
+    Return what a green thread has ended with.
+    """
+    try:
+        thread.wait()  # returns, or raises, at once
+    except BaseException as exc:
+        return exc
+    return None
 
 
 def before_end(container: Any, stops: Callable[[], None], is_killed: Callable[[], None]) -> None:

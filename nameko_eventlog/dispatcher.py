@@ -16,9 +16,16 @@ from nameko.web.handlers import HttpRequestHandler
 from logging_ext import forwarding
 from logging_ext.context import EventSink, current_sink, register_sink, set_sink
 from logging_ext.events import EventLog
+from logging_ext.names import bounded_context
 from nameko_eventlog import compat
 from nameko_eventlog.body import BodyEncoder
-from nameko_eventlog.capture import Capture, as_tuple, call_arguments, outcome
+from nameko_eventlog.capture import (
+    Capture,
+    call_arguments,
+    entrypoint_types,
+    outcome,
+    warn_of_unknown_names,
+)
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.delivery import BrokerDelivery, Delivery, Route
 from nameko_eventlog.reporting import report
@@ -92,10 +99,11 @@ class _Worker:
     What the hooks of one worker share.
     """
 
-    __slots__ = ("sink", "started")
+    __slots__ = ("has_result", "sink", "started")
 
     def __init__(self, sink: DispatchingSink) -> None:
         self.sink = sink
+        self.has_result = False
         self.started = monotonic()
 
     def is_current(self) -> bool:
@@ -144,12 +152,13 @@ class EventLogDispatcher(EventDispatcher):
         Raises:
             ConfigurationError: If the configuration is wrong.
         """
-        config = parse_config(compat.service_config(self.container))
+        config = self._config = parse_config(compat.service_config(self.container))
         self.auto_capture = config.auto_capture
         self.entrypoints_to_exclude = list(config.entrypoints_to_exclude)
         self.event_type = config.event_type or self.EVENT_TYPE
         self._flush_timeout = config.flush_timeout
-        self._capture = Capture(config, as_tuple(self.ENTRYPOINT_TYPES_TO_LOG))
+        self._capture = Capture(config, entrypoint_types(self.ENTRYPOINT_TYPES_TO_LOG))
+        self._before = compat.declared_before(self, EventLogDispatcher)
         settings = compat.settings(self, config.uri)
         self._encoder = BodyEncoder(
             Serializer(settings.serializer),
@@ -168,8 +177,10 @@ class EventLogDispatcher(EventDispatcher):
         )
         self._workers: WeakKeyDictionary[Any, _Worker] = WeakKeyDictionary()
         self._delivery = open_delivery(settings, route, config)
-        self.outside = self._make_sink(compat.outside_context(self._service), dict)
-        self._unregister = register_sink(self._service, self.outside)
+        self.outside = self._make_sink(
+            bounded_context(compat.outside_context(self._service)), dict
+        )
+        self._unregister = _nothing if self._before else register_sink(self._service, self.outside)
         compat.before_end(
             self.container,
             lambda: self._delivery.expect_stop(config.flush_timeout),
@@ -181,6 +192,8 @@ class EventLogDispatcher(EventDispatcher):
         """
         Start the relay.
         """
+        if self.auto_capture and not self._before:
+            warn_of_unknown_names(self._config, self._service, self.container.entrypoints)
         self._delivery.start()
 
     def stop(self) -> None:
@@ -207,11 +220,12 @@ class EventLogDispatcher(EventDispatcher):
         Bind the worker's sink to the running code, and return the callable to inject.
 
         Nameko calls this for all dependency providers before any ``worker_setup``. A worker
-        whose context cannot be read dispatches in the service's name alone.
+        whose context cannot be read dispatches in the service's name alone. Of several
+        dispatchers in one service, the first one declared has the worker's log lines.
         """
         try:
             sink = self._make_sink(
-                compat.worker_context(worker_ctx),
+                bounded_context(compat.worker_context(worker_ctx)),
                 compat.ContextHeaders(worker_ctx).make,
                 current_sink(),
             )
@@ -220,7 +234,8 @@ class EventLogDispatcher(EventDispatcher):
             sink = self._make_sink(self.outside.context, dict, current_sink())
         try:
             self._workers[worker_ctx] = _Worker(sink)
-            set_sink(sink)
+            if not self._before:
+                set_sink(sink)
         except Exception:
             report("the context of a worker of %s could not be bound", self._service)
         return Dispatch(sink, self._delivery)
@@ -243,16 +258,16 @@ class EventLogDispatcher(EventDispatcher):
         """
         Dispatch ``entrypoint_fired``, if that is captured.
         """
-        self._capture_stage(worker_ctx, "fired", self.ENTRYPOINT_FIRED, None)
+        self._capture_stage(worker_ctx, "fired", "ENTRYPOINT_FIRED", None)
 
     def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
         """
         Dispatch ``entrypoint_completed`` or ``entrypoint_failed``, if that is captured.
         """
         if exc_info is None:
-            self._capture_stage(worker_ctx, "completed", self.ENTRYPOINT_COMPLETED, None)
+            self._capture_stage(worker_ctx, "completed", "ENTRYPOINT_COMPLETED", None)
         else:
-            self._capture_stage(worker_ctx, "failed", self.ENTRYPOINT_FAILED, exc_info)
+            self._capture_stage(worker_ctx, "failed", "ENTRYPOINT_FAILED", exc_info)
 
     def worker_teardown(self, worker_ctx: Any) -> None:
         """
@@ -265,19 +280,42 @@ class EventLogDispatcher(EventDispatcher):
         except Exception:
             report("a worker of %s could not be torn down", self._service)
 
-    def _capture_stage(self, worker_ctx: Any, stage: str, event_type: str, exc_info: Any) -> None:
+    def _exits(self, thread: Any, worker_ctx: Any) -> None:
+        """
+        Dispatch ``entrypoint_failed`` for a worker whose result Nameko tells nobody.
+
+        That is one out of which came what is no ``Exception``: ``eventlet.Timeout``, a kill.
+        """
+        try:
+            worker = self._workers.get(worker_ctx)
+            if worker is None or worker.has_result:
+                return
+            exc = compat.thread_error(thread)
+        except Exception:
+            report("the end of a worker of %s could not be read", self._service)
+            return
+        if exc is not None:
+            exc_info = (type(exc), exc, exc.__traceback__)
+            self._capture_stage(worker_ctx, "failed", "ENTRYPOINT_FAILED", exc_info)
+
+    def _capture_stage(self, worker_ctx: Any, stage: str, attribute: str, exc_info: Any) -> None:
         try:
             worker = self._workers.get(worker_ctx)
             if worker is not None and worker.is_current():
                 set_sink(worker.sink)  # a nested worker that never ended has left its own
-            if worker is None or not self._capture.wants(stage, worker_ctx.entrypoint):
+            if worker is None:
+                return
+            worker.has_result = stage != "fired"
+            if stage == "fired" and self._captures("failed", worker_ctx.entrypoint):
+                compat.before_exit(self.container, worker_ctx, self._exits)
+            if not self._captures(stage, worker_ctx.entrypoint):
                 return
             was_suspended = forwarding.suspended.get()
             try:
                 forwarding.suspended.set(True)
                 worker.sink.emit(
                     EventLog(
-                        event_type,
+                        getattr(self, attribute),  # a property of a subclass, it may be
                         call_arguments(worker_ctx) if self._capture.arguments else None,
                         None
                         if stage == "fired"
@@ -288,3 +326,15 @@ class EventLogDispatcher(EventDispatcher):
                 forwarding.suspended.set(was_suspended)
         except Exception:
             report("%s of a worker of %s could not be captured", stage, self._service)
+
+    def _captures(self, stage: str, entrypoint: Any) -> bool:
+        """
+        Tell whether a stage is this dispatcher's to capture: no other one before it does.
+        """
+        return self._capture.wants(stage, entrypoint) and not any(
+            other._capture.wants(stage, entrypoint) for other in self._before
+        )
+
+
+def _nothing() -> None:
+    pass

@@ -68,7 +68,7 @@ class DispatchingSink:
                 timestamp = time()
             payload = self._encode_plain(head, event, timestamp)
             if payload is None:
-                message = self._message(event.event_type, self._encoder.encode(head, event))
+                message = self._message(self._encoder.encode(head, event))
             else:
                 message = Message(
                     payload,
@@ -97,7 +97,7 @@ class DispatchingSink:
             body = self._encoder.encode_manual(
                 self._head or self._begin(), event_type, event_data, metadata
             )
-            self._delivery.deliver(self._message(str.__str__(event_type), body))
+            self._delivery.deliver(self._message(body))
         finally:
             forwarding.suspended.set(was_suspended)
 
@@ -106,12 +106,12 @@ class DispatchingSink:
         self._head = Head(self.context)
         return self._head
 
-    def _message(self, event_type: str, body: Body) -> Message:
+    def _message(self, body: Body) -> Message:
         return Message(
             body.payload,
             body.content_type,
             body.content_encoding,
             self._headers(),
-            event_type,
+            body.event_type,
             body.timestamp,
         )

@@ -32,6 +32,7 @@ from tests.logging_ext.recording import (
 )
 
 
+ALL = frozenset(DEFAULT_FIELDS)
 SVC = {"level": "info", "logger": "svc.payments"}
 
 
@@ -289,8 +290,7 @@ class TestSmallPrint:
             (5, "5"),
             (0, "0"),
             (None, "None"),
-            ({"a": 1}, "{'a': 1}"),
-            ({}, "{}"),
+            ([1], "[1]"),
             (b"x", "b'x'"),
             (ValueError("no money"), "no money"),
             (ValueError(), "(empty)"),
@@ -408,6 +408,167 @@ class TestSmallPrint:
         expected = (given_data if isinstance(given_data, dict) else {}) | extra
         for name, value in expected.items():
             assert sink.data.get(name, CONTEXT.get(name, SVC.get(name))) is value
+
+
+class Lazy:
+    """
+    A text that is made when it is needed, as translations are.
+    """
+
+    def __str__(self):
+        return "paid"
+
+
+class TestMappings:
+    """
+    A mapping as message is event data; its ``message`` or ``event`` is the type.
+    """
+
+    @pytest.mark.parametrize(
+        ("message", "event_type", "data"),
+        [
+            ({"message": "paid", "user": "ada"}, "paid", {"user": "ada"}),
+            ({"event": "paid", "user": "ada"}, "paid", {"user": "ada"}),
+            ({"message": "paid", "event": "x"}, "paid", {"event": "x"}),
+            ({"message": "", "event": "paid"}, "paid", {"message": ""}),
+            ({"message": None, "event": "paid"}, "paid", {"message": None}),
+            ({"message": {"card": 1}}, "(empty)", {"message": {"card": 1}}),
+            ({"message": ["a"], "event": 5}, "5", {"message": ["a"]}),
+            ({"message": Lazy()}, "paid", {}),
+            ({"card": "4111"}, "(empty)", {"card": "4111"}),
+            ({}, "(empty)", {}),
+            (types.MappingProxyType({"message": "paid", "a": 1}), "paid", {"a": 1}),
+            (
+                {"message": "paid", "level": "x", "metadata": 1, "exc_info": 2, "call_id": 3},
+                "paid",
+                {"level": "x", "metadata": 1, "exc_info": 2, "call_id": 3},
+            ),
+            ({5: 6, "event": "paid"}, "paid", {5: 6}),
+        ],
+    )
+    def test_messages(self, logger, worker, message, event_type, data):
+        """
+        Its keys are data, whatever they are called, and nothing is read from its repr.
+        """
+        before = dict(message)
+
+        logger.info(message)
+
+        assert (event_type, data, SVC) == (worker.only.event_type, worker.data, worker.metadata)
+        assert before == dict(message)
+
+    def test_arguments(self, logger, worker):
+        """
+        Arguments are rendered into its message.
+        """
+        logger.info({"message": "user %s", "card": "4111"}, "bob")
+
+        assert ("user %s", {"card": "4111"}) == (worker.only.event_type, worker.data)
+        assert "user bob" == worker.metadata["message"]
+
+    def test_extras(self, logger, worker):
+        """
+        event_data wins over it, further extras over both.
+        """
+        logger.info(
+            {"event": "paid", "a": 1, "b": 1, "c": 1},
+            extra={"event_data": {"b": 2, "c": 2}, "c": 3},
+        )
+
+        assert {"a": 1, "b": 2, "c": 3} == worker.data
+
+    def test_unreadable(self, logger, worker):
+        """
+        One that cannot be read counts by its text.
+        """
+        logger.info(EvilMapping(a=1))
+
+        assert "{'a': 1}" == worker.only.event_type
+
+    def test_structlog(self, worker):
+        """
+        In an event dict it is read alike; bound values win over it.
+        """
+        event = {"message": "paid", "card": "4111", "user": "bob"}
+        read = event_from_event_dict(
+            "svc.payments", "info", {"event": event, "user": "ada"}, CONTEXT, ALL
+        )
+
+        assert ("paid", {"card": "4111", "user": "ada"}) == (read.event_type, read.event_data)
+        assert SVC == read.metadata
+
+
+class BraceRecord(logging.LogRecord):
+    """
+    A record that renders itself, {}-style.
+    """
+
+    def getMessage(self):  # noqa: N802
+        return str(self.msg).format(*self.args, **self.__dict__)
+
+
+class TestRecordsThatRenderThemselves:
+    @pytest.fixture(autouse=True)
+    def factory(self):
+        """
+        A record factory whose records are `BraceRecord`s.
+        """
+        logging.setLogRecordFactory(BraceRecord)
+        yield
+        logging.setLogRecordFactory(logging.LogRecord)
+
+    def test_arguments(self, logger, worker):
+        """
+        Such a record is asked for its message.
+        """
+        logger.info("user {} paid {}", "ada", 5)
+
+        assert ("user {} paid {}", {}) == (worker.only.event_type, worker.data)
+        assert "user ada paid 5" == worker.metadata["message"]
+
+    def test_without_arguments(self, logger, worker):
+        """
+        It may render without arguments, from extras say; what it does not change is no message.
+        """
+        logger.info("user {user}", extra={"user": "ada"})
+        logger.info("paid", extra={"user": "ada"})
+
+        assert ["user ada", None] == [one.metadata.get("message") for one in worker.events]
+        assert ["user {user}", "paid"] == worker.types
+
+    def test_that_does_not_fit(self, logger, worker):
+        """
+        What it raises on is rendered as far as it goes.
+        """
+        logger.info("user {} of {}", "ada")
+        logger.info("user %s {", "ada")
+
+        assert ["user {} of {} ('ada',)", "user ada {"] == [
+            one.metadata["message"] for one in worker.events
+        ]
+
+    def test_mapping(self, logger, worker):
+        """
+        It is not asked for the text of a mapping, but for that of its message.
+        """
+        logger.info({"message": "user {}", "card": "4111"}, "ada")
+
+        assert ("user {}", {"card": "4111"}) == (worker.only.event_type, worker.data)
+        assert "user ada" == worker.metadata["message"]
+
+    @pytest.mark.parametrize("where", ["class", "record"])
+    def test_replaced_elsewhere(self, handler, worker, monkeypatch, where):
+        """
+        getMessage may be replaced on the standard library's class, or on one record.
+        """
+        record = logging.LogRecord("svc", 20, "", 1, "user {}", ("ada",), None)
+        if where == "class":
+            monkeypatch.setattr(logging.LogRecord, "getMessage", BraceRecord.getMessage)
+        else:
+            record.getMessage = lambda: "user ada"
+        handler.handle(record)
+
+        assert ("user ada", {}) == (worker.metadata["message"], worker.data)
 
 
 class TestContextAttributes:
@@ -590,7 +751,8 @@ class TestRenderedMessage:
             ({"msg": "user %s", "args": ("bob",)}, "user bob"),
             ({"msg": "user %s"}, "user %s"),
             ({"msg": ""}, ""),
-            ({"msg": {"a": 1}}, "{'a': 1}"),
+            ({"msg": {"a": 1}}, ""),
+            ({"msg": {"a": 1, "message": "user %s"}, "args": ("bob",)}, "user bob"),
             ({"msg": {"event": "paid", "a": 1}, "_logger": None, "_name": "info"}, "paid"),
             (
                 {

@@ -169,6 +169,49 @@ class TestLine:
 
         assert ("paid", "paid") == (lines()[0]["message"], lines()[0]["event_type"])
 
+    def test_private_metadata(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        Metadata whose name begins with an underscore is there, as in a body.
+        """
+        svc.info("paid", extra={"metadata": {"_team": "a"}})
+
+        assert "a" == lines()[0]["_team"]
+
+    def test_mapping(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        A mapping as message is data.
+        """
+        svc.info({"event": "user %s", "card": "4111"}, "ada")
+
+        (line,) = lines()
+        assert ("user %s", "user ada", {"card": "4111"}) == (
+            line["event_type"],
+            line["message"],
+            line["data"],
+        )
+
+    def test_record_factory(self, lines: Read, svc: logging.Logger) -> None:
+        """
+        A record that renders itself is asked, and no second one is made by its factory.
+        """
+        made = []
+
+        class Record(logging.LogRecord):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                made.append(self)
+
+            def getMessage(self) -> str:  # noqa: N802
+                return str(self.msg).format(*self.args or ())
+
+        logging.setLogRecordFactory(Record)
+        try:
+            svc.info("user {}", "ada")
+        finally:
+            logging.setLogRecordFactory(logging.LogRecord)
+
+        assert ("user ada", 1) == (lines()[0]["message"], len(made))
+
     def test_exception(self, lines: Read, svc: logging.Logger) -> None:
         """
         An exception is structured, without local variables.
@@ -265,7 +308,9 @@ class TestLine:
         [
             ("", "", "(empty)"),
             (None, "None", "None"),
-            ({"a": 1}, "{'a': 1}", "{'a': 1}"),
+            ({"a": 1}, "", "(empty)"),
+            ({"message": "paid", "a": 1}, "paid", "paid"),
+            ("x" * 681, "x" * 681, "x" * 499 + "…"),
             (Unprintable(), *["<Unprintable object whose repr raised ValueError>"] * 2),
         ],
     )

@@ -42,6 +42,18 @@ def make_record(message: Any = "paid", /, **attributes: Any) -> logging.LogRecor
     return record
 
 
+class OwnText(logging.LogRecord):
+    """
+    A record that renders itself.
+    """
+
+    def getMessage(self) -> str:  # noqa: N802
+        """
+        Return the message.
+        """
+        return "text"
+
+
 class TestTake:
     @given(st.dictionaries(names, values))
     def test_same(self, extra: dict[str, Any]) -> None:
@@ -106,6 +118,8 @@ class TestTake:
             make_record(""),
             make_record(5),
             make_record({"event": "paid"}),
+            make_record(getMessage=lambda: "text"),
+            OwnText("shop", logging.INFO, "shop.py", 1, "paid", (), None, "pay"),
             make_record(levelname=["INFO"]),
             make_record(levelname=5),
             make_record(name=["shop"]),
@@ -132,6 +146,18 @@ class TestTake:
         assert UsualRecords(DEFAULT).take(record, CONTEXT) is None
         assert before == record.__dict__
         assert str is type(record.module)
+
+    def test_derived(self) -> None:
+        """
+        A record of a class that adds to the standard one and renders nothing itself is usual.
+        """
+
+        class Record(logging.LogRecord):
+            pass
+
+        record = Record("shop", logging.INFO, "shop.py", 1, "paid", (), None, "pay")
+
+        assert UsualRecords(DEFAULT).take(record, CONTEXT) is not None
 
     def test_own_making(self) -> None:
         """

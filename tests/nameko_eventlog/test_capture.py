@@ -4,17 +4,26 @@ Auto capture: stages, types, exclusions, arguments.
 
 from __future__ import annotations
 
+import logging
 import urllib.request
 from typing import Any
 
+import eventlet
 import pytest
+from greenlet import GreenletExit
+from nameko.containers import WorkerContext
+from nameko.exceptions import ConfigurationError
+from nameko.extensions import Entrypoint
 from nameko.rpc import Rpc, rpc
 from nameko.testing.services import dummy, entrypoint_hook
+from nameko.testing.utils import get_extension
 from nameko.web.handlers import HttpRequestHandler, http
 
+from logging_ext import EventLogHandler
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.capture import as_tuple
 from tests.nameko_eventlog.services import FooService, Listener, without_ids
+from tests.waiting import wait_until
 
 
 class Expected(Exception):
@@ -214,16 +223,17 @@ class TestTypes:
             (["Entrypoint"], 1),
             (["nameko.extensions.Entrypoint"], 1),
             (["Rpc", "Entrypoint"], 1),
-            (["Extension"], 0),
+            (["Extension"], 1),
+            (["nameko.extensions.Extension"], 1),
             (["entrypoint"], 0),
             (["extensions.Entrypoint"], 0),
-            (["nameko.extensions.Extension"], 0),
+            (["object"], 0),
             ([], 0),
         ],
     )
     def test_by_name(self, call: Any, types: list[str], captured: int) -> None:
         """
-        Names are exact class names or dotted paths, not those of bases, and replace the default.
+        Names are class names or dotted paths, of the class or of a base; they replace the default.
         """
         assert captured == len(call("plain", 1, capture_types=types))
 
@@ -249,7 +259,7 @@ class TestTypes:
 
     def test_rpc_and_http(self, run_service: Any, rabbit_config: Any, web_config: Any) -> None:
         """
-        RPC and HTTP entrypoints are captured by default, derived classes by the default alone.
+        RPC and HTTP entrypoints are captured by default and by name, derived ones among them.
         """
 
         class Service(FooService):
@@ -286,8 +296,323 @@ class TestTypes:
 
         assert [
             ["Rpc", "SpecialRpc", HttpRequestHandler.__name__],
-            ["Rpc", HttpRequestHandler.__name__],
+            ["Rpc", "SpecialRpc", HttpRequestHandler.__name__],
         ] == names
+
+    @pytest.mark.parametrize(
+        ("section", "expected"),
+        [
+            ({"capture_types": ["Entrypoint", "nameko.extensions.Extension"]}, []),
+            (
+                {"capture_types": ["Entrypoit", "kafka.Consumer"]},
+                [
+                    ("capture_types", "'Entrypoit'", "did you mean 'Entrypoint'?"),
+                    ("capture_types", "'kafka.Consumer'", "there are Entrypoint"),
+                ],
+            ),
+            (
+                {"entrypoints_to_exclude": ["foo_methode"]},
+                [
+                    (
+                        "entrypoints_to_exclude",
+                        "'foo_methode'",
+                        "did you mean 'foo_method' or 'other_method'?",
+                    )
+                ],
+            ),
+            ({"auto_capture": False, "capture_types": ["Entrypoit"]}, []),
+        ],
+    )
+    def test_unknown_names(
+        self, start_foo: Any, caplog: Any, section: dict[str, Any], expected: list[Any]
+    ) -> None:
+        """
+        A name that matches no entrypoint of the service is warned of at the start, with near ones.
+        """
+        start_foo({"auto_capture": True, **section})
+
+        form = "EVENTLOG_DISPATCHER.{}: {} matches no entrypoint of the service foo; {}"
+        assert [form.format(*parts) for parts in expected] == [
+            record.getMessage()
+            for record in caplog.records
+            if record.name == "nameko_eventlog" and "matches no" in record.msg
+        ]
+
+    @pytest.mark.parametrize("wrong", [5, "Rpc", ("Rpc",), None])
+    def test_wrong_class_attribute(self, start_foo: Any, wrong: Any) -> None:
+        """
+        A class attribute that is no class stops the service at its start.
+        """
+
+        class Service(FooService):
+            eventlog = type("Own", (EventLogDispatcher,), {"ENTRYPOINT_TYPES_TO_LOG": wrong})()
+
+        with pytest.raises(ConfigurationError, match="ENTRYPOINT_TYPES_TO_LOG must be an entryp"):
+            start_foo({"auto_capture": True}, service=Service)
+
+
+ALL_STAGES = {"auto_capture": True, "capture_stages": ["fired", "completed", "failed"]}
+
+
+class TestTwoDispatchers:
+    """
+    Two dispatchers in one service.
+    """
+
+    def test_once(self, start_foo: Any) -> None:
+        """
+        Every captured call is told once, by the first one declared that captures it.
+        """
+
+        class Second(DummyDispatcher):
+            ENTRYPOINT_FIRED = "second"
+
+        class Service(CapturedService):
+            eventlog = DummyDispatcher()
+            another = Second()
+
+        foo = start_foo(ALL_STAGES, service=Service)
+        with entrypoint_hook(foo.container, "plain") as hook:
+            hook(1)
+
+        assert ["entrypoint_fired", "entrypoint_completed"] == [
+            body["event_type"] for body in foo.stop()
+        ]
+
+    def test_different_types(self, start_foo: Any) -> None:
+        """
+        What the first one does not capture, the second one may.
+        """
+
+        class Second(DummyDispatcher):
+            ENTRYPOINT_FIRED = "second"
+
+        class Service(CapturedService):
+            eventlog = EventLogDispatcher()
+            another = Second()
+
+        foo = start_foo({"auto_capture": True}, service=Service)
+        with entrypoint_hook(foo.container, "plain") as hook:
+            hook(1)
+
+        assert ["second"] == [body["event_type"] for body in foo.stop()]
+
+    def test_log_lines(self, start_foo: Any) -> None:
+        """
+        Log lines go to the first one declared, inside and outside workers, in any order of hooks.
+        """
+
+        class Second(EventLogDispatcher):
+            EVENT_TYPE = "second"
+
+        class Service(FooService):
+            eventlog = EventLogDispatcher()
+            another = Second()
+            third = Second()
+
+        handler = EventLogHandler(service="foo")
+        for _ in range(3):  # the order of Nameko's hooks is that of a set
+            foo = start_foo(service=Service)
+
+            def work(service: Any) -> None:
+                handler.handle(logging.makeLogRecord({"msg": "inside", "name": "foo"}))
+
+            foo.run(work)
+            handler.handle(logging.makeLogRecord({"msg": "outside", "name": "foo"}))
+            assert ["inside", "outside"] == [body["event_type"] for body in foo.stop()]
+
+
+def _raising(error: type[BaseException]) -> property:
+    """
+    Return a property that raises once the service has started: Nameko reads it before.
+    """
+
+    def read(self: Any) -> Any:
+        if self._is_open:
+            raise error
+        return "x"
+
+    return property(read)
+
+
+class TestHooks:
+    """
+    What our hooks read is read inside the guard.
+    """
+
+    STAGES = ("ENTRYPOINT_FIRED", "ENTRYPOINT_COMPLETED", "ENTRYPOINT_FAILED")
+
+    @pytest.mark.parametrize("wrong", [_raising(RuntimeError), None, 5, "", "x" * 600])
+    def test_class_attributes(self, start_foo: Any, wrong: Any) -> None:
+        """
+        A class attribute that raises, or is no event type, leaves the container alive.
+        """
+        own = type("Own", (DummyDispatcher,), dict.fromkeys(self.STAGES, wrong))
+
+        class Service(CapturedService):
+            eventlog = own()
+
+        foo = start_foo(ALL_STAGES, service=Service)
+        for _ in range(2):
+            with entrypoint_hook(foo.container, "plain") as hook:
+                assert 1 == hook(1)
+            with entrypoint_hook(foo.container, "expecting") as hook, pytest.raises(Expected):
+                hook(Expected())
+
+        bodies = foo.stop()
+        assert (0 if isinstance(wrong, property) else 8) == len(bodies)
+        assert all(type(body["event_type"]) is str and body["event_type"] for body in bodies)
+
+    def test_class_that_raises(self, start_foo: Any) -> None:
+        """
+        A class whose check of instances raises leaves the container alive.
+        """
+
+        class Meta(type):
+            def __instancecheck__(cls, instance: Any) -> bool:
+                if instance is None:
+                    return False
+                raise RuntimeError("boom")
+
+        class Service(CapturedService):
+            eventlog = type(
+                "Own", (EventLogDispatcher,), {"ENTRYPOINT_TYPES_TO_LOG": Meta("Own", (), {})}
+            )()
+
+        foo = start_foo(ALL_STAGES, service=Service)
+        with entrypoint_hook(foo.container, "plain") as hook:
+            assert 1 == hook(1)
+
+    @pytest.mark.parametrize("error", [eventlet.Timeout, GreenletExit])
+    def test_base_exceptions_escape(self, start_foo: Any, error: type[BaseException]) -> None:
+        """
+        A timeout or a kill in a hook is the worker's.
+        """
+        foo = start_foo(ALL_STAGES, service=EverythingService)
+        provider = foo.provider
+        own = {"ENTRYPOINT_FIRED": _raising(error)}
+        provider.__class__ = type("Own", (DummyDispatcher,), own)
+        worker_ctx = _worker_context(foo)
+        provider.get_dependency(worker_ctx)
+
+        with pytest.raises(error):
+            provider.worker_setup(worker_ctx)
+        provider.worker_teardown(worker_ctx)
+
+    def test_worker_contexts(self, start_foo: Any) -> None:
+        """
+        A worker's context that raises, whatever is read of it, is stood.
+        """
+
+        class Odd:
+            __hash__ = object.__hash__
+
+            def __getattr__(self, name: str) -> Any:
+                raise RuntimeError(name)
+
+        class Unhashable:
+            __hash__ = None  # type: ignore[assignment]
+
+        foo = start_foo(ALL_STAGES, service=EverythingService)
+        for worker_ctx in (Odd(), Unhashable(), None):
+            assert callable(foo.provider.get_dependency(worker_ctx))
+            foo.provider.worker_setup(worker_ctx)
+            foo.provider.worker_result(worker_ctx, 1, None)
+            foo.provider.worker_teardown(worker_ctx)
+
+
+def _worker_context(foo: Any) -> Any:
+    entrypoint = get_extension(foo.container, Entrypoint, method_name="plain")
+    return WorkerContext(foo.container, EverythingService(), entrypoint, (1,), {}, {})
+
+
+class TestUnfinished:
+    """
+    Calls of which Nameko tells no result: what came out of them is no ``Exception``.
+    """
+
+    def _fire(self, foo: Any, function: Any) -> None:
+        entrypoint = get_extension(foo.container, Entrypoint, method_name="foo_method")
+        foo.container.spawn_worker(entrypoint, (function,), {})
+
+    def test_timeout(self, start_foo: Any) -> None:
+        """
+        ``eventlet.Timeout`` out of an entrypoint is an ``entrypoint_failed``.
+        """
+
+        def work(service: Any) -> None:
+            with eventlet.Timeout(0.01):
+                eventlet.sleep(60)
+
+        foo = start_foo(ALL_STAGES, service=EverythingService)
+        self._fire(foo, work)
+
+        fired, failed = foo.bodies(2)
+        assert ("entrypoint_fired", "entrypoint_failed") == (
+            fired["event_type"],
+            failed["event_type"],
+        )
+        assert ("Timeout", False) == (failed["exception"][0]["exc_type"], failed["expected"])
+        assert fired["call_id"] == failed["call_id"]
+        assert failed["duration"] > 0
+        assert [] == foo.stop()
+
+    def test_killed(self, start_foo: Any) -> None:
+        """
+        So is a worker that is killed with its container.
+        """
+        foo = start_foo(ALL_STAGES, service=EverythingService)
+        self._fire(foo, lambda service: eventlet.sleep(60))
+        foo.bodies(1)
+        foo.container.kill()
+
+        (failed,) = foo.bodies(1)
+        assert ("entrypoint_failed", "GreenletExit") == (
+            failed["event_type"],
+            failed["exception"][0]["exc_type"],
+        )
+
+    def test_other_stages(self, start_foo: Any) -> None:
+        """
+        Where failures are not captured, nothing is told.
+        """
+
+        def work(service: Any) -> None:
+            with eventlet.Timeout(0.01):
+                eventlet.sleep(60)
+
+        foo = start_foo({"auto_capture": True}, service=EverythingService)
+        self._fire(foo, work)
+        eventlet.sleep(0)
+        wait_until(lambda: not foo.container._worker_threads)
+
+        assert ["entrypoint_fired"] == [body["event_type"] for body in foo.stop()]
+
+    def test_manual_call(self, start_foo: Any) -> None:
+        """
+        A manual call that a timeout ends stays accepted, and is delivered.
+        """
+
+        class Idle(EventLogDispatcher):
+            def start(self) -> None:
+                pass
+
+        class Service(FooService):
+            eventlog = Idle()
+
+        foo = start_foo(service=Service)
+
+        def work(service: Any) -> dict[str, int]:
+            with eventlet.Timeout(0.05, False):
+                service.eventlog("paid")
+            stats: dict[str, int] = service.eventlog.stats()
+            return stats
+
+        stats = foo.run(work)
+        assert (1, 1) == (stats["accepted"], stats["waiting"])
+
+        foo.provider._delivery.start()
+        assert ["paid"] == [body["event_type"] for body in foo.bodies(1)]
 
 
 class TestArguments:
