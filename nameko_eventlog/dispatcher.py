@@ -150,7 +150,8 @@ class EventLogDispatcher(EventDispatcher):
         self.event_type = config.event_type or self.EVENT_TYPE
         self._flush_timeout = config.flush_timeout
         self._capture = Capture(config, as_tuple(self.ENTRYPOINT_TYPES_TO_LOG))
-        settings = compat.settings(self, config.uri)
+        self._redact = frozenset(key.lower() for key in config.redact)
+        settings = compat.redacted_headers(compat.settings(self, config.uri), self._redact)
         self._encoder = BodyEncoder(
             Serializer(settings.serializer),
             config.redact,
@@ -212,7 +213,7 @@ class EventLogDispatcher(EventDispatcher):
         try:
             sink = self._make_sink(
                 compat.worker_context(worker_ctx),
-                compat.ContextHeaders(worker_ctx).make,
+                compat.ContextHeaders(worker_ctx, self._redact).make,
                 current_sink(),
             )
         except Exception:

@@ -13,6 +13,11 @@ from __future__ import annotations
 BODY_BYTES = 32 << 20
 """The largest body that is decoded, after it was decompressed."""
 
+# Sent messages
+
+TABLE_VALUES = 100_000
+"""The most values in a worker's context data; a frame of AMQP's has no room for so many."""
+
 # Queries
 
 # Web page
