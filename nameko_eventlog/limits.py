@@ -25,3 +25,9 @@ TABLE_VALUES = 100_000
 # Spool
 
 # Command line
+
+REPLAY_LINE_BYTES = 64 << 20
+"""The longest line of a file that `spool replay` reads."""
+
+REPLAY_REFUSALS = 1_000
+"""The most refused lines of a file that `spool replay` tells of one by one."""
