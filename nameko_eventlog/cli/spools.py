@@ -33,7 +33,7 @@ from nameko_eventlog.cli.settings import (
 from nameko_eventlog.cli.terminal import console, event_line, local_time, printable
 from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
-from nameko_eventlog.delivery.marks import Marker
+from nameko_eventlog.delivery.marks import Marker, replay_secret
 from nameko_eventlog.delivery.message import Message, shortstr, whole_seconds
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
@@ -154,9 +154,7 @@ def export(path: str) -> None:
 
 def _marker(config: Any) -> Marker:
     parsed = parse_config(config)
-    if parsed.replay_key is not None:
-        return Marker(parsed.replay_key)
-    return Marker(str(parsed.uri or config.get("AMQP_URI", "")))
+    return Marker(replay_secret(parsed, str(parsed.uri or config.get("AMQP_URI") or "")))
 
 
 @spool.command()

@@ -14,12 +14,34 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
+
+from nameko_eventlog.config import Config
 
 
 _SALT = b"nameko_eventlog.undelivered 1"
 # 16 MiB and some 50 ms for each guess (RFC 7914): the secret may be the password of a broker, and
 # who reads the log could try one after the other
 _COST = {"n": 1 << 14, "r": 8, "p": 1}
+
+
+def replay_secret(config: Config, uri: str) -> str:
+    """
+    Return what the mark's key is made of: ``replay_key``, or user and password for the broker.
+
+    Its host has different names in different networks.
+
+    Args:
+        config: The dispatcher's configuration.
+        uri: The broker's address.
+    """
+    if config.replay_key is not None:
+        return config.replay_key
+    try:
+        address = urlsplit(uri.partition(";")[0])
+        return f"{address.username or ''}:{address.password or ''}"
+    except ValueError:
+        return uri
 
 
 class Marker:

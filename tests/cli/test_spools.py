@@ -239,13 +239,13 @@ class TestSpool:
         """
         Without a broker everything stays where it is.
         """
-        spool().close()
-        lines = run("spool", "export").stdout
-        (folder / "log").write_text(lines)
         configure(
             AMQP_URI=nowhere,
             EVENTLOG_DISPATCHER={"spool": str(folder / "spool"), "flush_timeout": 0},
         )
+        spool().close()
+        lines = run("spool", "export").stdout
+        (folder / "log").write_text(lines)
 
         assert 3 == run("spool", "replay", "log").exit_code
         assert 3 == run("spool", "replay", "--seconds", "0.5").exit_code
