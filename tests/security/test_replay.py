@@ -205,7 +205,9 @@ class TestOutsiders:
             json.dumps({"message": written(9, None)}),
             json.dumps({"logger": ["auth"], "message": written(9, None)}),
             json.dumps({"logger": "auth", "message": json.dumps({"a": written(9, None)})}),
-            f'{{"logger": "auth", "logger": "{LOGGER}", "message": {json.dumps(written(9, None))}}}',
+            json.dumps({"logger": "auth", "x": LOGGER, "message": written(9, None)}).replace(
+                '"x"', '"logger"'
+            ),
             f"2026-11-30 ERROR auth: {LOGGER} {written(9, None)}",
             f"2026-11-30 ERROR {LOGGER} x {written(9, None)}",
             f"2026-11-30 ERROR {LOGGER} {written(9, None)} x",
