@@ -5,6 +5,7 @@ Auto capture: which entrypoints, at which stages, with what.
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from time import monotonic
@@ -107,18 +108,30 @@ def call_arguments(worker_ctx: Any) -> dict[str, Any]:
     """
     Return the arguments of a worker's call by name, the sensitive ones redacted as Nameko does.
 
-    Arguments that do not fit the method are given by position and by name.
+    Redaction goes by names. Of arguments that do not fit the method those that were passed by
+    position have none: they are counted, not shown.
     """
-    entrypoint = worker_ctx.entrypoint
+    entrypoint, args, kwargs = worker_ctx.entrypoint, worker_ctx.args, worker_ctx.kwargs
     try:
-        arguments: dict[str, Any] = get_redacted_args(
-            entrypoint, *worker_ctx.args, **worker_ctx.kwargs
-        )
+        arguments: dict[str, Any] = get_redacted_args(entrypoint, *args, **kwargs)
     except Exception as exc:
         if entrypoint.sensitive_arguments:
             return {"arguments": f"[redacted: {type(exc).__name__} on reading them]"}
-        return {"args": list(worker_ctx.args), "kwargs": dict(worker_ctx.kwargs)}
+        return _arguments_as_they_are(entrypoint, args, kwargs)
     return arguments
+
+
+def _arguments_as_they_are(entrypoint: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    try:  # without Nameko's deep copy, which not everything allows
+        method = getattr(entrypoint.container.service_cls, entrypoint.method_name)
+        bound = inspect.signature(method).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        fitting = dict(bound.arguments)
+        fitting.pop(next(iter(fitting)))  # self
+        return fitting
+    except Exception:
+        shown = f"[redacted: {len(args)} without a name, which do not fit the method]"
+        return {"args": shown if args else [], "kwargs": dict(kwargs)}
 
 
 def outcome(started: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]:

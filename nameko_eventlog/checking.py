@@ -20,6 +20,12 @@ Check = Callable[[Any], Any]
 """Returns the value to use, or raises a `ValueError` that says what was expected."""
 
 
+class Unshown(ValueError):
+    """
+    Says what was expected of a secret, which no message shows.
+    """
+
+
 def parse_section(
     config: Mapping[str, Any],
     name: str,
@@ -60,6 +66,8 @@ def parse_section(
             continue
         try:
             values[key] = check(value)
+        except Unshown as exc:
+            faults.append(f"{name}.{key} must be {exc}")
         except ValueError as exc:
             faults.append(f"{name}.{key} must be {exc}, not {masked(repr(value))}")
     if faults:
@@ -145,6 +153,15 @@ def text(value: Any) -> str:
     """
     if not isinstance(value, str) or not value:
         raise ValueError("a non-empty string")
+    return value
+
+
+def secret(value: Any) -> str:
+    """
+    Take a string of 16 characters or more, and do not show what else it is.
+    """
+    if not isinstance(value, str) or len(value) < 16:
+        raise Unshown("a string of 16 characters or more")
     return value
 
 

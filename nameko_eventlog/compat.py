@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import eventlet
@@ -36,7 +36,7 @@ from nameko.utils import sanitize_url
 
 from nameko_eventlog import limits
 from nameko_eventlog.reporting import report
-from nameko_eventlog.tables import is_table
+from nameko_eventlog.tables import copied, is_table, redacted
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -272,17 +272,20 @@ class ContextHeaders:
     """
     The message headers with which a consumer's worker continues a worker's context.
 
-    They are made anew when another dependency provider has changed the worker's context data.
+    They are made anew when the worker's context data have changed, at any depth. What was returned
+    never changes: it is a copy.
 
     Args:
         worker_ctx: The worker's context, which is not kept: what it is the key of in a weak
             mapping would keep it alive.
+        redact: Keys of the context data, in lower case, whose values are redacted, at any depth.
     """
 
-    __slots__ = ("_call_stack", "_data", "_made", "_made_of")
+    __slots__ = ("_call_stack", "_data", "_made", "_made_of", "_redact")
 
-    def __init__(self, worker_ctx: Any) -> None:
+    def __init__(self, worker_ctx: Any, redact: frozenset[str] = frozenset()) -> None:
         self._data: Mapping[str, Any] = worker_ctx.data
+        self._redact = redact
         self._call_stack = list(worker_ctx.call_id_stack)
         self._made: Mapping[str, Any] = {}
         self._made_of: Mapping[str, Any] | None = None
@@ -293,16 +296,30 @@ class ContextHeaders:
         """
         try:
             if self._made_of != self._data:
-                self._made_of = dict(self._data)
-                context = {**self._made_of, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
+                made_of = copied(self._data)
+                context = redacted(made_of, self._redact) if self._redact else made_of
+                context = {**context, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
                 self._made = {
                     f"{HEADER_PREFIX}.{key}": value
                     for key, value in context.items()
                     if value is not None
                 }
+                self._made_of = made_of
         except Exception:
             report("the message headers of a worker could not be made")
         return self._made
+
+
+def redacted_headers(settings: Settings, redact: frozenset[str]) -> Settings:
+    """
+    Return *settings* with the publisher's own headers redacted.
+
+    Args:
+        settings: How a service's events are published.
+        redact: Keys, in lower case, with or without the prefix of Nameko's context.
+    """
+    names = redact | {f"{HEADER_PREFIX}.{key}" for key in redact}
+    return replace(settings, headers=redacted(copied(settings.headers), names))
 
 
 def worker_context(worker_ctx: Any) -> dict[str, Any]:

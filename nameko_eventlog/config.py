@@ -37,6 +37,7 @@ class Config:
     buffer_bytes: int = 67_108_864
     spool: str | None = None
     spool_max_bytes: int = 1_073_741_824
+    replay_key: str | None = None
     confirm_timeout: float = 10
     flush_timeout: float = 10
     unroutable: str = "warn"
@@ -58,6 +59,7 @@ _CHECKS: dict[str, checking.Check] = {
     "buffer_bytes": checking.positive_integer,
     "spool": checking.text,
     "spool_max_bytes": checking.positive_integer,
+    "replay_key": checking.secret,
     "confirm_timeout": checking.seconds(minimum_excluded=True),
     "flush_timeout": checking.seconds(minimum_excluded=False),
     "unroutable": checking.choice(*UNROUTABLE),

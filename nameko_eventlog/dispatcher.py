@@ -159,7 +159,8 @@ class EventLogDispatcher(EventDispatcher):
         self._flush_timeout = config.flush_timeout
         self._capture = Capture(config, entrypoint_types(self.ENTRYPOINT_TYPES_TO_LOG))
         self._before = compat.declared_before(self, EventLogDispatcher)
-        settings = compat.settings(self, config.uri)
+        self._redact = frozenset(key.lower() for key in config.redact)
+        settings = compat.redacted_headers(compat.settings(self, config.uri), self._redact)
         self._encoder = BodyEncoder(
             Serializer(settings.serializer),
             config.redact,
@@ -226,7 +227,7 @@ class EventLogDispatcher(EventDispatcher):
         try:
             sink = self._make_sink(
                 bounded_context(compat.worker_context(worker_ctx)),
-                compat.ContextHeaders(worker_ctx).make,
+                compat.ContextHeaders(worker_ctx, self._redact).make,
                 current_sink(),
             )
         except Exception:

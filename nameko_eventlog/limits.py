@@ -46,6 +46,10 @@ HELD_BYTES = 1 << 25
 
 TRANSACTION_BYTES = 1 << 24
 """The weight of decoded messages from which on a transaction of the store takes no more."""
+# Sent messages
+
+TABLE_VALUES = 100_000
+"""The most values in a worker's context data; a frame of AMQP's has no room for so many."""
 
 # Queries
 
@@ -111,3 +115,8 @@ SHOWN_CALLS = 1_000
 
 SHOWN_DEPTH = 40
 """How deep `trace` indents them; a deeper one says how deep it is."""
+REPLAY_LINE_BYTES = 64 << 20
+"""The longest line of a file that `spool replay` reads."""
+
+REPLAY_REFUSALS = 1_000
+"""The most refused lines of a file that `spool replay` tells of one by one."""

@@ -22,13 +22,9 @@ from nameko.exceptions import ConfigurationError
 
 from logging_ext.rendering import safe_repr
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
+from nameko_eventlog.tables import CUT, MAX_DEPTH, REDACTED, is_named
 
 
-MAX_DEPTH = 100
-"""Levels of nesting in event data and metadata; what lies deeper is cut."""
-
-REDACTED = "[redacted]"
-CUT = f"[nesting beyond {MAX_DEPTH} levels cut]"
 CYCLE = "[contains itself: cut]"
 
 _SCALARS = frozenset({str, int, bool, type(None)})
@@ -332,14 +328,14 @@ class Cleaner:
     ) -> Any:
         cleaned: dict[str, Any] = {}
         for key, element in items:
-            name = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+            is_secret = bool(self._redact) and is_named(key, self._redact)
             if not isinstance(key, str):
                 key = _unused(walk.on_problem("key", path, key), cleaned, original)
             else:
-                key = name = str.__str__(key)
+                key = str.__str__(key)
                 if self._thorough and self._serializer.tried(key) is _UNKNOWN:
                     key = _unused(walk.on_problem("key", path, key), cleaned, original)
-            if self._redact and isinstance(name, str) and name.lower() in self._redact:
+            if is_secret:
                 cleaned[key] = REDACTED
             else:
                 cleaned[key] = self._walk(element, (*path, key), inside, walk)

@@ -1,5 +1,5 @@
 """
-AMQP's tables, which message headers are: what a broker takes of what py-amqp encodes.
+AMQP's tables, which message headers are: what a broker takes of what py-amqp encodes, and copies.
 """
 
 from __future__ import annotations
@@ -9,6 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from amqp.serialization import dumps
+
+from nameko_eventlog.limits import TABLE_VALUES
+
+
+MAX_DEPTH = 100
+"""Levels of nesting in a copy; what lies deeper is cut, and no message needs it."""
+
+REDACTED = "[redacted]"
+CUT = f"[nesting beyond {MAX_DEPTH} levels cut]"
+"""What stands in the place of what is redacted, and of what is cut."""
+
+_UNCHANGING = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def check_finite(table: Mapping[str, Any]) -> None:
@@ -40,6 +52,68 @@ def is_table(value: Any) -> bool:
     except Exception:  # py-amqp's of many types: struct.error, OverflowError, its own
         return False
     return True
+
+
+def copied(value: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Copy the mappings and lists in *value*, and nothing else: no other value in a table can change.
+
+    Args:
+        value: A table.
+
+    Raises:
+        ValueError: It has more than `TABLE_VALUES` values.
+    """
+    copy: dict[str, Any] = _copied(value, 0, [TABLE_VALUES])
+    return copy
+
+
+def _copied(value: Any, depth: int, left: list[int]) -> Any:
+    kind = type(value)
+    if kind in _UNCHANGING:
+        return value
+    is_mapping = kind is dict or (kind is not list and isinstance(value, Mapping))
+    if not is_mapping and not isinstance(value, (list, tuple)):
+        return value
+    if depth == MAX_DEPTH:
+        return CUT
+    left[0] -= len(value)
+    if left[0] < 0:  # a list that is in another twice, which is in another twice, and so on
+        raise ValueError(f"a table of more than {TABLE_VALUES} values")
+    if is_mapping:
+        return {key: _copied(one, depth + 1, left) for key, one in value.items()}
+    elements = [_copied(one, depth + 1, left) for one in value]
+    return tuple(elements) if isinstance(value, tuple) else elements
+
+
+def redacted(value: Any, redact: frozenset[str]) -> Any:
+    """
+    Return a copy in which the values of the keys in *redact*, in lower case, are `REDACTED`.
+
+    Args:
+        value: What `copied` has returned.
+        redact: The keys.
+    """
+    kind = type(value)
+    if kind is dict:
+        return {
+            key: REDACTED
+            if is_named(key, redact)
+            else (one if type(one) in _UNCHANGING else redacted(one, redact))
+            for key, one in value.items()
+        }
+    if kind is list or kind is tuple:
+        return kind(redacted(one, redact) for one in value)
+    return value
+
+
+def is_named(key: Any, names: frozenset[str]) -> bool:
+    """
+    Tell whether *key* is one of *names*, which are in lower case.
+    """
+    if isinstance(key, str):
+        return str.lower(key) in names
+    return isinstance(key, bytes) and key.decode("utf-8", "replace").lower() in names
 
 
 def _is_finite(value: Any) -> bool:

@@ -5,15 +5,12 @@ Spools: what waits on disk, and lines of ``nameko_eventlog.undelivered``.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import click
 import kombu
@@ -22,6 +19,7 @@ from rich.progress import Progress
 
 from nameko_eventlog import compat
 from nameko_eventlog.checking import masked
+from nameko_eventlog.cli.replaying import LineReader, Refused, numbered_lines, serializer_of
 from nameko_eventlog.cli.settings import (
     NOTHING,
     UNREACHABLE,
@@ -31,17 +29,13 @@ from nameko_eventlog.cli.settings import (
     read_config,
     telling,
 )
-from nameko_eventlog.cli.terminal import console, event_line, json_line, local_time, printable
+from nameko_eventlog.cli.terminal import console, event_line, local_time, printable
+from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
 from nameko_eventlog.connections import make_connection
-from nameko_eventlog.delivery.directories import CORRUPT
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.segments import (
-    SUFFIX,
-    LaterVersion,
-    read_position,
-    read_segment,
-)
+from nameko_eventlog.delivery.marks import Marker, replay_secret
+from nameko_eventlog.delivery.message import Message, shortstr, whole_seconds
+from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
 
@@ -53,61 +47,26 @@ def spool() -> None:
     """
 
 
-def directories(path: str) -> list[pathlib.Path]:
+def directories(path: str) -> list[ProcessDirectory]:
     """
     Return each process's directory in the configured spool: ``SPOOL/SERVICE/PROCESS``.
 
     Raises:
-        Failure: No spool is configured, or it is not there.
+        Failure: No spool is configured, or it is not there, or it cannot be read.
     """
     configured = parse_config(read_config(path)).spool
     if configured is None:
         raise Failure(f"{path} configures no spool: set {CONFIG_KEY}.spool", USAGE)
-    root = pathlib.Path(configured)
-    if not root.is_dir():
-        raise Failure(f"there is no directory {configured!r}, the spool of {path}", NOTHING)
-    return sorted(
-        {
-            segment.parent
-            for segment in root.glob(f"*/*/*{SUFFIX}")
-            if segment.parent.name != CORRUPT
-        }
-    )
-
-
-def waiting(directory: pathlib.Path) -> Iterator[Message | None]:
-    """
-    Read what waits in a process's directory, in order; None for a line that is no message.
-    """
-    done, offset = "", 0
-    with suppress(OSError, ValueError):
-        done, offset = read_position((directory / "position").read_text())
-    for segment in sorted(directory.glob(f"*{SUFFIX}")):
-        try:
-            yield from read_segment(segment, offset if segment.name == done else 0)
-        except FileNotFoundError:
-            continue  # its process has just settled it
-        except OSError as exc:
-            click.echo(f"{segment} cannot be read: {exc}", err=True)
-        except LaterVersion:
-            click.echo(f"{segment} is of a later version", err=True)
-
-
-def is_in_use(directory: pathlib.Path) -> bool:
-    """
-    Tell whether a living process has it.
-    """
     try:
-        lock = os.open(directory / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
+        return process_directories(pathlib.Path(configured).absolute())
+    except (FileNotFoundError, NotADirectoryError):
+        raise Failure(
+            f"there is no directory {configured!r}, the spool of {path}", NOTHING
+        ) from None
+    except OSError as exc:
+        raise Failure(
+            f"the spool {configured!r} cannot be read: {exc.strerror}", NOTHING
+        ) from None
 
 
 @spool.command("list")
@@ -121,13 +80,17 @@ def list_spools(path: str) -> None:
     if not found:
         click.echo("nothing waits")
     for directory in found:
-        messages = list(waiting(directory))
-        good = [one for one in messages if one is not None]
-        oldest = f"oldest {_time(good[0])}" if good else ""
-        bad = f"  {len(messages) - len(good)} corrupt" if len(good) < len(messages) else ""
-        state = "in use" if is_in_use(directory) else "left behind"
-        name = printable(f"{directory.parent.name}/{directory.name}")
-        click.echo(f"{name}  {len(good)} waiting  {state}  {oldest}{bad}")
+        good = corrupt = 0
+        oldest = ""
+        for message in directory.messages():
+            if message is None:
+                corrupt += 1
+                continue
+            oldest = oldest or f"oldest {_time(message)}"
+            good += 1
+        bad = f"  {corrupt} corrupt" if corrupt else ""
+        state = "in use" if directory.is_in_use() else "left behind"
+        click.echo(f"{directory.label}  {good} waiting  {state}  {oldest}{bad}")
 
 
 @spool.command()
@@ -141,17 +104,21 @@ def show(path: str, limit: int) -> None:
     out = console()
     shown = 0
     for directory in directories(path):
-        for message in waiting(directory):
-            if message is None or shown >= limit:
+        for message in directory.messages():
+            if shown >= limit:
+                break
+            if message is None:
                 continue
             shown += 1
+            named = {"event_type": message.event_type, "service_name": directory.service}
             try:
                 body = json.loads(message.body)
-            except ValueError:
-                body = {}
-            if not isinstance(body, dict) or not body:
-                body = {"event_type": message.event_type, "service_name": directory.parent.name}
-            out.print(event_line(_time(message), body), soft_wrap=True)
+                line = event_line(
+                    _time(message), body if isinstance(body, dict) and body else named
+                )
+            except (ValueError, RecursionError):  # no JSON, or nested too deep
+                line = event_line(_time(message), named)
+            out.print(line, soft_wrap=True)
     if not shown:
         click.echo("nothing waits", err=True)
         sys.exit(NOTHING)
@@ -166,25 +133,54 @@ def export(path: str) -> None:
     """
     config = read_config(path)
     routing_key = parse_config(config).event_type or "log_event"
+    marker = _marker(config)
+    failed = 0
     for directory in directories(path):
-        for message in waiting(directory):
-            if message is not None:
-                click.echo(json_line(_exported(message, directory.parent.name, routing_key)))
+        for message in directory.messages():
+            if message is None:
+                continue
+            try:
+                line = json.dumps(_exported(message, directory.service, routing_key))
+                click.echo(marker.mark(line))
+            except (ValueError, TypeError, RecursionError) as exc:
+                failed += 1
+                warn(
+                    f"{directory.label}: {message.message_id} is left out, for JSON does not know"
+                    f" its headers ({exc}); `spool replay` without a file publishes it"
+                )
+    if failed:
+        raise Failure(f"{failed} event logs are left out", NOTHING)
+
+
+def _marker(config: Any) -> Marker:
+    parsed = parse_config(config)
+    return Marker(replay_secret(parsed, str(parsed.uri or config.get("AMQP_URI") or "")))
 
 
 @spool.command()
-@click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"), required=False)
+@click.argument("file", type=click.File("rb"), required=False)
 @click.option("--seconds", default=60.0, show_default=True, help="For how long to try.")
+@click.option(
+    "--unmarked",
+    is_flag=True,
+    help="Publish lines of FILE without a mark, too: if only our own logger writes to it.",
+)
 @config_option
 @telling
-def replay(path: str, file: Any, seconds: float) -> None:
+def replay(path: str, file: Any, seconds: float, unmarked: bool) -> None:
     """
     Publish what dead processes have left in the spool; or a FILE of exported lines, or a log file
     with those of nameko_eventlog.undelivered. Message ids stay as they are.
     """
     config = read_config(path)
     if file is not None:
-        _replay_lines(config, list(file))
+        reader = LineReader(
+            _marker(config),
+            parse_config(config).event_type or "log_event",
+            serializer_of(config),
+            unmarked,
+        )
+        _replay_lines(config, reader, file)
     else:
         _replay_spool(config, path, seconds)
 
@@ -193,24 +189,41 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
     found = directories(path)
     if not found:
         click.echo("nothing waits")
-    used = [directory for directory in found if is_in_use(directory)]
-    for directory in used:
-        click.echo(
-            f"{directory.parent.name}/{directory.name} is in use: left to its process", err=True
-        )
-    failed = 0
-    for service in sorted({one.parent.name for one in found if one not in used}):
-        with event_log_dispatcher(config, service) as dispatch:
-            deadline = time.monotonic() + seconds
-            while dispatch.stats()["waiting"] and time.monotonic() < deadline:
-                _sleep(0.1)
-            stats = dispatch.stats()
+    services, failed, refused = set(), 0, 0
+    for directory in found:
+        if directory.is_in_use():
+            warn(f"{directory.label} is in use: left to its process")
+        elif directory.owner != os.geteuid():
+            refused += 1
+            warn(
+                f"{directory.label} belongs to the user {directory.owner}: replay it as that user,"
+                " or it would publish with your rights what that user has written"
+            )
+        else:
+            services.add(directory.service)
+    for service in sorted(services):
+        try:
+            stats = _replay_service(config, service, seconds)
+        except Exception as exc:  # the others have their turn
+            refused += 1
+            warn(f"{service} cannot be replayed: {exc}")
+            continue
         failed += stats["waiting"]
         click.echo(
             f"{printable(service)}: {stats['confirmed']} published, {stats['waiting']} still wait"
         )
     if failed:
         raise Failure("the broker has not confirmed all of them: see `spool list`", UNREACHABLE)
+    if refused:
+        raise Failure("not all of it was replayed", NOTHING)
+
+
+def _replay_service(config: Any, service: str, seconds: float) -> dict[str, int]:
+    with event_log_dispatcher(config, service) as dispatch:
+        deadline = time.monotonic() + seconds
+        while dispatch.stats()["waiting"] and time.monotonic() < deadline:
+            _sleep(0.1)
+        return dispatch.stats()
 
 
 def _sleep(seconds: float) -> None:
@@ -219,13 +232,12 @@ def _sleep(seconds: float) -> None:
     eventlet.sleep(seconds)
 
 
-def _replay_lines(config: Any, lines: list[str]) -> None:
+def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
     settings = compat.broker_settings(config)
     uri = parse_config(config).uri or settings.uri
     connection = make_connection(settings, uri, confirm_publish=True)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
-    published = 0
-    bad: list[int] = []
+    published = others = refused = 0
     not_taken: list[str] = []
 
     def note(exc: Any, exchange: str, routing_key: str, message: Any) -> None:
@@ -239,19 +251,27 @@ def _replay_lines(config: Any, lines: list[str]) -> None:
             channel = connection.channel()
             returns = hasattr(channel, "events")  # those of memory:// have no queue to miss
             producer = kombu.Producer(channel, on_return=note if returns else None)
-            for number, line in enumerate(progress.track(lines, description="publishing"), 1):
-                if not line.strip():
-                    continue
+            lines = progress.track(numbered_lines(file), total=None, description="publishing")
+            for number, line in lines:
                 try:
-                    body, options = parse_line(line)
-                except (ValueError, KeyError, TypeError):
-                    bad.append(number)
+                    if line is None:
+                        raise Refused(f"it is longer than REPLAY_LINE_BYTES ({REPLAY_LINE_BYTES})")
+                    publication = reader.read(line)
+                except Refused as exc:
+                    refused += 1
+                    if refused <= REPLAY_REFUSALS:
+                        warn(f"line {number} is refused: {_shortened(str(exc))}")
+                    continue
+                if publication is None:
+                    others += bool(line.strip())
                     continue
                 try:
                     # what is returned, is returned before it is confirmed
-                    producer.publish(body, **{**options, "mandatory": True})
+                    producer.publish(
+                        publication.body, **{**publication.options, "mandatory": True}
+                    )
                 except MessageNacked:  # by a queue that is full
-                    not_taken.append(options["exchange"])
+                    not_taken.append(publication.options["exchange"])
                 published += 1
     except errors as exc:
         raise Failure(
@@ -259,42 +279,17 @@ def _replay_lines(config: Any, lines: list[str]) -> None:
             f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None
-    click.echo(f"{published - len(not_taken)} published, {len(bad)} lines are no event logs")
-    if bad:
-        click.echo(f"the first of these: line {bad[0]}", err=True)
+    click.echo(f"{published - len(not_taken)} published, {others} lines are no event logs")
+    if refused:
+        warn(f"{refused} lines are refused")
     if not_taken:
         raise Failure(
             f"{len(not_taken)} more no queue took, the first of them by the exchange"
             f" {not_taken[0]!r}: bind a queue to it, and replay them again",
             UNREACHABLE,
         )
-    if not published:
+    if refused or not published:
         sys.exit(NOTHING)
-
-
-def parse_line(line: str) -> tuple[bytes, dict[str, Any]]:
-    """
-    Read a message from a line, whatever a log's format has put before it.
-
-    Returns:
-        Its body, and the options of kombu's ``publish``.
-
-    Raises:
-        ValueError: There is none.
-        KeyError: Something of it is missing.
-        TypeError: Something of it is of the wrong kind.
-    """
-    message, _ = json.JSONDecoder().raw_decode(line[line.index('{"exchange"') :])
-    body = message["body"].encode()
-    if message["body_encoding"] == "base64":
-        body = base64.b64decode(message["body"])
-    properties = dict(message["properties"])
-    return body, {
-        "exchange": message["exchange"],
-        "routing_key": message["routing_key"],
-        "headers": dict(properties.pop("headers", None) or {}),
-        **properties,
-    }
 
 
 def _exported(message: Message, service: str, routing_key: str) -> dict[str, Any]:
@@ -310,9 +305,9 @@ def _exported(message: Message, service: str, routing_key: str) -> dict[str, Any
             "content_encoding": message.content_encoding,
             "delivery_mode": 2,
             "message_id": message.message_id,
-            "timestamp": int(message.timestamp),
-            "type": message.event_type,
-            "app_id": service,
+            "timestamp": whole_seconds(message),
+            "type": shortstr(message.event_type),
+            "app_id": shortstr(service),
             "headers": dict(message.headers),
         },
         "body": body,
@@ -321,4 +316,11 @@ def _exported(message: Message, service: str, routing_key: str) -> dict[str, Any
 
 
 def _time(message: Message) -> str:
-    return local_time(format_time(int(message.timestamp * 1000)))
+    try:
+        return local_time(format_time(int(message.timestamp * 1000)))
+    except (OverflowError, ValueError):  # before the year 1, or after 9999
+        return repr(message.timestamp)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -7,9 +7,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import pathlib
+import stat
 from collections.abc import Collection, Iterator
 
+from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.directories import CORRUPT, Directory
 from nameko_eventlog.delivery.news import News
 
@@ -59,18 +62,24 @@ class Estate:
             finally:
                 self.opening = None
             directory.close()
-            if path.exists():  # of a later version, or not to be read
+            if os.path.lexists(path):  # of a later version, or not to be read
                 self._left_alone.add(path)
 
     def _others(self, held: Collection[pathlib.Path]) -> list[pathlib.Path]:
         found = []
-        with contextlib.suppress(OSError):
-            for path in self._root.iterdir():
-                if path in held or path in self._left_alone or path.name == CORRUPT:
+        with (
+            contextlib.suppress(OSError),
+            private.closing(private.open_service(self._root)) as root,
+        ):
+            for name in os.listdir(root):
+                path = self._root / name
+                if path in held or path in self._left_alone or name == CORRUPT:
                     continue
                 with contextlib.suppress(OSError):  # it is gone
-                    if path.is_dir():
-                        found.append((path.stat().st_mtime, path))
+                    status = os.stat(name, dir_fd=root, follow_symlinks=False)
+                    # a link is refused when it is opened, and that is logged
+                    if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                        found.append((status.st_mtime, path))
         return [path for _, path in sorted(found)]
 
     def _lock(self, path: pathlib.Path) -> Directory | None:

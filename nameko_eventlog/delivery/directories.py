@@ -10,13 +10,13 @@ import fcntl
 import logging
 import os
 import pathlib
-import shutil
 from collections import deque
 from zlib import crc32
 
 import eventlet
 from eventlet import patcher
 
+from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import SUFFIX, Segment, read_position
@@ -33,8 +33,8 @@ CORRUPT = "corrupt"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the operating system says of a full disk."""
 
-_LOCK = "lock"
-_POSITION = "position"
+LOCK = "lock"
+POSITION = "position"
 
 
 class Directory:
@@ -70,14 +70,16 @@ class Directory:
         self._said_position: tuple[str, int] | None = None
         self._segment_bytes = segment_bytes
         self._is_new = True  # not known to be on the disk
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with private.closing(private.open_service(path.parent, make=True)) as parent:
+            self._fd = private.open_directory(parent, path, make=True)
+        self._lock = -1
         try:
+            self._lock = private.open_file(self._fd, path / LOCK, os.O_RDWR, make=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (path / _LOCK).exists():  # who had it before has just removed it
+            if not _is_in(self._fd, LOCK, self._lock):  # who had it before has just removed it
                 raise BlockingIOError(errno.EWOULDBLOCK, "removed meanwhile", str(path))
         except OSError:
-            _os.close(self._lock)
+            self._close_files()
             raise
 
     def load(self) -> int:
@@ -87,13 +89,14 @@ class Directory:
         Returns:
             How many event logs, the corrupt ones among them.
         """
-        name, offset = self._read_position()
-        for path in sorted(self.path.glob(f"*{SUFFIX}")):
+        settled, offset = self._read_position()
+        for name in self._segment_names():
+            path = self.path / name
             segment = None
             try:
-                segment = Segment(path)
+                segment = Segment(self._fd, path)
                 if segment.is_known:
-                    if path.name == name:
+                    if name == settled:
                         segment.read_up_to = max(segment.first, min(offset, segment.written))
                     self.unread += segment.count()
                     self.segments.append(segment)
@@ -118,7 +121,7 @@ class Directory:
         """
         About how many files it has open.
         """
-        return 2 + len(self.segments)
+        return 3 + len(self.segments)
 
     @property
     def size(self) -> int:
@@ -194,7 +197,7 @@ class Directory:
         self.finish()
         self._number += 1
         path = self.path / f"{self._number:08d}{SUFFIX}"
-        self._growing = Segment(path, is_new=True, service=self._service)
+        self._growing = Segment(self._fd, path, is_new=True, service=self._service)
         self._is_new = True
         self.segments.append(self._growing)
         return self._growing
@@ -211,13 +214,20 @@ class Directory:
         """
         Tell whether it, and what is written, is still to be found under its name.
         """
+        growing = self._growing
         try:
-            growing = self._growing
-            return _is_at(self._lock, self.path / _LOCK) and (
-                growing is None or _is_at(growing.fd, growing.path)
-            )
+            with (
+                private.closing(private.open_service(self.path.parent)) as parent,
+                private.closing(private.open_directory(parent, self.path)) as fd,
+            ):
+                return _is_in(fd, LOCK, self._lock) and (
+                    growing is None or _is_in(fd, growing.path.name, growing.fd)
+                )
         except OSError:
             return False
+
+    def _segment_names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self._fd) if name.endswith(SUFFIX))
 
     def _give_up(self, segment: Segment, exc: OSError) -> None:
         if segment is self._growing:
@@ -249,7 +259,7 @@ class Directory:
             segment = self.segments.popleft()
             segment.close()
             with contextlib.suppress(OSError):
-                segment.path.unlink()
+                os.unlink(segment.path.name, dir_fd=self._fd)
         if self.segments:
             first = self.segments[0]
             position = first.path.name, first.settled_up_to
@@ -263,15 +273,15 @@ class Directory:
     def _write_position(self, name: str, offset: int) -> None:
         with contextlib.suppress(OSError):  # it saves repetitions, nothing else
             if self._position_fd < 0:
-                self._position_fd = _os.open(
-                    self.path / _POSITION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                self._position_fd = private.open_file(
+                    self._fd, self.path / POSITION, os.O_RDWR, make=True
                 )
             line = f"{name} {offset:020d}"
             _os.pwrite(self._position_fd, f"{line} {crc32(line.encode()):08x}\n".encode(), 0)
 
     def _read_position(self) -> tuple[str, int]:
         try:
-            return read_position((self.path / _POSITION).read_text())
+            return read_position(read_position_file(self._fd, self.path))
         except (OSError, ValueError):
             return "", 0
 
@@ -299,8 +309,9 @@ class Directory:
         if self._is_new:
             self._is_new = False
             try:
-                for path in (self.path, self.path.parent):  # the names are in these
-                    _sync_directory(path)
+                with private.closing(self._open_parent()) as parent:
+                    for fd in (self._fd, parent):  # the names are in these
+                        _os.fsync(fd)
             except OSError as exc:
                 failure = exc
         if failure is not None:
@@ -313,8 +324,13 @@ class Directory:
         path = self.path.parent / CORRUPT / f"{self.path.name}-{segment.path.name}"
         kept = f"kept in {path}"
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            with open(path, "ab", opener=_private) as file:
+            with (
+                private.closing(self._open_parent()) as parent,
+                private.closing(private.open_directory(parent, path.parent, make=True)) as fd,
+                open(
+                    private.open_file(fd, path, os.O_WRONLY | os.O_APPEND, make=True), "ab"
+                ) as file,
+            ):
                 file.writelines(line + b"\n" for line in lines)
         except OSError as exc:
             kept = f"gone, for {path} cannot be written ({exc})"
@@ -342,29 +358,62 @@ class Directory:
         for segment in self.segments:
             segment.close()
         self.segments.clear()
-        if self._position_fd >= 0:
-            _os.close(self._position_fd)
-            self._position_fd = -1
-        if is_ours and not left and not list(self.path.glob(f"*{SUFFIX}")):
-            shutil.rmtree(self.path, ignore_errors=True)
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            _os.close(lock)
+        if is_ours and not left:
+            self._remove()
+        self._close_files()
+
+    def _remove(self) -> None:
+        """
+        Remove what is known in the directory, and the directory if that was all.
+        """
+        with contextlib.suppress(OSError):
+            if self._segment_names():
+                return
+            for name in (POSITION, LOCK):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._fd)
+            with private.closing(self._open_parent()) as parent:
+                if _is_in(parent, self.path.name, self._fd):
+                    os.rmdir(self.path.name, dir_fd=parent)
+
+    def _close_files(self) -> None:
+        for name in ("_position_fd", "_lock", "_fd"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                _os.close(fd)
+
+    def _open_parent(self) -> int:
+        """
+        Open the service's directory, wherever this one is by now.
+        """
+        return private.open_directory(self._fd, self.path / os.pardir)
 
 
-def _private(path: str, flags: int) -> int:
-    fd: int = _os.open(path, flags | os.O_CLOEXEC, 0o600)
-    return fd
+def read_position_file(directory: int, path: pathlib.Path, owner: int | None = None) -> str:
+    """
+    Return what a process's directory says of how far it is settled.
+
+    Args:
+        directory: The directory, open.
+        path: Where it is.
+        owner: Whose it has to be; by default this user's.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no text.
+    """
+    fd = private.open_file(directory, path / POSITION, os.O_RDONLY, owner=owner)
+    with private.closing(fd):
+        return bytes(_os.pread(fd, 4096, 0)).decode()
 
 
-def _is_at(fd: int, path: pathlib.Path) -> bool:
-    ours, there = os.fstat(fd), os.stat(path)
-    return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-
-
-def _sync_directory(path: pathlib.Path) -> None:
-    fd = _os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _is_in(directory: int, name: str, fd: int) -> bool:
+    """
+    Tell whether the file that is open as *fd* has *name* in *directory*.
+    """
     try:
-        _os.fsync(fd)
-    finally:
-        _os.close(fd)
+        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), there)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import pathlib
 import resource
 from collections import deque
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from time import monotonic
 from uuid import uuid4
 
+from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.adoption import Estate
 from nameko_eventlog.delivery.directories import FULL, SEGMENT_BYTES, Directory
 from nameko_eventlog.delivery.message import Message
@@ -33,6 +35,22 @@ OPEN_SECONDS = 1.0
 """How long after a directory of its own could not be made it is tried again."""
 
 _ATTEMPTS = 5
+
+
+def directory_name(service: str) -> str:
+    """
+    Return the name of a service's directory in a spool.
+    """
+    name = service.replace(os.sep, "%2F")
+    return name if name.strip(".") else name.replace(".", "%2E")
+
+
+def service_name(directory: str) -> str:
+    """
+    Return the name of the service whose directory in a spool is called so.
+    """
+    name = directory.replace("%2F", os.sep)
+    return name if name.replace("%2E", "") else name.replace("%2E", ".")
 
 
 class Holdings:
@@ -63,6 +81,7 @@ class Holdings:
         self._adopted: deque[Directory] = deque()
         self._estate = Estate(root, service, news)
         self._has_more = False
+        self._noted: set[str] = set()
         self.size = 0
         """How many bytes they take on disk."""
 
@@ -78,6 +97,7 @@ class Holdings:
             OSError: If that cannot be done.
         """
         self._opened_at = monotonic()
+        os.close(private.open_service(self._root, make=True, note=self._note))
         for _ in range(_ATTEMPTS):
             path = self._root / uuid4().hex
             try:
@@ -88,6 +108,11 @@ class Holdings:
             else:
                 return self._own
         raise failure
+
+    def _note(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._news.add(logging.WARNING, "%s", text)
 
     def append(self, line: bytes) -> tuple[Segment, int]:
         """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -118,6 +118,7 @@ def as_json(
     exchange: str,
     routing_key: str,
     reason: str,
+    mark: Callable[[str], str] | None = None,
 ) -> str:
     """
     Return the whole of *message* as one JSON object, from which it can be sent again.
@@ -141,13 +142,19 @@ def as_json(
         "reason": reason,
     }
     try:
-        return json.dumps(whole, allow_nan=False)
+        line = json.dumps(whole, allow_nan=False)
     except Exception:
         whole["properties"]["headers"] = {  # type: ignore[index]
             _as_text(name): value if isinstance(value, str) else _as_text(value)
             for name, value in headers(message, settings).items()
         }
-        return json.dumps(whole, default=_as_text)
+        line = json.dumps(whole, default=_as_text)
+    if mark is None:
+        return line
+    try:
+        return mark(line)
+    except Exception:  # an OpenSSL without scrypt: better without a mark than not at all
+        return line
 
 
 def _as_text(value: Any) -> str:

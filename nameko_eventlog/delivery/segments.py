@@ -13,6 +13,7 @@ import os
 import pathlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
@@ -20,6 +21,7 @@ import msgspec
 from amqp.serialization import dumps, loads
 from eventlet import patcher
 
+from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.message import Message, shortstr
 from nameko_eventlog.serialization import encode_plain, is_plain
 
@@ -182,12 +184,12 @@ def read_position(line: str) -> tuple[str, int]:
     return name, int(offset)
 
 
-def read_segment(path: pathlib.Path, offset: int = 0) -> Iterator[Message | None]:
+def read_segment(fd: int, offset: int = 0) -> Iterator[Message | None]:
     """
     Read the messages of a segment, and change nothing: a living process may be at it.
 
     Args:
-        path: Where.
+        fd: The file, open; it is closed at the end.
         offset: Up to where it is settled.
 
     Yields:
@@ -197,7 +199,7 @@ def read_segment(path: pathlib.Path, offset: int = 0) -> Iterator[Message | None
         OSError: If it cannot be read.
         LaterVersion: If it is of a format that is not known.
     """
-    with path.open("rb") as file:
+    with open(fd, "rb") as file:
         first = file.readline()
         try:
             header = _decode_header(_checked(first.removesuffix(b"\n")))
@@ -220,6 +222,7 @@ class Segment:
     One file of a spool.
 
     Args:
+        directory: The directory that it is in, open.
         path: Where.
         is_new: Whether to make it.
         service: The service's name, for a new one.
@@ -228,7 +231,9 @@ class Segment:
         OSError: If it cannot be opened or made.
     """
 
-    def __init__(self, path: pathlib.Path, is_new: bool = False, service: str = "") -> None:
+    def __init__(
+        self, directory: int, path: pathlib.Path, is_new: bool = False, service: str = ""
+    ) -> None:
         self.path = path
         self.is_growing = is_new
         self.is_known = True
@@ -237,15 +242,16 @@ class Segment:
         self.unread = 0
         """How many event logs it holds that are not in memory."""
         self._unsettled: OrderedDict[int, None] = OrderedDict()
-        flags = os.O_RDWR | os.O_CLOEXEC
-        self.fd = _os.open(path, flags | os.O_CREAT | os.O_EXCL if is_new else flags, 0o600)
+        take = private.make_file if is_new else private.open_file
+        self.fd = take(directory, path, os.O_RDWR)
         self.written = 0
         if is_new:
             try:
                 self.append(_with_checksum(encode_plain(_Header(VERSION, service))))
             except OSError:
                 self.close()
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(path.name, dir_fd=directory)
                 raise
             self.first = self.written
         else:

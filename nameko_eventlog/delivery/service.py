@@ -20,6 +20,7 @@ from nameko_eventlog.compat import Settings
 from nameko_eventlog.config import Config
 from nameko_eventlog.delivery.broker import Broker
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.delivery.marks import Marker, replay_secret
 from nameko_eventlog.delivery.message import Message, as_json
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox, Outbox
 from nameko_eventlog.delivery.relay import Relay
@@ -102,6 +103,7 @@ class BrokerDelivery:
         self._home = HomeThread()
         self._ledger = Ledger()
         self._identifiers = UUID7Generator()
+        self._marker = Marker(replay_secret(config, settings.uri))
         self._outbox = self._make_outbox()
         self.service = route.service
         self._closed: str | None = None
@@ -374,6 +376,7 @@ class BrokerDelivery:
                 route.exchange.name,
                 route.routing_key,
                 reason,
+                self._marker.mark,
             )
             _undelivered.error("%s", line, extra={"reason": reason})
         except Exception:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from eventlet.greenthread import GreenThread
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog.delivery.directories import Directory
-from nameko_eventlog.delivery.holdings import Holdings
+from nameko_eventlog.delivery.holdings import Holdings, directory_name
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.outbox import OVERHEAD, TURN, Ledger, Level, fill_level
@@ -64,7 +63,7 @@ class SpooledOutbox:
         identify: Callable[[Message], object],
         ledger: Ledger,
     ) -> None:
-        self._root = pathlib.Path(directory).absolute() / service.replace(os.sep, "%2F")
+        self._root = pathlib.Path(directory).absolute() / directory_name(service)
         if pathlib.Path(directory).exists() and not pathlib.Path(directory).is_dir():
             raise ConfigurationError(
                 f"EVENTLOG_DISPATCHER.spool must be a directory; {directory!r} is none"

@@ -366,7 +366,7 @@ class TestDamage:
         (tmp_path / "foo" / "corrupt").touch()
         delivery = make_spooled(uri)
 
-        wait_until(lambda: said.saying("cannot be written ([Errno 17] File exists"))
+        wait_until(lambda: said.saying("cannot be written ([Errno 20] Not a directory"))
         assert 1 == check_sum(delivery)["undelivered"]
 
     def test_rubbish(

@@ -13,7 +13,6 @@ import os
 import pathlib
 import resource
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -582,16 +581,16 @@ class TestOpened:
         A directory that another process locks the moment it is made is left to it.
         """
 
-        def mkdir(self: pathlib.Path, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            lock = self / "lock"
-            if len(self.name) == 32 and len(others) < 2 and not lock.exists():
-                others.append(os.open(lock, os.O_RDWR | os.O_CREAT))
-                fcntl.flock(others[-1], fcntl.LOCK_EX)
+        def mkdir(name: str, *args: Any, dir_fd: int | None = None) -> None:
+            original(name, *args, dir_fd=dir_fd)
+            if len(name) == 32 and len(others) < 2:
+                lock = os.open(f"{name}/lock", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                others.append(lock)
 
         others: list[int] = []
-        original = pathlib.Path.mkdir
-        monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+        original = os.mkdir
+        monkeypatch.setattr(os, "mkdir", mkdir)
         delivery = make_spooled(nowhere, start=False)
         delivery.accept(make_message(1))
 
@@ -603,33 +602,31 @@ class TestOpened:
             os.close(other)
 
     def test_somebody_elses(
-        self, nowhere: str, make_delivery: Make, said: Lines, quick: None
+        self,
+        nowhere: str,
+        tmp_path: pathlib.Path,
+        make_spooled: Make,
+        said: Lines,
+        files: Any,
+        quick: None,
     ) -> None:
         """
         What another user's process has left is said once, and harms nothing.
         """
-        root = pathlib.Path(tempfile.mkdtemp(prefix="eventlog-spool-"))
-        root.chmod(0o777)
-        user = os.geteuid()
-        try:
-            first = make_delivery(nowhere, spool=str(root), start=False)
-            first.accept(make_message(1))
-            first.stop(0)
-            (root / "foo").chmod(0o777)
-            for path in (root / "foo").rglob("*"):
-                path.chmod(0)
-            if user == 0:
-                os.seteuid(65534)
-            second = make_delivery(nowhere, spool=str(root))
-            second.accept(make_message(2))
-            wait_until(lambda: said.saying("cannot be taken over"))
-            eventlet.sleep(0.1)
-            assert 1 == len(said.saying("cannot be taken over"))
-            assert 1 == check_sum(second)["accepted"]
-            second.stop(0)
-        finally:
-            os.seteuid(user)
-            shutil.rmtree(root)
+        first = make_spooled(nowhere, start=False)
+        first.accept(make_message(1))
+        first.stop(0)
+        left = files()[0].parent
+        if os.geteuid() == 0:
+            os.chown(left, 65534, 65534)
+        else:
+            left.chmod(0o777)
+        second = make_spooled(nowhere)
+        second.accept(make_message(2))
+        wait_until(lambda: said.saying("cannot be taken over"))
+        eventlet.sleep(0.1)
+        assert 1 == len(said.saying("cannot be taken over"))
+        assert 1 == check_sum(second)["accepted"]
 
 
 class TestMany:
