@@ -59,13 +59,16 @@ _DOWNSTREAM = {
 # what all rooms share, and the package itself
 SHARED = {
     "__init__.py",
+    "addresses.py",
     "checking.py",
     "compat.py",
     "exceptions.py",
+    "extras.py",
     "frames.py",
     "limits.py",
     "reporting.py",
     "tables.py",
+    "visible.py",
 }
 
 

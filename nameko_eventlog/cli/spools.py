@@ -22,7 +22,7 @@ from kombu import Connection
 from rich.progress import Progress
 
 from nameko_eventlog import compat
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.cli.settings import (
     NOTHING,
     UNREACHABLE,
@@ -88,9 +88,9 @@ def waiting(directory: pathlib.Path) -> Iterator[Message | None]:
         except FileNotFoundError:
             continue  # its process has just settled it
         except OSError as exc:
-            click.echo(f"{segment} cannot be read: {exc}", err=True)
+            click.echo(printable(f"{segment} cannot be read: {exc}"), err=True)
         except LaterVersion:
-            click.echo(f"{segment} is of a later version", err=True)
+            click.echo(printable(f"{segment} is of a later version"), err=True)
 
 
 def is_in_use(directory: pathlib.Path) -> bool:
@@ -196,7 +196,8 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
     used = [directory for directory in found if is_in_use(directory)]
     for directory in used:
         click.echo(
-            f"{directory.parent.name}/{directory.name} is in use: left to its process", err=True
+            printable(f"{directory.parent.name}/{directory.name} is in use: left to its process"),
+            err=True,
         )
     failed = 0
     for service in sorted({one.parent.name for one in found if one not in used}):
@@ -221,7 +222,7 @@ def _sleep(seconds: float) -> None:
 
 def _replay_lines(config: Any, lines: list[str]) -> None:
     settings = compat.broker_settings(config)
-    uri = parse_config(config).uri or settings.uri
+    uri = compat.broker_uri(parse_config(config).uri or settings.uri)
     connection = Connection(
         uri,
         ssl=settings.ssl,
@@ -261,7 +262,7 @@ def _replay_lines(config: Any, lines: list[str]) -> None:
                 published += 1
     except errors as exc:
         raise Failure(
-            f"the broker {masked(str(uri))} cannot be used: {exc};"
+            f"the broker {masked(uri)} cannot be used: {without_secrets(str(exc), uri)};"
             f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None

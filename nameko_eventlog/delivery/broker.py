@@ -14,8 +14,8 @@ import eventlet
 from eventlet import patcher
 from kombu import Connection
 from kombu.compression import compress
-from nameko.utils import sanitize_url
 
+from nameko_eventlog.addresses import masked
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.delivery import wire
 from nameko_eventlog.delivery.message import Message, properties, sent_headers
@@ -140,7 +140,7 @@ class Broker:
         """
         The broker's address, without the password.
         """
-        return str(sanitize_url(self._client.as_uri(include_password=False)))
+        return masked(self._client.as_uri(include_password=False))
 
     def open(self) -> None:
         """

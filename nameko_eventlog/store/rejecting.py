@@ -64,6 +64,7 @@ class Rejects:
 
     def __init__(self, uri: str, accept: Collection[str] = ("json",)) -> None:
         self._engine = open_engine(uri, writes=True)
+        self._reader = open_engine(uri)  # which works where nothing may be written as well
         self._accept = content_types(accept)
         check_exists(self._engine.url)
 
@@ -71,7 +72,7 @@ class Rejects:
         """
         Return the latest.
         """
-        with database_errors(self._engine.url), self._engine.begin() as connection:
+        with database_errors(self._engine.url), self._reader.begin() as connection:
             found = connection.execute(select(rejects).order_by(rejects.c.id.desc()).limit(limit))
             return [_reject(row) for row in found]
 
@@ -79,7 +80,7 @@ class Rejects:
         """
         Return one, or None.
         """
-        with database_errors(self._engine.url), self._engine.begin() as connection:
+        with database_errors(self._engine.url), self._reader.begin() as connection:
             row = connection.execute(select(rejects).where(rejects.c.id == id)).one_or_none()
             return None if row is None else _reject(row)
 
@@ -113,8 +114,9 @@ class Rejects:
 
     def close(self) -> None:
         """
-        Close the connection.
+        Close the connections.
         """
+        close_engine(self._reader)
         close_engine(self._engine)
 
 

@@ -26,6 +26,10 @@ LOGGING: dict[str, Any] = {
 }
 
 
+SENDS: dict[str, Any] = {"EVENTLOG_DISPATCHER": {}}
+"""The file is of a service that sends, not of the store alone."""
+
+
 def with_handler(handler: dict[str, Any]) -> dict[str, Any]:
     """
     Return `LOGGING` with a handler of the root logger's.
@@ -76,9 +80,9 @@ class TestCheck:
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
             ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE.uri must be sqlite"),
-            ({"LOGGING": None}, 1, "it is not there, so that no log call is forwarded"),
+            ({"LOGGING": None, **SENDS}, 1, "it is not there, so that no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
-            ({"LOGGING": {"version": 1}}, 1, "no logger has a handler of the class"),
+            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of the class"),
             ({"LOGGING": {"version": 7}}, 1, "dictConfig does not take it"),
             ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
             (
@@ -92,7 +96,7 @@ class TestCheck:
                 "dictConfig does not take it",
             ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: it is not there"),
-            ({"AMQP_URI": "nonsense://x"}, 1, "is no address of one"),
+            ({"AMQP_URI": "nonsense://x"}, 1, "cannot be at 'nonsense://x'"),
             ({"AMQP_URI": "nowhere"}, 3, "nobody listens there"),
             (
                 {"EVENTLOG_STORE": {"uri": "postgresql://x@127.0.0.1:1/x"}},
@@ -198,7 +202,10 @@ class TestCheck:
         """
         configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": postgresql.create_database()})
 
-        assert "it has no tables of event logs: start the store once" in run("check").stdout
+        assert (
+            "ok     tables: there are none: the store makes them at its start"
+            in run("check").stdout
+        )
 
     @pytest.mark.parametrize(
         ("statements", "said"),

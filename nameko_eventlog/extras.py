@@ -1,0 +1,60 @@
+"""
+What is optional, and which extra brings it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nameko.exceptions import ConfigurationError
+
+
+EXTRAS = {
+    "click": "cli",
+    "rich": "cli",
+    "yaml": "cli",
+    "sqlalchemy": "store",
+    "alembic": "store",
+    "psycopg2": "store",
+    "jinja2": "explorer",
+    "markupsafe": "explorer",
+    "werkzeug": "explorer",
+}
+"""The extra that brings each package."""
+
+
+class MissingExtra(ConfigurationError, ImportError):
+    """
+    A package is not installed that an extra brings.
+
+    `nameko run` ends with the text of a ``ConfigurationError``, without a traceback.
+
+    Args:
+        package: What is not installed.
+        extra: What is to be installed.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'nameko-eventlog[{extra}]'")
+        self.name = package
+
+
+@contextmanager
+def extra(name: str = "") -> Iterator[None]:
+    """
+    Say which extra is to be installed, where an import within the block fails for want of it.
+
+    Args:
+        name: The extra; default: the one that brings the package.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        missing = str(exc.name).partition(".")[0]
+        if missing not in EXTRAS or (isinstance(exc, MissingExtra) and not name):
+            raise
+        raise MissingExtra(missing, name or EXTRAS[missing]) from None
