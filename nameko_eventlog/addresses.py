@@ -68,7 +68,7 @@ def masked_text(text: str) -> str:
     """
     if not _LOOKS_LIKE_ADDRESS.search(text):
         return text
-    begin = re.search(r"[\w.+-]*://|\S*:\S*@|\S*=", text)
+    begin = re.search(r"[\w.+-]*:(?=\S)|[\w%]*=", text)
     at = begin.start() if begin else 0
     return text[:at] + masked(text[at:])
 
@@ -153,7 +153,7 @@ def _is_well_formed(text: str) -> bool:
 
 
 def _masked(text: str) -> str:
-    begin = text.find("://") + 3 if "://" in text else 0
+    begin = _behind_scheme(text)
     parameter = _secret_parameter(text)
     if _FILE.match(text):
         return text if parameter is None else text[:parameter] + MASK
@@ -169,6 +169,11 @@ def _masked(text: str) -> str:
     end = len(text) if parameter is None else parameter
     behind = text[at:end] + ("" if parameter is None else MASK)
     return (text[: colon + 1] + MASK if 0 <= colon < at else text[:at]) + behind
+
+
+def _behind_scheme(text: str) -> int:
+    scheme = re.match(r"\s*[\w+.-]*://", text)
+    return scheme.end() if scheme else 0
 
 
 def _secret_parameter(text: str) -> int | None:
@@ -204,7 +209,7 @@ def _secrets(address: Any) -> Iterator[str]:
         return
     text = str(address)
     for one in {text, *text.split(";")}:
-        begin = one.find("://") + 3 if "://" in one else 0
+        begin = _behind_scheme(one)
         found: list[str] = []
         if not _FILE.match(one):
             _, _, password = one[begin : max(one.rfind("@"), 0)].partition(":")

@@ -4,6 +4,7 @@ What all commands share: the config.yaml, their errors, and their exit codes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import yaml
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
-from nameko_eventlog.addresses import masked_text, masked_value
+from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
@@ -74,7 +75,8 @@ def _yaml_fault(exc: yaml.YAMLError) -> str:
     """
     mark = getattr(exc, "problem_mark", None)
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-    return f"{masked_text(getattr(exc, 'problem', None) or type(exc).__name__)}{where}"
+    problem = getattr(exc, "problem", None) or type(exc).__name__
+    return re.sub("'[^'<]{2,}'", "'…'", problem) + where
 
 
 def store_config(path: str) -> StoreConfig:

@@ -107,6 +107,7 @@ class Broker:
             connect_timeout=CONNECT_TIMEOUT,
             transport_options=options,
         )
+        self._address = self._next_address()
         self._declarations = Declarations(route, self._client)
         self._transport: Any = None
         self._connection: Any = None
@@ -138,9 +139,9 @@ class Broker:
     @property
     def address(self) -> str:
         """
-        The broker's address, without the password.
+        The address of the broker that was tried last, without the password.
         """
-        return masked(self._client.as_uri(include_password=False))
+        return self._address
 
     def open(self) -> None:
         """
@@ -149,6 +150,7 @@ class Broker:
         Raises:
             Exception: One of `errors`.
         """
+        self._address = self._next_address()
         with eventlet.Timeout(OPEN_TIMEOUT, BrokerTimeout(f"no answer in {OPEN_TIMEOUT} s")):
             try:
                 self._connect()
@@ -157,6 +159,9 @@ class Broker:
                 self._client.maybe_switch_next()  # a uri may name several hosts
                 raise
             self._declarations.make(self._channel, self._open_channel)
+
+    def _next_address(self) -> str:
+        return masked(self._client.as_uri(include_password=False))
 
     def _connect(self) -> None:
         self._end_block()
