@@ -151,7 +151,7 @@ def open_engine(uri: str, *, writes: bool = False, seconds: float | None = None)
         }
     options: dict[str, Any] = {"connect_args": connect_args}
     if is_sqlite and not writes:
-        path = str(url.database)
+        path = os.path.abspath(str(url.database))  # else SQLite may take file: for its own
         options = {"creator": partial(sqlite_files.connect_for_reading, path, BUSY_SECONDS)}
     with extra("store"):  # the driver's
         engine = create_engine(
