@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from nameko.exceptions import ConfigurationError
 
@@ -38,6 +39,18 @@ class MissingExtra(ConfigurationError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'nameko-eventlog[{extra}]'")
         self.name = package
+
+
+def require(*packages: str) -> None:
+    """
+    Refuse to go on without packages that are imported later, when a service starts.
+
+    Raises:
+        MissingExtra: One is not installed.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtra(package, EXTRAS[package])
 
 
 @contextmanager
