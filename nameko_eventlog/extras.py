@@ -25,11 +25,12 @@ EXTRAS = {
 """The extra that brings each package."""
 
 
-class MissingExtra(ConfigurationError, ImportError):
+class MissingExtra(ConfigurationError):
     """
     A package is not installed that an extra brings.
 
-    `nameko run` ends with the text of a ``ConfigurationError``, without a traceback.
+    `nameko run` ends with the text of a ``ConfigurationError``, without a traceback, which it
+    prints for an ``ImportError``.
 
     Args:
         package: What is not installed.
@@ -38,7 +39,7 @@ class MissingExtra(ConfigurationError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'nameko-eventlog[{extra}]'")
-        self.name = package
+        self.package = package
 
 
 def require(*packages: str) -> None:
@@ -66,8 +67,12 @@ def extra(name: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except MissingExtra as exc:
+        if not name:
+            raise
+        raise MissingExtra(exc.package, name) from None
     except ImportError as exc:
         missing = str(exc.name).partition(".")[0]
-        if missing not in EXTRAS or (isinstance(exc, MissingExtra) and not name):
+        if missing not in EXTRAS:
             raise
         raise MissingExtra(missing, name or EXTRAS[missing]) from None

@@ -22,20 +22,17 @@ _SELECTABLE = (
     "\U0001f000-\U0001faff\U00020000-\U000323af"
 )
 _INVISIBLE = (
-    "\x00-\x1f\x7f-\x9f"  # C0, C1
+    "\x0b-\x1f\x7f-\x9f"  # C0 but for the first, C1
     "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0"  # without a shape
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"  # and directions
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb"  # directions
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_NEVER = (
-    f"[{_INVISIBLE}]"
-    # joiners between letters that do not join
-    f"|(?<![{_JOINABLE}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINABLE}])"
-    # selectors behind anything else, and several, which hide a message
-    f"|(?<![{_SELECTABLE}])(?!(?<=[0-9#*])\ufe0f\u20e3)[\ufe00-\ufe0f]"
-)
-_ON_A_LINE = re.compile(_NEVER)
-_ON_LINES = re.compile(f"(?![\t\n])(?:{_NEVER})")
+_ON_A_LINE = re.compile(f"[\x00-\x0a{_INVISIBLE}]")
+_ON_LINES = re.compile(f"[\x00-\x08{_INVISIBLE}]")
+# of these, what has a use where it stands: a joiner between what joins, one selector behind what
+# has several looks, or in a keycap
+_JOINS = re.compile(f"(?<=[{_JOINABLE}])[\u200c\u200d](?=[{_JOINABLE}])")
+_SELECTS = re.compile(f"(?<=[{_SELECTABLE}])[\ufe00-\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3)")
 # marks that stack: more of them than any script has grow over the lines above and below
 _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _TOWER = re.compile(f"([{_MARKS}]{{4}})([{_MARKS}]+)")
@@ -59,7 +56,13 @@ def visible(text: str, *, has_lines: bool = False) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
+    one = match[0]
+    has_use = {"\u200c": _JOINS, "\u200d": _JOINS}.get(one) or (
+        _SELECTS if "\ufe00" <= one <= "\ufe0f" else None
+    )
+    if has_use is not None and has_use.match(match.string, match.start()):
+        return one
+    code = ord(one)
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

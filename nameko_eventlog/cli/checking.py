@@ -33,8 +33,6 @@ from nameko_eventlog.store.writing import Probe, try_tables
 
 T = TypeVar("T")
 
-_INSTALL_EXPLORER = "pip install 'nameko-eventlog[explorer]'"
-
 EXPLORER_KEY = "EVENTLOG_EXPLORER"
 """As in ``explorer.config``, which cannot be imported where its extra is not installed."""
 
@@ -129,9 +127,11 @@ def _section(
 def _explorer(config: Mapping[str, Any]) -> list[Finding]:
     try:
         from nameko_eventlog.explorer.config import parse_explorer_config
+    except MissingExtra as exc:
+        return [(EXPLORER_KEY, "wrong", str(exc))]
     except ImportError as exc:
-        needs = "" if isinstance(exc, MissingExtra) else f"; {_INSTALL_EXPLORER}"
-        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}{needs}")]
+        install = "pip install 'nameko-eventlog[explorer]'"
+        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}: {install}")]
     return _section(config, EXPLORER_KEY, parse_explorer_config)[1]
 
 

@@ -63,7 +63,7 @@ class TestNamekoRun:
         _, said = run_without(package, NAMEKO.format(service), tmp_path)  # Nameko 2 exits with 0
 
         expected = f"Error: {package} is not installed: pip install 'nameko-eventlog[{name}]'"
-        assert expected == said
+        assert [expected] == [line for line in said.splitlines() if line != "Aborted!"]
 
     def test_driver(self, tmp_path: pathlib.Path) -> None:
         """
@@ -96,19 +96,17 @@ class TestCommandLine:
 class TestExtra:
     def test_imports(self) -> None:
         """
-        Whoever imports it gets an ``ImportError`` that names the package.
+        Whoever imports it is told of the package, and of the outermost extra.
         """
-        with pytest.raises(ImportError) as raised, extra("store"):
+        with pytest.raises(MissingExtra) as raised, extra("explorer"), extra("store"):
             raise ModuleNotFoundError(name="sqlalchemy.orm")
 
-        assert isinstance(raised.value, MissingExtra)
-        assert "sqlalchemy" == raised.value.name
+        assert "sqlalchemy" == raised.value.package
+        assert "nameko-eventlog[explorer]" in str(raised.value)
 
     def test_others(self) -> None:
         """
         What is of no extra is not ours to explain.
         """
-        with pytest.raises(ModuleNotFoundError) as raised, extra("store"):
+        with pytest.raises(ModuleNotFoundError), extra("store"):
             raise ModuleNotFoundError(name="somebodys")
-
-        assert not isinstance(raised.value, MissingExtra)
