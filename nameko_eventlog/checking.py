@@ -5,16 +5,16 @@ Sections of a service's ``config.yaml``: which keys there are, and what each may
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from nameko.exceptions import ConfigurationError
 
+from nameko_eventlog import addresses
+from nameko_eventlog.addresses import masked_value
+
 
 _FOREVER = 1_000_000_000  # seconds, 30 years: more, and eventlet's timers overflow
-# up to the last @: a password that should have been quoted may have some, and slashes
-_PASSWORD = re.compile(r"(://[^:@/]*):.*@", re.DOTALL)
 
 Check = Callable[[Any], Any]
 """Returns the value to use, or raises a `ValueError` that says what was expected."""
@@ -52,7 +52,7 @@ def parse_section(
     if section is None:
         return {}
     if not isinstance(section, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping, not {masked(repr(section))}")
+        raise ConfigurationError(f"{name} must be a mapping, not {masked_value(name, section)}")
     values: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in section.items():
@@ -69,23 +69,14 @@ def parse_section(
         except Unshown as exc:
             faults.append(f"{name}.{key} must be {exc}")
         except ValueError as exc:
-            faults.append(f"{name}.{key} must be {exc}, not {masked(repr(value))}")
+            faults.append(f"{name}.{key} must be {exc}, not {masked_value(key, value)}")
     if faults:
         raise ConfigurationError("\n".join(faults))
     return values
 
 
-def masked(text: str) -> str:
-    """
-    Return *text* without the password of an address in it, ``://user:password@``.
-
-    Other than Nameko's ``sanitize_url`` it takes what is no address at all.
-    """
-    return _PASSWORD.sub(r"\1:***@", text)
-
-
 def _unknown_key(name: str, key: Any, known: list[str]) -> str:
-    message = f"{name} has no key {key!r}"
+    message = f"{name} has no key {masked_value(None, key)}"
     nearest = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
     if nearest:
         return f"{message}; did you mean {nearest[0]!r}?"
@@ -145,6 +136,13 @@ def routing_key(value: Any) -> str:
     if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > 255:
         raise ValueError("a non-empty string of at most 255 bytes (it is an AMQP routing key)")
     return value
+
+
+def broker_address(value: Any) -> str:
+    """
+    Take the address of a broker, or a list of those of several.
+    """
+    return addresses.broker_address(value)
 
 
 def text(value: Any) -> str:

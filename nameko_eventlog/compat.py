@@ -32,9 +32,9 @@ from nameko.containers import ServiceContainer
 from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
-from nameko.utils import sanitize_url
 
 from nameko_eventlog import limits
+from nameko_eventlog.addresses import broker_address, masked, masked_value, without_secrets
 from nameko_eventlog.reporting import report
 from nameko_eventlog.tables import copied, is_table, redacted
 
@@ -383,12 +383,7 @@ def settings(provider: Any, uri: str | None) -> Settings:
             f"there is no broker for event logs: set {AMQP_URI_CONFIG_KEY}, or uri in"
             " EVENTLOG_DISPATCHER"
         )
-    try:
-        Connection(uri).get_transport_cls()
-    except Exception as exc:
-        raise ConfigurationError(
-            f"the broker of event logs cannot be at {sanitize_url(str(uri))!r}: {exc!r}"
-        ) from exc
+    uri = broker_uri(uri)
     for name, (expected, is_right) in _EXPECTED.items():
         value = options.get(name)
         if value is not None and not is_right(value):
@@ -400,13 +395,50 @@ def settings(provider: Any, uri: str | None) -> Settings:
         ssl=options.get("ssl", config.get(AMQP_SSL_CONFIG_KEY)),
         login_method=options.get("login_method", config.get(LOGIN_METHOD_CONFIG_KEY)),
         heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
-        transport_options=dict(config.get(TRANSPORT_OPTIONS_CONFIG_KEY) or {}),
+        transport_options=_transport_options(config),
         serializer=options.get("serializer") or provider.container.serializer,
         headers=dict(options.get("headers") or {}),
         expiration=options.get("expiration"),
         priority=options.get("priority"),
         compression=options.get("compression"),
     )
+
+
+def broker_uri(value: Any) -> str:
+    """
+    Take a broker's address as Nameko does: a string, or a list of those to try in turn.
+
+    Returns:
+        One string, as kombu takes it.
+
+    Raises:
+        ConfigurationError: If it is none, kombu does not know its transport, or its password was
+            not quoted; nothing of that is shown.
+    """
+    try:
+        uri = broker_address(value)
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"the broker of event logs cannot be at {masked(value)!r}: it must be {exc}"
+        ) from None
+    for one in uri.split(";"):
+        try:
+            Connection(one).get_transport_cls()
+        except Exception as exc:
+            raise ConfigurationError(
+                f"the broker of event logs cannot be at {masked(one)!r}:"
+                f" {without_secrets(repr(exc), one)}"
+            ) from None
+    return uri
+
+
+def _transport_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    options = config.get(TRANSPORT_OPTIONS_CONFIG_KEY)
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigurationError(
+            f"{TRANSPORT_OPTIONS_CONFIG_KEY} must be a mapping, not {masked_value(None, options)}"
+        )
+    return dict(options or {})
 
 
 def consumer_settings(container: Any) -> Settings:
@@ -432,11 +464,11 @@ def broker_settings(config: Mapping[str, Any], serializer: str = "json") -> Sett
             f"there is no broker to receive event logs from: set {AMQP_URI_CONFIG_KEY}"
         )
     return Settings(
-        uri=uri,
+        uri=broker_uri(uri),
         ssl=config.get(AMQP_SSL_CONFIG_KEY),
         login_method=config.get(LOGIN_METHOD_CONFIG_KEY),
         heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
-        transport_options=dict(config.get(TRANSPORT_OPTIONS_CONFIG_KEY) or {}),
+        transport_options=_transport_options(config),
         serializer=serializer,
         headers={},
         expiration=None,

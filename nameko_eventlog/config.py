@@ -54,7 +54,7 @@ _CHECKS: dict[str, checking.Check] = {
     "redact": checking.names,
     "max_event_bytes": checking.positive_integer,
     "timespec": checking.choice(*TIMESPECS),
-    "uri": checking.text,
+    "uri": checking.broker_address,
     "buffer_size": checking.positive_integer,
     "buffer_bytes": checking.positive_integer,
     "spool": checking.text,

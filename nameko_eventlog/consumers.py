@@ -18,8 +18,10 @@ from nameko.exceptions import ConfigurationError, ContainerBeingKilled
 from nameko.extensions import Entrypoint
 
 from nameko_eventlog import compat, limits
+from nameko_eventlog.addresses import masked
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
 from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
+from nameko_eventlog.consuming.queues import lacks_fan_in
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.consuming.subscription import Pause, Subscription
 from nameko_eventlog.exceptions import Unavailable
@@ -123,10 +125,11 @@ class EventLogConsumer(Entrypoint):
         """
         settings = compat.consumer_settings(self.container)
         self._accept = self.container.accept
-        if not self.services and settings.uri.startswith(("memory:", "filesystem:")):
+        if not self.services and lacks_fan_in(settings.uri):
             raise ConfigurationError(
                 f"event_log_handler() of {self.container.service_name}.{self.method_name} names"
-                f" no service, and {settings.uri!r} has no fan-in exchange: name the services"
+                f" no service, and {masked(settings.uri)!r} has no fan-in exchange: name the"
+                " services"
             )
         queue = self.queue or f"eventlog-{self.container.service_name}.{self.method_name}"
         if len(queue.encode()) > _LONGEST_NAME:

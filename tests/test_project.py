@@ -59,14 +59,17 @@ _DOWNSTREAM = {
 # what all rooms share, and the package itself
 SHARED = {
     "__init__.py",
+    "addresses.py",
     "checking.py",
     "compat.py",
     "connections.py",
     "exceptions.py",
+    "extras.py",
     "frames.py",
     "limits.py",
     "reporting.py",
     "tables.py",
+    "visible.py",
 }
 
 

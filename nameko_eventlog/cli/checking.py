@@ -18,11 +18,13 @@ import click
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import masked, masked_text, masked_value, without_secrets
 from nameko_eventlog.cli.settings import NOTHING, UNREACHABLE, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
 from nameko_eventlog.connections import make_connection
+from nameko_eventlog.consuming.queues import lacks_fan_in
+from nameko_eventlog.extras import MissingExtra
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown
@@ -61,14 +63,23 @@ def check(path: str) -> None:
 
 def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _misspelt(config)
+    yield from _container(config)
     dispatcher, found = _section(config, CONFIG_KEY, parse_config)
     yield from found
-    faults = list(_logging_faults(config))
-    for fault in faults:
-        yield "LOGGING", "wrong", fault
-    if not faults:
-        yield "LOGGING", "ok", "dictConfig takes it, and event logs are forwarded"
-    yield from _broker(config, dispatcher)
+    sends = CONFIG_KEY in config or not {STORE_KEY, EXPLORER_KEY} & set(config)
+    if not sends and config.get("LOGGING") is None:
+        yield "LOGGING", "ok", "not there: store and explorer log as Nameko does by default"
+    else:
+        faults = list(_logging_faults(config, sends))
+        for fault in faults:
+            yield "LOGGING", "wrong", fault
+        if not faults:
+            forwarded = ", and event logs are forwarded" if sends else ""
+            yield "LOGGING", "ok", f"dictConfig takes it{forwarded}"
+    if not sends and "AMQP_URI" not in config and EXPLORER_KEY in config:
+        yield "AMQP_URI", "ok", "not there: the explorer needs none, the store would"
+    else:
+        yield from _broker(config, dispatcher)
     if dispatcher is not None and dispatcher.spool is not None:
         yield _spool(dispatcher.spool)
     if STORE_KEY in config:
@@ -78,6 +89,22 @@ def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
             yield from _database(store.uri)
     if EXPLORER_KEY in config:
         yield from _explorer(config)
+
+
+def _container(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """
+    Yield what keeps Nameko from making any service of this configuration: a serializer, for one.
+    """
+    service = type("Check", (), {"name": "check"})
+    try:
+        with compat.container(service, config):
+            pass
+    except Exception as exc:
+        yield (
+            "configuration",
+            "wrong",
+            f"Nameko does not take it: {masked_text(str(exc) or repr(exc))}",
+        )
 
 
 def _misspelt(config: Mapping[str, Any]) -> Iterator[Finding]:
@@ -100,37 +127,42 @@ def _section(
 def _explorer(config: Mapping[str, Any]) -> list[Finding]:
     try:
         from nameko_eventlog.explorer.config import parse_explorer_config
+    except MissingExtra as exc:
+        return [(EXPLORER_KEY, "wrong", str(exc))]
     except ImportError as exc:
-        needs = "it takes pip install 'nameko-eventlog[explorer]'"
-        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}; {needs}")]
+        install = "pip install 'nameko-eventlog[explorer]'"
+        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}: {install}")]
     return _section(config, EXPLORER_KEY, parse_explorer_config)[1]
 
 
-def _logging_faults(config: Mapping[str, Any]) -> Iterator[str]:
+def _logging_faults(config: Mapping[str, Any], sends: bool) -> Iterator[str]:
     section = config.get("LOGGING")
     if section is None:
-        yield "it is not there, so that no log call is forwarded: see example_config.yaml"
+        yield (
+            "it is not there, so that no log call is forwarded: it takes a handler with"
+            " class: logging_ext.EventLogHandler, and a logger that has it"
+        )
         return
     if not isinstance(section, Mapping):
-        yield f"it must be a mapping, not {masked(repr(section))}"
+        yield f"it must be a mapping, not {masked_value('LOGGING', section)}"
         return
     before = list(_handlers())
     try:
         logging.config.dictConfig(_without_opening(section))
-        yield from _handlers_faults()
+        yield from _handlers_faults(sends)
     except Exception as exc:
         cause = f" ({exc.__cause__})" if exc.__cause__ else ""
-        yield f"dictConfig does not take it: {exc}{cause}"
+        yield masked_text(f"dictConfig does not take it: {exc}{cause}")
     finally:
         _take_off(before)
 
 
-def _handlers_faults() -> Iterator[str]:
+def _handlers_faults(sends: bool) -> Iterator[str]:
     handlers = list(dict.fromkeys(handler for _, handler in _handlers()))
     for handler in handlers:
         if isinstance(handler, logging.FileHandler) and not _can_be_written(handler.baseFilename):
             yield f"the file {handler.baseFilename!r} cannot be written"
-    if not any(_forwards(handler) for handler in handlers):
+    if sends and not any(_forwards(handler) for handler in handlers):
         yield (
             "no logger has a handler of the class logging_ext.EventLogHandler: log calls are"
             " not forwarded (those of structlog are, by EventLogProcessor)"
@@ -196,23 +228,40 @@ def _forwards(handler: logging.Handler) -> bool:
 
 
 def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Finding]:
-    try:
-        settings = compat.broker_settings(config)
-    except ConfigurationError:
+    if not config.get("AMQP_URI"):
         yield "AMQP_URI", "wrong", "it is not there: AMQP_URI: amqp://USER:PASSWORD@HOST/VHOST"
         return
-    uris = dict.fromkeys([settings.uri, (dispatcher and dispatcher.uri) or settings.uri])
+    uris: dict[str, None] = {}
+    try:
+        settings = compat.broker_settings(config)
+        uris[settings.uri] = None
+        if dispatcher is not None and dispatcher.uri is not None:
+            uris[compat.broker_uri(dispatcher.uri)] = None
+    except ConfigurationError as exc:
+        yield "broker", "wrong", str(exc)
+    for uri in uris:
+        if STORE_KEY in config and lacks_fan_in(uri) and not _named_services(config):
+            yield (
+                STORE_KEY,
+                "wrong",
+                f"{masked(uri)} has no fan-in exchange: name the services in {STORE_KEY}.services",
+            )
     for uri in uris:
         yield _connect(uri, settings)
 
 
-def _connect(uri: Any, settings: compat.Settings) -> Finding:
+def _named_services(config: Mapping[str, Any]) -> bool:
+    section = config[STORE_KEY]
+    return isinstance(section, Mapping) and bool(section.get("services"))
+
+
+def _connect(uri: str, settings: compat.Settings) -> Finding:
     try:
         connection = make_connection(settings, uri)
-        name = masked(str(uri))
         errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     except Exception as exc:
-        return "broker", "wrong", f"{masked(repr(uri))} is no address of one{_why(uri, exc)}"
+        why = without_secrets(repr(exc), uri)
+        return "broker", "wrong", f"{masked(uri)} cannot be connected to: {why}"
     try:
         with connection:
             # without the pause before another attempt, which `connect` makes
@@ -224,15 +273,12 @@ def _connect(uri: Any, settings: compat.Settings) -> Finding:
             )
             connection.channel().close()
     except errors as exc:
-        return "broker", "unreachable", f"{name}: {_mend_broker(exc)}"
-    return "broker", "ok", f"{name} answers"
-
-
-def _why(uri: Any, exc: Exception) -> str:
-    if masked(str(uri)) == str(uri):
-        return f": {exc!r}"
-    # the exception's text may have a part of the password, which was taken for a port
-    return ": amqp://USER:PASSWORD@HOST/VHOST, with %2F for / and %40 for @ in the password"
+        return (
+            "broker",
+            "unreachable",
+            f"{masked(uri)}: {without_secrets(str(exc) or repr(exc), uri)}{_mend_broker(exc)}",
+        )
+    return "broker", "ok", f"{masked(uri)} answers"
 
 
 def _mend_broker(exc: BaseException) -> str:
@@ -249,8 +295,8 @@ def _mend_broker(exc: BaseException) -> str:
         ("timed out", "it does not answer: a firewall, or another host"),
     ):
         if sign.lower() in text.lower():
-            return f"{text}: {mend}"
-    return text
+            return f": {mend}"
+    return ""
 
 
 def _spool(directory: str) -> Finding:
@@ -284,12 +330,14 @@ def _database(uri: str) -> Iterator[Finding]:
     answers = _try("database", f"{shown(url)} answers", Probe(uri))
     yield answers
     if answers[1] == "ok":
-        yield _try("tables", "they can be written", partial(try_tables, uri))
+        yield _try("tables", None, partial(try_tables, uri))
 
 
-def _try(what: str, fine: str, call: Callable[[], Any]) -> Finding:
+def _try(what: str, fine: str | None, call: Callable[[], Any]) -> Finding:
     try:
-        call()
+        found = call()
+    except MissingExtra as exc:
+        return what, "wrong", str(exc)
     except DatabaseError as exc:
         return what, "unreachable", str(exc)
-    return what, "ok", fine
+    return what, "ok", found if fine is None else fine

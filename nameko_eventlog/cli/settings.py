@@ -4,6 +4,7 @@ What all commands share: the config.yaml, their errors, and their exit codes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import yaml
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
@@ -58,14 +59,24 @@ def read_config(path: str) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError) as exc:
         raise Failure(f"{path} cannot be read: {exc}", USAGE) from None
     except yaml.YAMLError as exc:
-        raise Failure(f"{path} is no YAML: {exc}", USAGE) from None
+        raise Failure(f"{path} is no YAML: {_yaml_fault(exc)}", USAGE) from None
     except ConfigurationError as exc:
         raise Failure(f"{path}: {exc}", USAGE) from None
     if config is None:
         return {}
     if not isinstance(config, Mapping):
-        raise Failure(f"{path} must be a mapping, not {masked(repr(config))[:100]}", USAGE)
+        raise Failure(f"{path} must be a mapping, not {masked_value(None, config)[:100]}", USAGE)
     return config
+
+
+def _yaml_fault(exc: yaml.YAMLError) -> str:
+    """
+    Return what is wrong, and where, without the line, which may have a password in it.
+    """
+    mark = getattr(exc, "problem_mark", None)
+    where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+    problem = getattr(exc, "problem", None) or type(exc).__name__
+    return re.sub("'[^'<]{2,}'", "'…'", problem) + where
 
 
 def store_config(path: str) -> StoreConfig:

@@ -18,7 +18,7 @@ from amqp.exceptions import MessageNacked
 from rich.progress import Progress
 
 from nameko_eventlog import compat
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.cli.replaying import LineReader, Refused, numbered_lines, serializer_of
 from nameko_eventlog.cli.settings import (
     NOTHING,
@@ -234,7 +234,7 @@ def _sleep(seconds: float) -> None:
 
 def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
     settings = compat.broker_settings(config)
-    uri = parse_config(config).uri or settings.uri
+    uri = compat.broker_uri(parse_config(config).uri or settings.uri)
     connection = make_connection(settings, uri, confirm_publish=True)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     published = others = refused = 0
@@ -275,7 +275,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                 published += 1
     except errors as exc:
         raise Failure(
-            f"the broker {masked(str(uri))} cannot be used: {exc};"
+            f"the broker {masked(uri)} cannot be used: {without_secrets(str(exc), uri)};"
             f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None

@@ -7,15 +7,7 @@ from __future__ import annotations
 import io
 import sys
 
-
-_EXTRAS = {
-    "click": "cli",
-    "rich": "cli",
-    "yaml": "cli",
-    "sqlalchemy": "store",
-    "alembic": "store",
-    "psycopg2": "store",
-}
+from nameko_eventlog.extras import MissingExtra, extra
 
 
 def main() -> None:
@@ -26,12 +18,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # what the locale cannot say is spelt out
             stream.reconfigure(errors="backslashreplace")
     try:
-        from nameko_eventlog.cli.commands import cli
-        from nameko_eventlog.cli.output import telling_output
-    except ImportError as exc:
-        missing = str(exc.name).partition(".")[0]
-        if missing not in _EXTRAS:
-            raise
-        sys.exit(f"{missing} is not installed: pip install 'nameko-eventlog[{_EXTRAS[missing]}]'")
+        with extra():
+            from nameko_eventlog.cli.commands import cli
+            from nameko_eventlog.cli.output import telling_output
+    except MissingExtra as exc:
+        sys.exit(str(exc))
     with telling_output():
         cli()

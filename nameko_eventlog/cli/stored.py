@@ -5,12 +5,14 @@ What asks the store's database: query, trace, count; and purge.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.progress import Progress
 from rich.text import Text
 from rich.tree import Tree
@@ -18,6 +20,7 @@ from rich.tree import Tree
 from nameko_eventlog.cli.filters import Duration, Words, filter_options, parameters, time_options
 from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
 from nameko_eventlog.cli.terminal import (
+    column,
     console,
     json_line,
     local_time,
@@ -36,6 +39,12 @@ _CSV = (
     "message_id", "time", "service_name", "entrypoint_protocol", "entrypoint_name", "call_id",
     "event_type", "level", "data",
 )  # fmt: skip
+
+_BAR = 40  # cells of the longest bar
+
+# what spreadsheets take for the begin of a formula, also behind blanks and as wide characters
+_FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @click.command()
@@ -103,7 +112,11 @@ def _cell(row: EventLogRow, name: str) -> str:
     value = row[name] if name in ("message_id", "time") else row["body"].get(name)  # type: ignore[literal-required]
     if value is None:
         return ""
-    return printable(value) if isinstance(value, str) else json_line(value)
+    if not isinstance(value, str):
+        return json_line(value)
+    # https://owasp.org/www-community/attacks/CSV_Injection; a number is no formula
+    is_formula = _FORMULA.match(value) and not _NUMBER.fullmatch(value)
+    return f"'{printable(value)}" if is_formula else printable(value)
 
 
 @click.command()
@@ -205,16 +218,19 @@ def count(
     names = [
         local_time(str(group["group"]))[: 19 if seconds % 60 else 16]
         if by == "time"
-        else printable(str(group["group"] or "-"))
+        else str(group["group"] or "-")
         for group in groups
     ]
-    widest, most = max(map(len, names)), max(group["count"] for group in groups)
+    most = max(group["count"] for group in groups)
     digits = len(str(most))
     out = console()
+    room = out.width - digits - 4  # with two spaces between
+    widest = min(max(cell_len(printable(name)) for name in names), max(room - _BAR, room // 2))
+    longest = max(1, min(_BAR, room - widest))
     bar = "█" if out.encoding.startswith("utf") else "#"
     for name, group in zip(names, groups, strict=True):
-        line = Text(f"{name:<{widest}}  {group['count']:>{digits}}  ")
-        line.append(bar * max(1, round(group["count"] / most * 40)), style="cyan")
+        line = Text(f"{column(name, widest)}  {group['count']:>{digits}}  ")
+        line.append(bar * max(1, round(group["count"] / most * longest)), style="cyan")
         out.print(line, soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ import kombu
 from kombu import Connection, Exchange
 
 from nameko_eventlog import compat
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
 from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
@@ -81,7 +81,7 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
                 except DatabaseError as exc:
                     if not has_answered:
                         raise
-                    click.echo(f"{exc}; it is tried again", err=True)
+                    click.echo(f"{printable(str(exc))}; it is tried again", err=True)
                     time.sleep(5)
                     break
                 has_answered = True
@@ -110,7 +110,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
     is_wanted = matcher(options)
     settings = compat.broker_settings(config)
     dispatcher = parse_config(config)
-    uri = dispatcher.uri or settings.uri
+    uri = compat.broker_uri(dispatcher.uri or settings.uri)
     accept = content_types(config.get("ACCEPT") or ["json"])
     services = options["service"]
     if not services and dispatcher.fan_in_exchange is None:
@@ -166,7 +166,8 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
                     show(arrived.popleft())
     except errors as exc:
         raise Failure(
-            f"the broker {masked(str(uri))} cannot be used: {exc}", UNREACHABLE
+            f"the broker {masked(uri)} cannot be used: {without_secrets(str(exc), uri)}",
+            UNREACHABLE,
         ) from None
 
 

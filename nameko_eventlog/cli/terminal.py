@@ -5,21 +5,19 @@ Event data on a terminal, and in a pipe: nothing in it reaches either raw.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from datetime import datetime
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from nameko_eventlog.store.answers import EventLogRow
+from nameko_eventlog.visible import visible
 
 
-# C0 and C1, which terminals obey, and what turns the direction of writing round
-_CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+_LEVEL = 8  # cells: critical
 _COLOURS = {
     "debug": "dim",
     "info": "green",
@@ -34,14 +32,21 @@ _COLOURS = {
 
 def printable(text: str) -> str:
     r"""
-    Write control characters as ``\x1b``; ends of lines stay in messages of ours only.
+    Write what a terminal would obey, or not show, as ``\x1b``, ends of lines among it.
     """
-    return _CONTROL.sub(_escaped, text)
+    return visible(text)
 
 
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+def column(text: str, width: int) -> str:
+    """
+    Return *text* in a column: as many cells of a terminal as that has, whatever is in it.
+    """
+    text = printable(text)
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    encoding = getattr(sys.stdout, "encoding", None) or ""
+    more = "…" if encoding.lower().startswith("utf") else "~"
+    return set_cell_size(text, width - 1) + more
 
 
 def console(is_wide: bool = False) -> Console:
@@ -80,7 +85,7 @@ def event_line(time: str, body: dict[str, Any]) -> Text:
     )
     line = Text(no_wrap=True, overflow="ignore")
     line.append(printable(time), style="dim")
-    line.append(f" {printable(level):<8}", style=_COLOURS.get(level, ""))
+    line.append(f" {column(level, _LEVEL)} ", style=_COLOURS.get(level, ""))
     line.append(printable(where), style="cyan")
     line.append(f"  {printable(str(body.get('event_type')))}", style="bold")
     data = body.get("data")

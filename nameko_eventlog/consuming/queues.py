@@ -73,3 +73,10 @@ class QueueOptions:
 
     def _type(self) -> dict[str, Any]:
         return {"x-queue-type": "quorum"} if self.quorum else {}
+
+
+def lacks_fan_in(uri: str) -> bool:
+    """
+    Tell whether a broker cannot bind exchanges to one another, as the fan-in exchange needs it.
+    """
+    return uri.startswith(("memory:", "filesystem:"))

@@ -24,9 +24,9 @@ from greenlet import getcurrent
 from kombu import Producer
 from kombu.exceptions import OperationalError
 from kombu.transport.virtual import Message as VirtualMessage
-from nameko.utils import sanitize_url
 
 from nameko_eventlog import limits
+from nameko_eventlog.addresses import masked, masked_text
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
 from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
@@ -343,8 +343,8 @@ class Subscription:
             _log.warning(
                 "the queue %s at %s is lost to its consumer (%s%s); it is tried again",
                 self._options.name,
-                sanitize_url(self._client.as_uri(include_password=False)),
-                exc,
+                masked(self._client.as_uri(include_password=False)),
+                masked_text(str(exc)),
                 _MEND.get(getattr(exc, "code", 0), ""),
             )
         self._has_tried()

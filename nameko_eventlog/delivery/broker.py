@@ -13,8 +13,8 @@ from typing import Any
 import eventlet
 from eventlet import patcher
 from kombu.compression import compress
-from nameko.utils import sanitize_url
 
+from nameko_eventlog.addresses import masked
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.connections import make_connection
 from nameko_eventlog.delivery import wire
@@ -96,6 +96,7 @@ class Broker:
         if self._is_quick:
             options["frame_writer"] = self._frames.make
         self._client = make_connection(settings, heartbeat=settings.heartbeat, **options)
+        self._address = self._next_address()
         self._declarations = Declarations(route, self._client)
         self._transport: Any = None
         self._connection: Any = None
@@ -127,9 +128,9 @@ class Broker:
     @property
     def address(self) -> str:
         """
-        The broker's address, without the password.
+        The address of the broker that was tried last, without the password.
         """
-        return str(sanitize_url(self._client.as_uri(include_password=False)))
+        return self._address
 
     def open(self) -> None:
         """
@@ -138,6 +139,7 @@ class Broker:
         Raises:
             Exception: One of `errors`.
         """
+        self._address = self._next_address()
         with eventlet.Timeout(OPEN_TIMEOUT, BrokerTimeout(f"no answer in {OPEN_TIMEOUT} s")):
             try:
                 self._connect()
@@ -146,6 +148,9 @@ class Broker:
                 self._client.maybe_switch_next()  # a uri may name several hosts
                 raise
             self._declarations.make(self._channel, self._open_channel)
+
+    def _next_address(self) -> str:
+        return masked(self._client.as_uri(include_password=False))
 
     def _connect(self) -> None:
         self._end_block()

@@ -16,6 +16,7 @@ from eventlet.greenthread import GreenThread
 from greenlet import GreenletExit
 
 from logging_ext import forwarding
+from nameko_eventlog.addresses import masked_text
 from nameko_eventlog.delivery.broker import BrokerTimeout, blames_message
 from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
 from nameko_eventlog.delivery.identifiers import UUID7Generator
@@ -354,14 +355,16 @@ class Relay:
         for message in lost:
             if message.failures >= 2 or self._broker.is_above_a_frame(message):
                 self._flight.drop(message)
-                self._give_up(message, f"the broker does not take it: {exc}", sent=True)
+                self._give_up(
+                    message, f"the broker does not take it: {masked_text(str(exc))}", sent=True
+                )
         if not self._is_lost:
             self._is_lost = True
             self._say(
                 "the broker at %s is lost to the event logs of %s (%s); %d waiting",
                 self._broker.address,
                 self._service,
-                exc,
+                masked_text(str(exc)),
                 self._outbox.waiting,
             )
 

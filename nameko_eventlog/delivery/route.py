@@ -11,6 +11,8 @@ from typing import Any
 
 from kombu import Connection, Exchange
 
+from nameko_eventlog.addresses import masked_text
+
 
 _log = logging.getLogger("nameko_eventlog")
 
@@ -78,8 +80,8 @@ class Declarations:
             try:
                 action(channel)
             except NotImplementedError as exc:
-                self._impossible.add(what)
-                self._note(logging.INFO, what, exc)
+                self._impossible.add(what)  # known of memory:// and filesystem://
+                self._note(logging.DEBUG, what, exc)
             except self._channel_errors as exc:
                 self._note(logging.WARNING, what, exc)
                 channel = reopen()
@@ -107,7 +109,7 @@ class Declarations:
             "could not %s for the event logs of %s: %s (said once)",
             what,
             self._route.service,
-            str(exc) or type(exc).__name__,
+            masked_text(str(exc)) or type(exc).__name__,
         )
 
 

@@ -22,6 +22,7 @@ from nameko_eventlog.store.answers import (
     EventLogRow,
 )
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.visible import visible as make_visible
 
 
 MOST_SHOWN = 20_000
@@ -45,15 +46,6 @@ _ABOVE = (
 )
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
-# control characters, those that turn the direction of the text behind them, those without a shape
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0\U000e0000-\U000e007f]"
-)
-# marks that stack: more of them than any script has grow over the lines above and below
-_MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
-_TOWER = re.compile(f"([{_MARKS}]{{4}})([{_MARKS}]+)")
-
 
 def visible(value: Any) -> Any:
     r"""
@@ -61,8 +53,7 @@ def visible(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    value = _TOWER.sub(lambda match: f"{match[1]}{_cut(match[2], 0)}", value)
-    return _INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), value)
+    return make_visible(value, has_lines=True)
 
 
 def exact(value: str) -> Markup:

@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,9 +23,10 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from nameko_eventlog.checking import masked
+from nameko_eventlog.addresses import check_quoted, masked, masked_text
 from nameko_eventlog.exceptions import EventLogError
-from nameko_eventlog.store import files, matching
+from nameko_eventlog.extras import extra
+from nameko_eventlog.store import files, matching, sqlite_files
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 from nameko_eventlog.store.waiting import Connection
 
@@ -45,24 +47,32 @@ _STEPS = 2_000  # of SQLite's machine, some rows, between two looks at the clock
 
 _FRESH = 0.9  # of the time: while so much is left, PostgreSQL need not be told how much
 
-_TOO_LONG = "it took too long"
-
-# by SQLite, as the progress handler told it to, and by one of our functions that it called
-_GIVEN_UP = ("interrupted", "user-defined function raised exception")
-
 _time = patcher.original("time")
 
 
 class DatabaseError(EventLogError):
     """
     The database cannot be used now; the text names it and says why.
+
+    Args:
+        message: The text. The database's address is in it without secrets.
+        reason: Why, in a sentence in which nothing of the address is, for those who may see the
+            event logs but need not know where they are kept.
     """
+
+    def __init__(
+        self, message: str, *, reason: str = "The database cannot be used at the moment."
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def shown(url: URL) -> str:
     """
     Return the database's address without its password.
     """
+    if url.get_backend_name() == "sqlite":
+        return f"sqlite:///{url.database}"
     return masked(url.render_as_string(hide_password=True))
 
 
@@ -73,20 +83,41 @@ def parse_uri(uri: str) -> URL:
     Raises:
         ValueError: With what was expected, if it is not one of SQLite's or PostgreSQL's.
     """
-    expected = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+    expected = f"{sqlite_files.EXPECTED} or postgresql://USER:PASSWORD@HOST/DATABASE"
+    path = sqlite_files.file_of(uri)
+    if path is not None:
+        return URL.create("sqlite", database=path)
+    if uri in ("sqlite://", "sqlite+pysqlite://"):
+        raise ValueError(f"{sqlite_files.EXPECTED}: what is kept in memory ends with the process")
+    try:
+        check_quoted(uri)
+    except ValueError as exc:
+        raise ValueError(f"{expected}; {exc}") from None
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):  # the latter, if the port is no number
         raise ValueError(expected) from None
-    if "@" in (url.host or ""):  # the rest of a password, which errors would show as the host
-        raise ValueError(f"{expected}, with %40 for @ in the password")
-    if url.drivername in ("postgresql", "postgresql+psycopg2"):
-        return url.set(drivername="postgresql+psycopg2")  # which driver is meant, changes
-    if url.drivername in ("sqlite", "sqlite+pysqlite"):
-        if url.database in (None, "", ":memory:"):
-            raise ValueError("sqlite:///FILE: what is kept in memory ends with the process")
-        return url
-    raise ValueError(expected)
+    if url.drivername not in ("postgresql", "postgresql+psycopg2"):
+        raise ValueError(expected)
+    _check_parameters(url, masked(uri))
+    return url.set(drivername="postgresql+psycopg2")  # which driver is meant, changes
+
+
+def _check_parameters(url: URL, text: str) -> None:
+    if not url.query:
+        return
+    with extra("store"):
+        from psycopg2 import ProgrammingError
+        from psycopg2.extensions import make_dsn
+    for name in url.query:
+        try:
+            make_dsn(**{name: "1"})
+        except (ProgrammingError, TypeError):
+            # what stands behind a secret may be part of it
+            which = f"the parameter {name!r}" if f"{name}=" in text else "parameters"
+            raise ValueError(
+                f"postgresql://USER:PASSWORD@HOST/DATABASE without {which}, unknown to libpq"
+            ) from None
 
 
 def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = None) -> Engine:
@@ -105,7 +136,8 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
         url = parse_uri(uri)
     except ValueError as exc:
         raise DatabaseError(
-            f"{masked(repr(uri))} is no database for event logs; use {exc}"
+            f"{masked(uri)!r} is no database for event logs; use {exc}",
+            reason="The address of the database is wrong.",
         ) from None
     is_sqlite = url.get_backend_name() == "sqlite"
     connect_args: dict[str, Any]
@@ -123,24 +155,33 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             "tcp_user_timeout": 30_000,
             "connection_factory": Connection,
         }
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        connect_args=connect_args,
-        pool_pre_ping=not writes,  # else the first question after a restart of PostgreSQL fails
-        json_serializer=_encode,
-        json_deserializer=msgspec.json.decode,
-        logging_name="nameko_eventlog",
-        pool_logging_name="nameko_eventlog",
-    )
+    options: dict[str, Any] = {"connect_args": connect_args}
+    if is_sqlite and not writes:
+        path = os.path.abspath(str(url.database))  # else SQLite may take file: for its own
+        options = {"creator": partial(sqlite_files.connect_for_reading, path, busy_seconds)}
+    with extra("store"):  # the driver's
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=not writes,  # else the first question after PostgreSQL's restart fails
+            json_serializer=_encode,
+            json_deserializer=msgspec.json.decode,
+            logging_name="nameko_eventlog",
+            pool_logging_name="nameko_eventlog",
+            **options,
+        )
     for silent in (engine, engine.pool):
         silent.logger.disabled = True  # type: ignore[union-attr]
     if is_sqlite:
         if writes:
             _make_private(engine)
         _set_up_sqlite(engine, writes, busy_seconds, deadline)
+        if not writes:
+            sqlite_files.watch_snapshots(
+                engine, path, partial(_failure, url, "it was changed while it was read: ask again")
+            )
     elif deadline is not None:
         _set_timeout_of_postgresql(engine, deadline)
     if deadline is not None:
@@ -163,17 +204,64 @@ def database_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except files.ReplacedFile as exc:
-        raise DatabaseError(f"the database {shown(url)} cannot be used: {exc}") from exc
+        raise _failure(url, str(exc), "its file was deleted or replaced") from exc
     except TimeUp as exc:
-        raise DatabaseError(f"the database {shown(url)} cannot be used: {_TOO_LONG}") from exc
+        raise _failure(url, _TOO_LONG) from exc
     except SQLAlchemyError as exc:
-        cause = getattr(exc, "orig", None)
-        reason = " ".join(str(cause or exc).split())
-        if "no such table" in reason or getattr(cause, "pgcode", "") == "42P01":
-            reason = "it has no tables of event logs: start the store once, which makes them"
-        if isinstance(cause, sqlite3.OperationalError) and reason in _GIVEN_UP:
-            reason = _TOO_LONG
-        raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc
+        raise _failure(url, *_told(exc)) from exc
+
+
+_NO_TABLES = "it has no tables of event logs: start the store once, which makes them"
+_TOO_LONG = "it took too long"
+
+_BY_SQLITE = {
+    "interrupted": _TOO_LONG,  # as the progress handler told it to
+    "user-defined function raised exception": _TOO_LONG,  # one of ours, whose time is up
+    "unable to open database file": "the file, or what SQLite keeps beside it (-wal, -shm),"
+    " cannot be read",
+    "attempt to write a readonly database": "it may only be read: the file, or its directory,"
+    " cannot be written",
+}
+
+_BY_SQLSTATE = {
+    "42P01": _NO_TABLES,
+    "57014": _TOO_LONG,
+    "42501": "its user may not do that",
+    "3D000": "there is no such database",
+    "28": "it refuses the login",
+    "53": "it has no connections, memory or disk left",
+    "57": "it is shutting down or starting",
+    "08": "it cannot be reached",
+}
+"""By the code, or by the first two characters of it, which are its class."""
+
+
+def _told(exc: SQLAlchemyError) -> tuple[str, str]:
+    """
+    Return why, first as the database says it, then without anything of its address.
+    """
+    cause = getattr(exc, "orig", None)
+    text = " ".join(str(cause or exc).split())
+    if "no such table" in text:
+        return _NO_TABLES, _NO_TABLES
+    if isinstance(cause, sqlite3.Error):
+        text = _BY_SQLITE.get(text, text)  # in which SQLite names no file
+        return text, text
+    code = getattr(cause, "pgcode", None)
+    if code is None:  # no connection, or none any more
+        reason = (
+            "it refuses the login" if "authentication failed" in text else "it cannot be reached"
+        )
+        return masked_text(text), reason
+    reason = _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2]) or "it cannot answer this"
+    return (reason if reason in (_NO_TABLES, _TOO_LONG) else masked_text(text)), reason
+
+
+def _failure(url: URL, told: str, reason: str = "") -> DatabaseError:
+    return DatabaseError(
+        f"the database {shown(url)} cannot be used: {told}",
+        reason=f"The database cannot be used: {reason or told}.",
+    )
 
 
 def check_exists(url: URL) -> None:
@@ -184,7 +272,10 @@ def check_exists(url: URL) -> None:
         DatabaseError: It is not there.
     """
     if url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
-        raise DatabaseError(f"there is no file {url.database!r}: the store makes it at its start")
+        raise DatabaseError(
+            f"there is no file {url.database!r}: the store makes it at its start",
+            reason="There is no database yet: the store makes it at its start.",
+        )
 
 
 def _encode(value: Any) -> str:
@@ -199,8 +290,6 @@ def _make_private(engine: Engine) -> None:
     ``-wal`` and ``-shm``, get the mode of the file.
     """
     path = str(engine.url.database)
-    if path.startswith("file:"):  # an address of SQLite's own, with parameters
-        return
 
     @event.listens_for(engine, "do_connect")
     def do_connect(*_: Any) -> None:
@@ -216,9 +305,10 @@ def _set_up_sqlite(
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # pysqlite begins no transactions of its own
-        _use_wal(connection, busy_seconds)
-        connection.execute("PRAGMA synchronous = FULL").close()
-        if not writes:
+        if writes:
+            _use_wal(connection, busy_seconds)
+            connection.execute("PRAGMA synchronous = FULL").close()
+        else:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
         matching.teach_sqlite(connection, deadline)
         if deadline is not None:

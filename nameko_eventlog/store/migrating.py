@@ -9,6 +9,7 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine, inspect, text
 
+from nameko_eventlog.extras import extra
 from nameko_eventlog.store.databases import DatabaseError, database_errors, shown
 
 
@@ -36,10 +37,13 @@ class Migration:
 
     def __init__(self, engine: Engine) -> None:
         _silence()  # one of them logs when it is imported
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
+        with extra("store"):
+            from alembic import command
+            from alembic.config import Config
+            from alembic.script import ScriptDirectory
 
+        self.is_current = False
+        """Whether the tables were found to be of this version."""
         self._engine = engine
         self._config = Config()
         self._config.set_main_option("script_location", "nameko_eventlog.store:migrations")
@@ -61,17 +65,55 @@ class Migration:
         with database_errors(url), self._engine.begin() as connection:
             if url.get_backend_name() == "postgresql":  # SQLite's transaction is a lock itself
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            version = _version(connection)
-            if version == self._script.get_current_head():
+            if self._is_done(connection):
                 return
-            known = {revision.revision for revision in self._script.walk_revisions()}
-            if version is not None and version not in known:
-                raise DatabaseError(
-                    f"the event logs in {shown(url)} have the schema {version!r}, which this"
-                    " version of nameko-eventlog does not know: install a later one"
-                )
             self._config.attributes["connection"] = connection
             self._upgrade(to)
+
+    def rehearse(self) -> str:
+        """
+        Find out what `run` would do, and change nothing.
+
+        Returns:
+            It, in words. Tables that are not there are made, and taken back; those that are there
+            are not touched, for that may take long.
+
+        Raises:
+            DatabaseError: It could not be done.
+        """
+        _silence()
+        url = self._engine.url
+        with database_errors(url), self._engine.connect() as connection:
+            if self._is_done(connection):
+                return "they are of this version, and can be written"
+            version = _version(connection)
+            if version is not None:
+                return f"they have the schema {version}: the store migrates them at its start"
+            self._config.attributes["connection"] = connection
+            self._upgrade("head")
+            connection.rollback()
+        return "there are none: the store makes them at its start"
+
+    def _is_done(self, connection: Connection) -> bool:
+        """
+        Tell whether the tables are of this version.
+
+        Raises:
+            DatabaseError: They are of a later one.
+        """
+        version = _version(connection)
+        self.is_current = version == self._script.get_current_head()
+        if self.is_current:
+            return True
+        known = {revision.revision for revision in self._script.walk_revisions()}
+        if version is not None and version not in known:
+            url = self._engine.url
+            raise DatabaseError(
+                f"the event logs in {shown(url)} have the schema {version!r}, which this version"
+                " of nameko-eventlog does not know: install a later one",
+                reason="The tables of the database are of a later version.",
+            )
+        return False
 
 
 def _silence() -> None:

@@ -66,6 +66,7 @@ class Rejects:
 
     def __init__(self, uri: str, accept: Collection[str] = ("json",)) -> None:
         self._engine = open_engine(uri, writes=True)
+        self._reader = open_engine(uri)  # which works where nothing may be written as well
         self._accept = content_types(accept)
         check_exists(self._engine.url)
 
@@ -81,14 +82,14 @@ class Rejects:
         body = rejects.c.body if with_bodies else literal(b"").label("body")
         size = func.length(rejects.c.body).label("size")
         query = select(*columns, body, size).order_by(rejects.c.id.desc()).limit(limit)
-        with database_errors(self._engine.url), self._engine.begin() as connection:
+        with database_errors(self._engine.url), self._reader.begin() as connection:
             return [_reject(row) for row in connection.execute(query)]
 
     def get(self, id: int) -> Reject | None:  # noqa: A002
         """
         Return one, or None.
         """
-        with database_errors(self._engine.url), self._engine.begin() as connection:
+        with database_errors(self._engine.url), self._reader.begin() as connection:
             size = func.length(rejects.c.body).label("size")
             row = connection.execute(select(rejects, size).where(rejects.c.id == id)).one_or_none()
             return None if row is None else _reject(row)
@@ -123,8 +124,9 @@ class Rejects:
 
     def close(self) -> None:
         """
-        Close the connection.
+        Close the connections.
         """
+        close_engine(self._reader)
         close_engine(self._engine)
 
 

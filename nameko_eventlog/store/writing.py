@@ -220,20 +220,28 @@ class Probe:
         return True
 
 
-def try_tables(uri: str) -> None:
+def try_tables(uri: str) -> str:
     """
     Write no row to either table: there they are, and may be written by who asks.
+
+    Returns:
+        What the store does about them at its start, in words.
 
     Raises:
         DatabaseError: They are not, or may not; or the database takes no writes now.
     """
     engine: Engine = open_engine(uri, writes=True, deadline=Deadline(5))
     try:
+        migration = Migration(engine)
+        does = migration.rehearse()
+        if not migration.is_current:
+            return does
         with database_errors(engine.url), engine.begin() as connection:
             for table in (event_logs, rejects):
                 names = [one.name for one in table.columns]
                 nothing = select(table).where(false())
                 connection.execute(table.insert().from_select(names, nothing))
+        return does
     finally:
         close_engine(engine)
 

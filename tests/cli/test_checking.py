@@ -11,8 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, make_url
+import yaml
+from sqlalchemy import create_engine, inspect, make_url
 
+from nameko_eventlog.store.databases import close_engine, open_engine
+from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
 from tests.postgresql import PostgreSQL
@@ -24,6 +27,10 @@ LOGGING: dict[str, Any] = {
     "handlers": {"eventlog": {"class": "logging_ext.EventLogHandler"}},
     "loggers": {"foo": {"handlers": ["eventlog"]}},
 }
+
+
+SENDS: dict[str, Any] = {"EVENTLOG_DISPATCHER": {}}
+"""The file is of a service that sends, not of the store alone."""
 
 
 def with_handler(handler: dict[str, Any]) -> dict[str, Any]:
@@ -76,9 +83,9 @@ class TestCheck:
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
             ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE.uri must be sqlite"),
-            ({"LOGGING": None}, 1, "it is not there, so that no log call is forwarded"),
+            ({"LOGGING": None, **SENDS}, 1, "it is not there, so that no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
-            ({"LOGGING": {"version": 1}}, 1, "no logger has a handler of the class"),
+            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of the class"),
             ({"LOGGING": {"version": 7}}, 1, "dictConfig does not take it"),
             ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
             (
@@ -92,7 +99,7 @@ class TestCheck:
                 "dictConfig does not take it",
             ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: it is not there"),
-            ({"AMQP_URI": "nonsense://x"}, 1, "is no address of one"),
+            ({"AMQP_URI": "nonsense://x"}, 1, "cannot be at 'nonsense://x'"),
             ({"AMQP_URI": "nowhere"}, 3, "nobody listens there"),
             (
                 {"EVENTLOG_STORE": {"uri": "postgresql://x@127.0.0.1:1/x"}},
@@ -198,7 +205,10 @@ class TestCheck:
         """
         configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": postgresql.create_database()})
 
-        assert "it has no tables of event logs: start the store once" in run("check").stdout
+        assert (
+            "ok     tables: there are none: the store makes them at its start"
+            in run("check").stdout
+        )
 
     @pytest.mark.parametrize(
         ("statements", "said"),
@@ -305,6 +315,119 @@ class TestCheck:
 
         assert result.exit_code in (1, 3)
         assert "secret" not in result.output
+
+    @pytest.mark.parametrize(
+        ("config", "code"),
+        [
+            ({"EVENTLOG_EXPLORER": {}}, 0),
+            ({"EVENTLOG_EXPLORER": {}, "AMQP_URI": "memory://"}, 0),
+            ({"EVENTLOG_STORE": {"services": ["shop"]}, "AMQP_URI": "memory://"}, 0),
+            ({"EVENTLOG_STORE": {}, "AMQP_URI": "memory://"}, 1),
+            ({"EVENTLOG_STORE": {}}, 1),
+            ({"EVENTLOG_DISPATCHER": {}, "AMQP_URI": "memory://"}, 1),
+            ({"AMQP_URI": "memory://"}, 1),
+        ],
+    )
+    def test_alone(
+        self, run: Cli, folder: pathlib.Path, config: dict[str, Any], code: int
+    ) -> None:
+        """
+        A file for the store or the explorer alone needs no LOGGING, and the explorer no broker.
+        """
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+
+        result = run("check")
+
+        assert code == result.exit_code
+        assert "example_config.yaml" not in result.output
+        is_sending = not {"EVENTLOG_STORE", "EVENTLOG_EXPLORER"} & set(config)
+        assert is_sending == ("WRONG  LOGGING" in result.output)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"serializer": "yml"}, "WRONG  configuration: Nameko does not take it: Please"),
+            ({"ACCEPT": ["json", "no"]}, "WRONG  configuration: Nameko does not take it"),
+            ({"TRANSPORT_OPTIONS": [1]}, "WRONG  broker: TRANSPORT_OPTIONS must be a mapping"),
+            ({"AMQP_URI": "amqp://h?nonsense=1"}, "WRONG  broker: the broker of event logs"),
+            ({"AMQP_URI": ["amqp://h", 5]}, "or a list of such addresses"),
+            ({"EVENTLOG_DISPATCHER": {"uri": "amqp:h"}}, "EVENTLOG_DISPATCHER.uri must be"),
+        ],
+    )
+    def test_what_stops_a_start(
+        self, run: Cli, configure: Callable[..., None], changes: dict[str, Any], said: str
+    ) -> None:
+        """
+        What would stop the service at its start is found.
+        """
+        configure(**{"AMQP_URI": "memory://", "LOGGING": LOGGING, **changes})
+
+        result = run("check")
+
+        assert said in result.stdout
+        assert 1 == result.exit_code
+
+    def test_schema(self, run: Cli, configure: Callable[..., None], database: str) -> None:
+        """
+        Tables of a later version are found; those of an earlier one, or none, the store sees to.
+        """
+        configure(AMQP_URI="memory://", EVENTLOG_STORE={"uri": database, "services": ["shop"]})
+        engine = open_engine(database, writes=True)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE of_others (one INTEGER)")
+        said = [run("check").stdout.splitlines()[-1]]
+        with engine.connect() as connection:
+            assert ["of_others"] == inspect(connection).get_table_names()
+        Migration(engine).run("0001")
+        said.append(run("check").stdout.splitlines()[-1])
+        Migration(engine).run()
+        said.append(run("check").stdout.splitlines()[-1])
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        said.append(run("check").stdout.splitlines()[-1])
+        close_engine(engine)
+
+        assert "ok     tables: there are none: the store makes them at its start" == said[0]
+        assert "ok     tables: they have the schema 0001: the store migrates them" in said[1]
+        assert "ok     tables: they are of this version, and can be written" == said[2]
+        assert said[3].startswith("FAILS  tables: ")
+        assert "the schema '9999', which this version" in said[3]
+
+    def test_no_right_to_make_tables(
+        self, run: Cli, configure: Callable[..., None], postgresql: PostgreSQL
+    ) -> None:
+        """
+        Where there are no tables yet, it is tried whether this user may make them.
+        """
+        uri = postgresql.create_database()
+        url = make_url(uri)
+        engine = create_engine(url.set(drivername="postgresql+psycopg2"))
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE ROLE maker_{url.database} LOGIN")
+            connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        engine.dispose()
+        configure(
+            AMQP_URI="memory://",
+            EVENTLOG_STORE={"uri": uri.replace("eventlog@", f"maker_{url.database}@")},
+        )
+
+        assert "permission denied for schema public" in run("check").stdout.splitlines()[-1]
+
+    def test_driver_not_installed(
+        self,
+        run: Cli,
+        configure: Callable[..., None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A driver that is not installed is named with its extra.
+        """
+        monkeypatch.setitem(sys.modules, "psycopg2", None)
+        configure(AMQP_URI="memory://", EVENTLOG_STORE={"uri": "postgresql://me@127.0.0.1:1/x"})
+
+        assert "psycopg2 is not installed: pip install 'nameko-eventlog[store]'" in (
+            run("check").stdout
+        )
 
     def test_access(
         self, run: Cli, configure: Callable[..., None], rabbit_config: dict[str, Any]

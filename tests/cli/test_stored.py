@@ -32,7 +32,7 @@ class TestQuery:
         first, second = run("query").stdout.splitlines()
 
         assert first.endswith("shop.pay  order_sent")
-        assert second.endswith('info    shop.pay  order_paid  {"order": 1}')
+        assert second.endswith('info     shop.pay  order_paid  {"order": 1}')
 
     def test_json(self, run: Cli, stored: Stored) -> None:
         """

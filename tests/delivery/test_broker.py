@@ -154,12 +154,12 @@ class TestFanIn:
 
     def test_memory(self, memory_config: Any, make_delivery: Make, said: Lines) -> None:
         """
-        kombu's memory transport cannot do it: noted once, and nothing else changes.
+        kombu's memory transport cannot do it, as everybody knows: nothing is said.
         """
         delivery = make_delivery("memory://", route={"fan_in_exchange": "eventlog"})
         delivery.deliver(make_message(1))
 
-        assert 1 == len(said.saying("could not bind the fan-in exchange"))
+        assert 0 == len(said.saying("could not bind the fan-in exchange"))
         assert 1 == check_sum(delivery)["confirmed"]
 
     def test_unknown_method(self, uri: str, said: Lines) -> None:

@@ -627,7 +627,7 @@ class TestHostile:
         [
             ("a\u202eb", r"a\u202eb"),
             ("a\u200b\u3164\ufeffb", r"a\u200b\u3164\ufeffb"),
-            ("a\x9b\x7f\rb", r"a\x9b\x7f\rb"),
+            ("a\x9b\x7f\rb", r"a\x9b\x7f\x0db"),
             ("e\u0301" + "\u0301" * 500 + "b", "e" + "\u0301" * 4 + "\u2026 (497 characters)b"),
             ("\u05e9\u05dc\u05d5\u05dd e\u0301 \U0001f469\u200d\U0001f680", None),
         ],

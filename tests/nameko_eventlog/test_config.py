@@ -207,7 +207,10 @@ class TestStart:
             ({"auto_captur": True}, "did you mean 'auto_capture'"),
             ({"timespec": "days"}, "EVENTLOG_DISPATCHER.timespec must be one of .*, not 'days'"),
             ({"uri": "nosuch://host"}, "cannot be at 'nosuch://host'.*No such transport"),
-            ({"uri": "amqp://u:secret@host:port/"}, "cannot be at 'amqp://u:.*@host:port/'"),
+            (
+                {"uri": "amqp://u:secret@host:port/"},
+                "EVENTLOG_DISPATCHER.uri must be amqp://.*, not 'amqp://u:.*@host:port/'",
+            ),
         ],
     )
     def test_wrong_configuration(self, start_foo: Any, section: Any, message: str) -> None:

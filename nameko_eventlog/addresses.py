@@ -1,0 +1,223 @@
+"""
+Addresses of brokers and databases: checked before anybody parses them, shown without secrets.
+
+Nothing here takes an address for well formed. A password that was not quoted ends where its parser
+thinks, and the rest of it becomes a host, a port or a path, which errors then show. So what is
+masked reaches from the first sign of a password to the last sign of its end, and an address whose
+password may have been cut is refused before anything connects with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+
+MASK = "***"
+"""What is shown in the place of a secret."""
+
+QUOTING = (
+    "in the user name and the password write %40 for @, %2F for /, %3A for :, %3F for ?,"
+    " %23 for #, %3B for ;, %5B for [, %5D for ], %20 for a space"
+)
+"""What to do about an address whose password was not quoted."""
+
+BROKER = "amqp://USER:PASSWORD@HOST/VHOST, or a list of such addresses"
+"""What a broker's address looks like."""
+
+_MOST_SHOWN = 1000  # characters of a value in a message
+_SHORTEST_SECRET = 3  # characters: what is shorter is part of any text
+
+_SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|auth|cred|sig", re.IGNORECASE)
+_ADDRESS_NAME = re.compile(r"ur[il]|dsn|address|broker", re.IGNORECASE)
+_PARAMETER = re.compile(r"(?:^|[?&;\s])([^=&?;\s]+)\s*=")
+# what has no place for a user and a password: SQLite's, kombu's sqlalchemy+sqlite
+_FILE = re.compile(r"\s*(?:[\w.-]+\+)?sqlite(?:\+\w+)?:///", re.IGNORECASE)
+_LOOKS_LIKE_ADDRESS = re.compile(r"://|@|(?:pass\w*|pwd|secret|token)\s*=", re.IGNORECASE)
+_PORT = re.compile(r"\d*(?=[/?]|\Z)")
+_BRACKETS = re.compile(r"\[[0-9a-fA-F:.]*\](?::\d*)?(?=[/?]|\Z)")
+_HOSTS = re.compile(
+    r"(?:\[[0-9a-fA-F:.%]*\]|[^\s:\[\]]*)(?::\d*)?(?:,[^\s:\[\]]*(?::\d*)?)*", re.ASCII
+)
+_NOT_QUOTED = re.compile(r"[@\[\]\s\x00-\x1f]")
+
+
+def masked(address: Any) -> str:
+    """
+    Return an address, or several, as it may be shown: without a password or another secret.
+
+    Args:
+        address: Anything that stands in the place of one: a string, a list of strings.
+    """
+    if isinstance(address, (list, tuple)):
+        return ";".join(map(masked, address))
+    text = str(address)
+    several = text.split(";")
+    if len(several) > 1 and all(_is_well_formed(one) for one in several):
+        return ";".join(map(_masked, several))
+    return _masked(text)
+
+
+def masked_text(text: str) -> str:
+    """
+    Return a text of somebody else's, which may quote an address, as it may be shown.
+
+    Where an address begins in it, as much is masked as if the rest of the text belonged to it.
+    """
+    if not _LOOKS_LIKE_ADDRESS.search(text):
+        return text
+    begin = re.search(r"[\w.+-]*:(?=\S)|[\w%]*=", text)
+    at = begin.start() if begin else 0
+    return text[:at] + masked(text[at:])
+
+
+def masked_value(name: Any, value: Any) -> str:
+    """
+    Return the ``repr`` of a value of the configuration as it may be shown.
+
+    Args:
+        name: The key under which it stands.
+        value: The value.
+    """
+    shown = _masked_value(name, value)
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+
+
+def without_secrets(text: str, address: Any) -> str:
+    """
+    Return what was said about an address without the secrets that are in it.
+
+    Args:
+        text: The text, an exception's for instance.
+        address: The address, as it was configured.
+    """
+    shown = masked(address)
+    for secret in sorted(set(_secrets(address)), key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET and secret not in shown:
+            text = text.replace(secret, MASK)
+    return masked_text(text)
+
+
+def check_quoted(address: str) -> None:
+    """
+    Refuse an address whose password was not quoted, so that parsers end it too early.
+
+    Raises:
+        ValueError: It is so; with what to do, and with nothing of the address.
+    """
+    if not _is_well_formed(address):
+        raise ValueError(QUOTING)
+
+
+def broker_address(value: Any) -> str:
+    """
+    Take what kombu takes as the address of a broker: one, several with ``;`` between, or a list.
+
+    Returns:
+        The address, or the addresses with ``;`` between.
+
+    Raises:
+        ValueError: With what was expected, and with nothing of the value.
+    """
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if not given or not all(isinstance(one, str) and one for one in given):
+        raise ValueError(BROKER)
+    several = [one for some in given for one in some.split(";")]
+    for one in several:
+        if "://" not in one:
+            raise ValueError(f"{BROKER}; {QUOTING}")
+        try:
+            check_quoted(one)
+        except ValueError as exc:
+            raise ValueError(f"{BROKER}; {exc}") from None
+    return ";".join(several)
+
+
+def _is_well_formed(text: str) -> bool:
+    if _FILE.match(text):
+        return True
+    scheme, separator, rest = text.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme, re.ASCII):
+        return False
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    behind = rest[len(authority) :]
+    user, _, hosts = authority.rpartition("@")
+    return (
+        "#" not in rest
+        and "@" not in behind
+        and not _NOT_QUOTED.search(user)
+        and _HOSTS.fullmatch(hosts) is not None
+    )
+
+
+def _masked(text: str) -> str:
+    begin = _behind_scheme(text)
+    parameter = _secret_parameter(text)
+    if _FILE.match(text):
+        return text if parameter is None else text[:parameter] + MASK
+    colon = text.find(":", begin)
+    at = text.rfind("@")
+    if at < begin:  # no user, or the host was forgotten
+        is_host = colon < 0 or _PORT.match(text, colon + 1) or _BRACKETS.match(text, begin)
+        ends = [parameter, None if is_host else colon + 1]
+        end = min((one for one in ends if one is not None), default=None)
+        return text if end is None else text[:end] + MASK
+    if parameter is not None and parameter < at:  # which may be part of either secret
+        return text[: parameter if colon < 0 else min(parameter, colon + 1)] + MASK
+    end = len(text) if parameter is None else parameter
+    behind = text[at:end] + ("" if parameter is None else MASK)
+    return (text[: colon + 1] + MASK if 0 <= colon < at else text[:at]) + behind
+
+
+def _behind_scheme(text: str) -> int:
+    scheme = re.match(r"\s*[\w+.-]*://", text)
+    return scheme.end() if scheme else 0
+
+
+def _secret_parameter(text: str) -> int | None:
+    """
+    Return where the value of the first parameter begins whose name looks like that of a secret.
+    """
+    for found in _PARAMETER.finditer(text):
+        if _SECRET_NAME.search(unquote_plus(found[1])):
+            return found.end()
+    return None
+
+
+def _masked_value(name: Any, value: Any) -> str:
+    if isinstance(name, str) and _SECRET_NAME.search(name):
+        return MASK
+    if isinstance(value, Mapping):
+        items = (
+            f"{_masked_value(None, key)}: {_masked_value(key, one)}" for key, one in value.items()
+        )
+        return f"{{{', '.join(items)}}}"
+    if type(value) is list and value:
+        return f"[{', '.join(_masked_value(name, one) for one in value)}]"
+    if not isinstance(value, str):
+        return masked_text(repr(value))
+    is_address = isinstance(name, str) and _ADDRESS_NAME.search(name)
+    return repr(masked(value) if is_address or _LOOKS_LIKE_ADDRESS.search(value) else value)
+
+
+def _secrets(address: Any) -> Iterator[str]:
+    if isinstance(address, (list, tuple)):
+        for one in address:
+            yield from _secrets(one)
+        return
+    text = str(address)
+    for one in {text, *text.split(";")}:
+        begin = _behind_scheme(one)
+        found: list[str] = []
+        if not _FILE.match(one):
+            _, _, password = one[begin : max(one.rfind("@"), 0)].partition(":")
+            found.append(password)
+        parameter = _secret_parameter(one)
+        if parameter is not None:
+            found += one[parameter:], *one[parameter:].split("&")
+        for secret in found:
+            yield secret
+            yield unquote(secret)
+            yield from re.split(r"[@/:?#;&=\s]", secret)
