@@ -529,8 +529,9 @@ class TestBounds:
         assert [] == writer.write([ATTACKS[name]()])
         writer.close()
 
-    @pytest.mark.parametrize("reader", ["store", "handler", "tail"])
-    @pytest.mark.parametrize("name", ["data-bz2", "lists", "most-text"])
+    @pytest.mark.parametrize(
+        ("reader", "name"), [("store", "lists"), ("store", "most-text"), ("handler", "data-bz2")]
+    )
     def test_peak(self, reader: str, name: str) -> None:
         """
         No message takes more memory than the docs say, whoever reads it.
@@ -724,19 +725,20 @@ class TestSending:
         """
         encoder = BodyEncoder(Serializer("json"), (), 1_048_576, "seconds")
         head = Head({"service_name": "shop", "call_stack": []})
-        sent = encoder.encode_manual(head, "paid", {"a": [[]] * 340_000}, None)
+        sent = encoder.encode_manual(head, "paid", {"a": [0] * 340_000}, None)
 
         assert len(sent.payload) > 1_000_000
         assert isinstance(message(sent.payload).decode([JSON]), dict)
 
-    def test_larger(self) -> None:
+    def test_larger(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         What a larger ``max_event_bytes`` allows is refused there, if no reader would take it.
         """
+        monkeypatch.setattr(limits, "BODY_VALUES", 10_000)
         encoder = BodyEncoder(Serializer("json"), (), 8 * MIB, "seconds")
         head = Head({"service_name": "shop", "call_stack": []})
 
         with pytest.raises(OversizedEvent):
-            encoder.encode_manual(head, "paid", {"a": [[]] * 600_000}, None)
-        line = encoder.encode(head, EventLog("paid", {"a": [[]] * 600_000}))
+            encoder.encode_manual(head, "paid", {"a": [[]] * 6_000}, None)
+        line = encoder.encode(head, EventLog("paid", {"a": [[]] * 6_000}))
         assert "oversized" in json.loads(line.payload)["data"]
