@@ -23,6 +23,7 @@ from logging_ext.names import (
     wrong_context,
 )
 from logging_ext.rendering import safe_text
+from nameko_eventlog import limits
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.serialization import (
     Cleaner,
@@ -98,11 +99,12 @@ class BodyEncoder:
         self._serializer = serializer
         self._redact = frozenset(key.lower() for key in redact)
         # no serializer makes less than two bytes of an element
-        most = max(1000, max_event_bytes // 2)
+        most = max(1000, min(max_event_bytes, limits.BODY_VALUES) // 2)
         self._cleaner = Cleaner(serializer, self._redact, most)
         self._checker = Cleaner(serializer, self._redact, most, thorough=True)
         self._mender = Cleaner(serializer, frozenset(), 3 * most, thorough=True)
         self._max_event_bytes = max_event_bytes
+        self._most_plain = min(max_event_bytes, limits.BODY_VALUES)  # more is looked into
         self._timespec = timespec
         self._formatted: tuple[int, str] = (-1, "")
 
@@ -155,7 +157,7 @@ class BodyEncoder:
             )
         except Exception:  # lone surrogates, integers beyond 64 bits, an event type of no text
             return None
-        return payload if len(payload) <= self._max_event_bytes else None
+        return payload if len(payload) <= self._most_plain else None
 
     def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bytes:
         """
@@ -247,7 +249,7 @@ class BodyEncoder:
         Raises:
             EventLogTypeError: If an argument is of the wrong type.
             EventLogValueError: If a value cannot be dispatched.
-            OversizedEvent: If the body is larger than ``max_event_bytes``.
+            OversizedEvent: If the body is larger than ``max_event_bytes``, or than consumers take.
         """
         if not isinstance(event_type, str):
             raise EventLogTypeError(f"event_type must be a string, not {shortened(event_type)}")
@@ -301,6 +303,13 @@ class BodyEncoder:
                 f"event_data and metadata make an event log of {size} bytes, more than"
                 f" max_event_bytes ({self._max_event_bytes}); pass less"
             )
+        if size > limits.BODY_VALUES:
+            values = limits.count_values(packed[0], packed[1])
+            if values > limits.BODY_VALUES:
+                raise OversizedEvent(
+                    f"event_data and metadata make an event log of up to {values} values, more"
+                    f" than consumers take ({limits.BODY_VALUES}); pass less"
+                )
         return packed
 
     def _body(

@@ -120,3 +120,14 @@ REPLAY_LINE_BYTES = 64 << 20
 
 REPLAY_REFUSALS = 1_000
 """The most refused lines of a file that `spool replay` tells of one by one."""
+
+def count_values(payload: bytes, content_type: str) -> int:
+    """
+    Return how many values *payload* has at the most, in a fraction of the time of decoding it.
+
+    In JSON a value follows a bracket or a comma, or is the whole; those in text count, too.
+    Elsewhere each byte may be one.
+    """
+    if content_type != "application/json":
+        return len(payload)
+    return payload.count(b",") + payload.count(b"[") + payload.count(b"{")
