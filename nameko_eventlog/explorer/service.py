@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -42,6 +43,8 @@ from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.waiting import wait_in_real_threads
 
+
+_log = logging.getLogger("nameko_eventlog.explorer")
 
 QUERY_SECONDS = 10.0
 """For how long a page waits for the database."""
@@ -111,9 +114,9 @@ class Pages(DependencyProvider):
         except InvalidQuery as exc:
             return self.render("problem.html", 400, title="This cannot be asked", why=str(exc))
         except DatabaseError as exc:
-            return self.render(
-                "problem.html", 503, title="The database cannot be used", why=str(exc)
-            )
+            _log.warning("%s", exc)
+            why = exc.reason or "The explorer's log says why."
+            return self.render("problem.html", 503, title="The database cannot be used", why=why)
 
 
 class EventLogExplorer:

@@ -73,7 +73,8 @@ class Background:
         wait = spawn(partial(self._run, call))
         with eventlet.Timeout(self._seconds, False):
             return wait()
-        raise DatabaseError(f"the database did not answer within {self._seconds:g} s")
+        reason = f"did not answer within {self._seconds:g} s"
+        raise DatabaseError(f"the database {reason}", f"it {reason}")
 
     def _run(self, call: Callable[[], T]) -> T:
         with self._turn:

@@ -47,7 +47,15 @@ _time = patcher.original("time")
 class DatabaseError(EventLogError):
     """
     The database cannot be used now; the text names it and says why.
+
+    Args:
+        message: The text, for logs and the command line.
+        reason: What may be told to those who must not know where the database is.
     """
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def shown(url: URL) -> str:
@@ -152,11 +160,15 @@ def database_errors(url: URL) -> Iterator[None]:
     except SQLAlchemyError as exc:
         cause = getattr(exc, "orig", None)
         reason = " ".join(str(cause or exc).split())
+        public = None
         if "no such table" in reason or getattr(cause, "pgcode", "") == "42P01":
-            reason = "it has no tables of event logs: start the store once, which makes them"
+            public = reason = (
+                "it has no tables of event logs: start the store once, which makes them"
+            )
         if isinstance(cause, sqlite3.OperationalError) and reason == "interrupted":
-            reason = "it took too long"
-        raise DatabaseError(f"the database {shown(url)} cannot be used: {reason}") from exc
+            public = reason = "it took too long"
+        message = f"the database {shown(url)} cannot be used: {reason}"
+        raise DatabaseError(message, public) from exc
 
 
 def check_exists(url: URL) -> None:
@@ -167,7 +179,9 @@ def check_exists(url: URL) -> None:
         DatabaseError: It is not there.
     """
     if url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
-        raise DatabaseError(f"there is no file {url.database!r}: the store makes it at its start")
+        reason = "the store makes it at its start"
+        message = f"there is no file {url.database!r}: {reason}"
+        raise DatabaseError(message, f"it is not there: {reason}")
 
 
 def _encode(value: Any) -> str:
