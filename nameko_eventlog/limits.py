@@ -24,7 +24,7 @@ left of them after the first 64, but 8 at least.
 """
 
 CONNECTIONS_PER_ADDRESS = 32
-"""Connections to the explorer at once from one client address."""
+"""Connections to the explorer at once from one client address; half of all where that is less."""
 
 HEADER_SECONDS = 10.0
 """For how long the request line and the headers of a request are waited for."""

@@ -170,7 +170,7 @@ class Connections:
     def _has_room(self, host: str) -> bool:
         open_ones = [one for one in self._all if not one.is_cut]
         of_host = [one for one in open_ones if one.host == host]
-        if len(of_host) >= min(limits.CONNECTIONS_PER_ADDRESS, self._most):
+        if len(of_host) >= min(limits.CONNECTIONS_PER_ADDRESS, self._most // 2):
             self._warn("%s has %d connections, the limit for one address", host, len(of_host))
             return self._evict(of_host)
         if len(open_ones) >= self._most:

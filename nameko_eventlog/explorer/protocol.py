@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
@@ -39,7 +40,7 @@ CONNECTION = "nameko_eventlog.connection"
 
 access_log = logging.getLogger("nameko_eventlog.explorer.access")
 
-_REQUEST_LINE = re.compile(rb"[A-Z]{1,20} /[!-~\x80-\xff]* HTTP/1\.[01]\r?\n")
+_REQUEST_LINE = re.compile(rb"[A-Z]{1,20} /[!-~]* HTTP/1\.[01]\r?\n")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_LOGGED = 200
 
@@ -80,12 +81,15 @@ class _Head:
 
         Raises:
             _TooLarge: A limit is exceeded.
+            ConnectionError: The client has gone: half a request is none.
         """
         line: bytes = self._file.readline(limits.REQUEST_HEADER_BYTES + 1)
+        if not line:
+            raise ConnectionAbortedError
         self._bytes += len(line)
         if self._bytes > limits.REQUEST_HEADER_BYTES:
             raise _TooLarge(f"The headers are longer than {limits.REQUEST_HEADER_BYTES:,} bytes.")
-        if line not in (b"\r\n", b"\n", b""):
+        if line not in (b"\r\n", b"\n"):
             self._lines += 1
         if self._lines > limits.REQUEST_HEADERS:
             raise _TooLarge(f"There are more than {limits.REQUEST_HEADERS} headers.")
@@ -135,7 +139,7 @@ class Protocol(HttpOnlyProtocol):
         Read the request line and the headers, and refuse what no page is asked by.
         """
         if not _REQUEST_LINE.fullmatch(self.raw_requestline):
-            self.send_error(400, "The request line is not METHOD /PATH HTTP/1.1.")
+            self.send_error(400, "The request line is not METHOD /PATH HTTP/1.1, in ASCII.")
             return False
         self.rfile = _Head(self.rfile.fp)
         try:
@@ -190,6 +194,17 @@ class Protocol(HttpOnlyProtocol):
         self.wfile.write("\r\n".join([*head, "", ""]).encode("ascii") + content)
         seconds = monotonic() - self._began
         log_access(self._client.host, "-", "-", code, len(content), seconds)
+
+    def finish(self) -> None:
+        """
+        Close both directions: where one cannot be flushed, the other's file would stay open.
+        """
+        try:
+            super().finish()
+        finally:
+            for file in (self.wfile, self.rfile):
+                with suppress(OSError):
+                    file.close()
 
     def get_environ(self) -> dict[str, Any]:
         """
