@@ -26,13 +26,14 @@ class Access:
 
     Args:
         config: Who may read; everybody, if it names nobody.
+        connections: How many connections there may be at once.
     """
 
-    def __init__(self, config: ExplorerConfig) -> None:
+    def __init__(self, config: ExplorerConfig, connections: int) -> None:
         self._config = config
         self._passwords: PasswordChecks | None = None
         if config.username is not None and config.password_hash is not None:
-            self._passwords = PasswordChecks(config.username, config.password_hash)
+            self._passwords = PasswordChecks(config.username, config.password_hash, connections)
         self._navigations = Pace(
             limits.CROSS_SITE_NAVIGATIONS_AT_ONCE, limits.CROSS_SITE_PAUSE_SECONDS
         )

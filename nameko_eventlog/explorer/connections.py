@@ -28,6 +28,7 @@ _log = logging.getLogger("nameko_eventlog.explorer")
 # the files of a process that are not for the explorer's connections
 _FILES_KEPT = 64
 _FEWEST = 8
+_GRACE = 1.0
 _LOG_EVERY = 60.0
 
 _CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
@@ -185,7 +186,11 @@ class Connections:
         waiting = [one for one in candidates if one.is_waiting and not one.is_cut]
         if not waiting:
             return False
-        min(waiting, key=lambda one: one.since).cut()
+        oldest = min(waiting, key=lambda one: one.since)
+        is_flood = len(waiting) > len(candidates) / 2
+        if not is_flood and monotonic() - oldest.since < _GRACE:
+            return False  # its request is on its way, and the others are being answered
+        oldest.cut()
         return True
 
     def _warn(self, message: str, *args: Any) -> None:

@@ -44,9 +44,13 @@ class PasswordChecks:
     Args:
         username: The right name.
         password_hash: The hash of the right password.
+        connections: How many connections there may be: half of them may wait here, a quarter of
+            them from one address, so that others are served meanwhile.
     """
 
-    def __init__(self, username: str, password_hash: str) -> None:
+    def __init__(self, username: str, password_hash: str, connections: int) -> None:
+        self._most = min(limits.PASSWORD_CHECKS_WAITING, connections // 2)
+        self._most_of_address = min(limits.PASSWORD_CHECKS_WAITING_PER_ADDRESS, connections // 4)
         self._username = username.encode(errors="surrogatepass")
         self._hash = password_hash
         self._key = os.urandom(32)
@@ -110,9 +114,9 @@ class PasswordChecks:
         Make a place for *waiter*: who has the most places gives way, the last one first.
         """
         of_address = [one for one in self._waiters if one.address == waiter.address]
-        if len(of_address) >= limits.PASSWORD_CHECKS_WAITING_PER_ADDRESS:
+        if len(of_address) >= self._most_of_address:
             return self._displace(of_address, "client", waiter)
-        if len(self._waiters) >= limits.PASSWORD_CHECKS_WAITING:
+        if len(self._waiters) >= self._most:
             return self._displace(self._waiters, "address", waiter)
         return True
 

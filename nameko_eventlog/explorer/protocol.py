@@ -43,6 +43,7 @@ access_log = logging.getLogger("nameko_eventlog.explorer.access")
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,20} /[!-~]* HTTP/1\.[01]\r?\n")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_LOGGED = 200
+_UNREADABLE = (400, "The headers have characters that no header may have.")
 
 
 def log_access(host: str, method: str, path: str, status: int, size: int, seconds: float) -> None:
@@ -61,8 +62,10 @@ def log_access(host: str, method: str, path: str, status: int, size: int, second
     access_log.info('%s "%s %s" %d %d %.3f', host, method, path, status, size, seconds)
 
 
-class _TooLarge(Exception):
-    pass
+class _Refused(Exception):
+    """
+    A request is refused: with a status, and what is said of it.
+    """
 
 
 class _Head:
@@ -80,7 +83,7 @@ class _Head:
         Return the next line.
 
         Raises:
-            _TooLarge: A limit is exceeded.
+            _Refused: A limit is exceeded, or the line cannot be one.
             ConnectionError: The client has gone: half a request is none.
         """
         line: bytes = self._file.readline(limits.REQUEST_HEADER_BYTES + 1)
@@ -88,11 +91,13 @@ class _Head:
             raise ConnectionAbortedError
         self._bytes += len(line)
         if self._bytes > limits.REQUEST_HEADER_BYTES:
-            raise _TooLarge(f"The headers are longer than {limits.REQUEST_HEADER_BYTES:,} bytes.")
+            raise _Refused(431, f"The headers exceed {limits.REQUEST_HEADER_BYTES:,} bytes.")
+        if b"\r" in line[:-2]:  # Python ends a line there, proxies do not
+            raise _Refused(*_UNREADABLE)
         if line not in (b"\r\n", b"\n"):
             self._lines += 1
         if self._lines > limits.REQUEST_HEADERS:
-            raise _TooLarge(f"There are more than {limits.REQUEST_HEADERS} headers.")
+            raise _Refused(431, f"There are more than {limits.REQUEST_HEADERS} headers.")
         return line
 
 
@@ -145,8 +150,8 @@ class Protocol(HttpOnlyProtocol):
         try:
             if not super().parse_request():
                 return False
-        except _TooLarge as exc:
-            self.send_error(431, str(exc))
+        except _Refused as exc:
+            self.send_error(*exc.args)
             return False
         refusal = self._refusal()
         if refusal is not None:
@@ -157,13 +162,10 @@ class Protocol(HttpOnlyProtocol):
 
     def _refusal(self) -> tuple[int, str] | None:
         if self.headers.defects:
-            return 400, "The headers cannot be read."
+            return _UNREADABLE
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or re.search("[\x00\r\n]", value):
-                return (
-                    400,
-                    "The name or the value of a header has characters that it must not have.",
-                )
+                return _UNREADABLE
         hosts = self.headers.get_all("Host", [])
         if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
             return 400, "A request needs one Host."

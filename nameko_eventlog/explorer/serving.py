@@ -51,8 +51,10 @@ class ExplorerServer(WebServer):
         """
         super().setup()
         self._environment = make_environment()
-        self._access = Access(parse_explorer_config(compat.service_config(self.container)))
-        self._connections = Connections(connection_limit())
+        config = parse_explorer_config(compat.service_config(self.container))
+        most = connection_limit()
+        self._access = Access(config, most)
+        self._connections = Connections(most)
         self._large_answers = 0
 
     def start(self) -> None:

@@ -415,10 +415,10 @@ class TestRequests:
             (b"GET /%00 HTTP/1.1\r\n" + END, 404),
             (b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n" + END, 404),
             (b"GET /static/%2e%2e%2fservice.py HTTP/1.1\r\n" + END, 404),
-            (b"GET /?id=%00%ff HTTP/1.1\r\n" + END, 400),
+            (b"GET /?id=%00%ff HTTP/1.1\r\n" + END, 200),
             (b"GET /?" + b"a=&" * 10_000 + b" HTTP/1.1\r\n" + END, 414),
-            (b"GET /?" + b"&a=" * 2_700 + b" HTTP/1.1\r\n" + END, 400),
-            (b"GET /?" + b"text=&" * 1_300 + b" HTTP/1.1\r\n" + END, 400),
+            (b"GET /?" + b"&a=" * 2_700 + b" HTTP/1.1\r\n" + END, 200),
+            (b"GET /?" + b"text=&" * 1_300 + b" HTTP/1.1\r\n" + END, 200),
             (b"GET /" + b"/" * 8_000 + b" HTTP/1.1\r\n" + END, 200),
             (b"GET /" + b"x" * 1_000_000, 414),
             (bad + b"X: y\r\n" * 99 + b"\r\n", 400),
@@ -454,7 +454,7 @@ class TestRequests:
             if expected != 414:
                 for name in HEADERS.keys() - {"Cache-Control"}:
                     assert f"{name}: {HEADERS[name]}\r\n".encode() in answer
-        assert [] == other
+        assert "" == "\n".join(map(str, other))
         wait_until(lambda: shared.sockets == before)
 
         assert 200 == shared.status()
@@ -513,7 +513,9 @@ class TestPasswords:
             return running.status("/", source, Authorization=authorization(str(number)))
 
         with ThreadPoolExecutor(18) as threads:
-            assert {401} == set(threads.map(guess, range(40)))
+            answered = list(threads.map(guess, range(40)))
+        assert {401, 429} >= set(answered)
+        assert answered.count(401) >= 9
 
         assert running.peak - peak < 64
         assert 200 == running.status()
@@ -533,8 +535,8 @@ class TestPasswords:
                 answered.append(running.status(Authorization=given, X_Forwarded_For="x, 10.0.0.1"))
             return answered
 
-        with ThreadPoolExecutor(12) as threads:
-            guesses = [threads.submit(guess, number) for number in range(12)]
+        with ThreadPoolExecutor() as threads:
+            guesses = [threads.submit(guess, number) for number in range(6)]
             wait_until(lambda: running.log.count('"GET /" 429') >= 3)
             status = running.status(X_Forwarded_For="x, 10.0.0.2")
             is_in.append(True)
