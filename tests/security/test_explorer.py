@@ -41,7 +41,11 @@ from tests.waiting import wait_until
 __all__ = ["message"]
 
 FILES = 100
-CREDENTIALS = {"username": "ops", "password_hash": generate_password_hash("secret")}
+# cheap, but for the test of what a hash costs
+CREDENTIALS = {
+    "username": "ops",
+    "password_hash": generate_password_hash("secret", "pbkdf2:sha256:1000"),
+}
 LARGE_ID = "0193a1b2-0000-7000-8000-000000000001"
 
 
@@ -502,9 +506,10 @@ class TestRequests:
 class TestPasswords:
     def test_parallel(self, explorer: Start) -> None:
         """
-        40 wrong passwords at once, from ten addresses, take the memory of one hash.
+        Many wrong passwords at once, from ten addresses, take the memory of one hash.
         """
-        running = explorer()
+        section = {"username": "ops", "password_hash": generate_password_hash("secret")}
+        running = explorer(section)
         assert 401 == running.status(Authorization=authorization("wrong"))
         peak = running.peak
 
@@ -513,7 +518,7 @@ class TestPasswords:
             return running.status("/", source, Authorization=authorization(str(number)))
 
         with ThreadPoolExecutor(18) as threads:
-            answered = list(threads.map(guess, range(40)))
+            answered = list(threads.map(guess, range(20)))
         assert {401, 429} >= set(answered)
         assert answered.count(401) >= 9
 
@@ -545,6 +550,17 @@ class TestPasswords:
         assert 200 == status
         assert {401, 429} == answered
         assert 200 == running.status()
+
+    def test_time_limit(self, explorer: Start) -> None:
+        """
+        A request that waits longer than the limit is told so, and leaves no place taken.
+        """
+        running = explorer(ANSWER_SECONDS=1, PASSWORD_PAUSE_SECONDS=60, PASSWORD_GUESSES_AT_ONCE=1)
+        assert 401 == running.status(Authorization=authorization("wrong"))
+        for _ in range(10):
+            assert 503 == running.status()
+        assert 401 == running.status(Authorization=authorization("wrong"))
+        assert 200 == running.status("/", "127.0.1.1")
 
     def test_same_guess(self, shared: Explorer) -> None:
         """
