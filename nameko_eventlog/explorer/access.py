@@ -4,42 +4,39 @@ Who may read.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-from collections import OrderedDict
-from time import monotonic
+import base64
+import binascii
+import re
 
-from eventlet import tpool
-from werkzeug.security import check_password_hash
 from werkzeug.wrappers import Request, Response
 
+from nameko_eventlog import limits
 from nameko_eventlog.explorer.config import CONFIG_KEY, ExplorerConfig, is_loopback_host
+from nameko_eventlog.explorer.pacing import Pace
+from nameko_eventlog.explorer.passwords import PasswordChecks
 
 
-MOST_FAILURES = 10
-"""Wrong passwords from one address, in a minute; and of those that are checked at once, too."""
-
-_WINDOW = 60.0
-_MOST_ADDRESSES = 10_000
+_BASIC = re.compile(r"basic +([A-Za-z0-9+/=]+)", re.IGNORECASE)
+_OWN_SITES = {"same-origin", "none"}  # "none": typed, or a bookmark
 
 
 class Access:
     """
-    Checks the credentials of requests, by HTTP's basic authentication.
-
-    The password's hash is slow on purpose: it is computed in a real thread, and what was right
-    is remembered as a digest with a key that no other process has.
+    Decides which requests are answered.
 
     Args:
         config: Who may read; everybody, if it names nobody.
+        connections: How many connections there may be at once.
     """
 
-    def __init__(self, config: ExplorerConfig) -> None:
+    def __init__(self, config: ExplorerConfig, connections: int) -> None:
         self._config = config
-        self._key = os.urandom(32)
-        self._known: bytes | None = None
-        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._passwords: PasswordChecks | None = None
+        if config.username is not None and config.password_hash is not None:
+            self._passwords = PasswordChecks(config.username, config.password_hash, connections)
+        self._navigations = Pace(
+            limits.CROSS_SITE_NAVIGATIONS_AT_ONCE, limits.CROSS_SITE_PAUSE_SECONDS
+        )
 
     def wrong_host(self, host: str | None) -> Response | None:
         """
@@ -65,60 +62,92 @@ class Access:
             403,
         )
 
+    def wrong_site(self, request: Request) -> Response | None:
+        """
+        Return the answer for what a page of another site has its reader's browser ask, or None.
+
+        A link may lead here: the browser opens the page, and the other site does not see it.
+        Images, scripts, frames, and what is fetched ahead are refused. Browsers tell which it is
+        to this machine and over HTTPS: https://www.w3.org/TR/fetch-metadata/
+        """
+        if not _is_of_other_site(request):
+            return None
+        headers = request.headers
+        is_page = (
+            request.method == "GET"
+            and headers.get("Sec-Fetch-Mode") == "navigate"
+            and headers.get("Sec-Fetch-Dest") == "document"
+            and not (headers.get("Sec-Purpose") or headers.get("Purpose"))
+        )
+        if is_page:
+            return None
+        return Response("Pages of other sites may link to this one, and nothing else.\n", 403)
+
+    def asks_first(self, request: Request) -> bool:
+        """
+        Tell whether the reader has to confirm a page that another site has opened: a site that
+        opens page after page, without a click, keeps the database busy.
+        """
+        if not _is_of_other_site(request) or request.headers.get("Sec-Fetch-User") == "?1":
+            return False
+        if self._navigations.delay():
+            return True
+        self._navigations.count()
+        return False
+
     def refusal(self, request: Request) -> Response | None:
         """
         Return the answer for who may not read, or None.
         """
-        if self._config.username is None:
+        if self._passwords is None:
             return None
-        try:
-            given = request.authorization
-        except ValueError:  # what cannot be decoded names nobody
-            given = None
-        if given is None or given.username is None or given.password is None:
+        credentials = read_credentials(request.headers.get("Authorization", ""))
+        if credentials is None:
             return _unauthorized()
-        digest = self._digest(given.username, given.password)
-        if self._known is not None and hmac.compare_digest(digest, self._known):
-            return None
-        address = request.remote_addr or ""
-        if self._is_throttled(address):
+        client = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()[:100]
+        is_right = self._passwords.check(*credentials, request.remote_addr or "", client)
+        if is_right is None:
             return Response(
-                "Too many wrong passwords: try again in a minute.\n",
+                "Too many passwords wait for being checked: try again in some seconds.\n",
                 429,
-                {"Retry-After": str(int(_WINDOW))},
+                {"Retry-After": "5"},
             )
-        self._count(address)  # before it is checked: many at once are no way around it
-        is_right = tpool.execute(
-            check_password_hash, self._config.password_hash or "", given.password
-        )
-        is_known = hmac.compare_digest(given.username.encode(), self._config.username.encode())
-        if not (is_right and is_known):
-            return _unauthorized()
-        self._failures.pop(address, None)
-        self._known = digest
+        return None if is_right else _unauthorized()
+
+
+def read_credentials(header: str) -> tuple[str, str] | None:
+    """
+    Read the name and the password of HTTP's basic authentication.
+
+    Args:
+        header: The value of ``Authorization``. Clients that do not know the charset that they were
+            told send ISO 8859-1.
+
+    Returns:
+        Both, or None if there are none that can be read.
+    """
+    match = _BASIC.fullmatch(header.strip())
+    if match is None:
         return None
+    try:
+        decoded = base64.b64decode(match[1])
+    except binascii.Error:
+        return None
+    try:
+        text = decoded.decode()
+    except UnicodeDecodeError:
+        text = decoded.decode("latin-1")
+    username, colon, password = text.partition(":")
+    return (username, password) if colon else None
 
-    def _digest(self, username: str, password: str) -> bytes:
-        text = f"{len(username)}:{username}:{password}".encode(errors="surrogatepass")
-        return hmac.new(self._key, text, hashlib.sha256).digest()
 
-    def _is_throttled(self, address: str) -> bool:
-        since, count = self._failures.get(address, (0.0, 0))
-        return count >= MOST_FAILURES and monotonic() - since < _WINDOW
-
-    def _count(self, address: str) -> None:
-        now = monotonic()
-        since, count = self._failures.pop(address, (now, 0))
-        if now - since >= _WINDOW:
-            since, count = now, 0
-        self._failures[address] = since, count + 1
-        if len(self._failures) > _MOST_ADDRESSES:
-            self._failures.popitem(last=False)
+def _is_of_other_site(request: Request) -> bool:
+    return request.headers.get("Sec-Fetch-Site", "none") not in _OWN_SITES
 
 
 def _unauthorized() -> Response:
     return Response(
-        "Name and password, please.\n",
+        "Authentication required\n",
         401,
         {"WWW-Authenticate": 'Basic realm="nameko-eventlog", charset="UTF-8"'},
     )

@@ -14,7 +14,7 @@ from nameko.constants import WEB_SERVER_CONFIG_KEY
 from nameko.exceptions import ConfigurationError
 from werkzeug.security import check_password_hash
 
-from nameko_eventlog import checking
+from nameko_eventlog import checking, limits
 
 
 CONFIG_KEY = "EVENTLOG_EXPLORER"
@@ -65,6 +65,11 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
             f"{CONFIG_KEY}.password_hash must be what generate_password_hash of werkzeug.security"
             " returns, like scrypt:32768:8:1$...$..."
         )
+    if parsed.password_hash and (excess := _excess(parsed.password_hash)):
+        raise ConfigurationError(
+            f"{CONFIG_KEY}.password_hash takes {excess} for each password that somebody tries: use"
+            " what generate_password_hash of werkzeug.security returns by default"
+        )
     if parsed.username is None and not parsed.allow_anonymous:
         address = config.get(WEB_SERVER_CONFIG_KEY) or DEFAULT_ADDRESS
         if not is_loopback(address):
@@ -79,11 +84,31 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
 def _is_password_hash(text: str) -> bool:
     if not _PASSWORD_HASH.fullmatch(text):
         return False
+    if _excess(text):
+        return True
     try:
         check_password_hash(text, "")
     except (ValueError, OverflowError, MemoryError):  # at each login, otherwise
         return False
     return True
+
+
+def _excess(text: str) -> str | None:
+    """
+    Return what the parameters of a hash ask for, if that is too much to be tried out.
+    """
+    method, *parameters = text.partition("$")[0].split(":")
+    try:
+        numbers = [int(one) for one in parameters[0 if method == "scrypt" else 1 :]]
+    except ValueError:
+        return None
+    if method == "scrypt" and len(numbers) == 3:
+        needed = 128 * numbers[0] * numbers[1] * numbers[2]
+        if needed > limits.PASSWORD_HASH_BYTES:
+            return f"{needed:,} bytes of memory, more than {limits.PASSWORD_HASH_BYTES:,}"
+    if method == "pbkdf2" and numbers and numbers[0] > limits.PASSWORD_HASH_ITERATIONS:
+        return f"{numbers[0]:,} iterations, more than {limits.PASSWORD_HASH_ITERATIONS:,}"
+    return None
 
 
 def is_loopback(address: str) -> bool:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import mimetypes
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -45,6 +46,8 @@ from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.rows import AHEAD_MS
 from nameko_eventlog.store.waiting import wait_in_real_threads
 
+
+_log = logging.getLogger("nameko_eventlog.explorer")
 
 # what the histogram is coloured by, from below
 _LEVELS = {"error": FAILURE_LEVELS, "warning": WARNING_LEVELS}
@@ -114,9 +117,9 @@ class Pages(DependencyProvider):
         except InvalidQuery as exc:
             return self.render("problem.html", 400, title="This cannot be asked", why=str(exc))
         except DatabaseError as exc:
-            return self.render(
-                "problem.html", 503, title="The database cannot be used", why=str(exc)
-            )
+            _log.warning("%s", exc)
+            why = exc.reason
+            return self.render("problem.html", 503, title="The database cannot be used", why=why)
 
 
 class EventLogExplorer:

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from html import unescape
 from typing import Any
@@ -21,15 +22,15 @@ import yaml
 from nameko.exceptions import ConfigurationError
 from werkzeug.security import generate_password_hash
 
-from nameko_eventlog.explorer.access import MOST_FAILURES
+from nameko_eventlog import limits
 from nameko_eventlog.explorer.config import (
     DEFAULT_ADDRESS,
     ExplorerConfig,
     is_loopback,
     parse_explorer_config,
 )
+from nameko_eventlog.explorer.protocol import HEADERS
 from nameko_eventlog.explorer.rendering import visible
-from nameko_eventlog.explorer.serving import HEADERS
 from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS
 from tests.explorer.conftest import Explorer
 from tests.rabbitmq import free_ports
@@ -393,14 +394,17 @@ class TestStream:
 
         assert ("", "") == capfd.readouterr()
 
-    def test_no_database(self, explorer: Start) -> None:
+    def test_no_database(self, explorer: Start, caplog: pytest.LogCaptureFixture) -> None:
         """
-        Without a database it says which is missing, and does not make one.
+        Without a database it says what is wrong, without where the database is, which the log
+        says; and does not make one.
         """
         answer = explorer().get("/")
 
         assert 503 == answer.status
-        assert "eventlog.db" in answer.text
+        assert "the store makes it at its start" in answer.text
+        assert "eventlog.db" not in answer.text
+        assert "eventlog.db" in caplog.text
 
 
 class TestEventLog:
@@ -801,18 +805,22 @@ class TestServing:
 
     def test_throttled(self, explorer: Start, stored: Stored) -> None:
         """
-        Who guesses has to wait; who was right before has not.
+        Who guesses has to wait, and is let in with the right password; who was right before does
+        not wait.
         """
         stored({})
         running = explorer(username="ops", password_hash=generate_password_hash("secret"))
-        assert 200 == running.get("/", credentials=("ops", "secret")).status
+        began = time.monotonic()
         guesses = [
             running.get("/", credentials=("ops", f"{number}")).status
-            for number in range(MOST_FAILURES + 2)
+            for number in range(limits.PASSWORD_GUESSES_AT_ONCE + 1)
         ]
-
-        assert [401] * MOST_FAILURES + [429] * 2 == guesses
+        assert [401] * len(guesses) == guesses
         assert 200 == running.get("/", credentials=("ops", "secret")).status
+        assert time.monotonic() - began >= limits.PASSWORD_PAUSE_SECONDS
+        began = time.monotonic()
+        assert 200 == running.get("/", credentials=("ops", "secret")).status
+        assert time.monotonic() - began < limits.PASSWORD_PAUSE_SECONDS
 
 
 class TestProcess:

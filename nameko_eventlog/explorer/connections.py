@@ -1,0 +1,200 @@
+"""
+The connections of the explorer's clients: how many there are, and for how long.
+
+A client that keeps a connection waiting, with half a request or by not reading an answer, costs
+the place of one connection until its time is up. Where the places run out, the connection that has
+waited longest for a request gives way to the new one, as in nginx: requests that never end do not
+keep others out.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import socket
+import struct
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import eventlet
+
+from nameko_eventlog import limits
+
+
+_log = logging.getLogger("nameko_eventlog.explorer")
+
+# the files of a process that are not for the explorer's connections
+_FILES_KEPT = 64
+_FEWEST = 8
+_GRACE = 1.0
+_LOG_EVERY = 60.0
+
+_CLOSED = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 33\r\n\r\nToo many connections: try again.\n"
+)
+
+
+def connection_limit() -> int:
+    """
+    Return how many connections there may be at once, by how many files the process may open.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return limits.CONNECTIONS
+    return min(limits.CONNECTIONS, max(_FEWEST, (files - _FILES_KEPT) // 2))
+
+
+class Connection:
+    """
+    A client's connection, and until when it may go on with what it does.
+
+    Args:
+        sock: Its socket.
+        address: The client's address and port.
+    """
+
+    def __init__(self, sock: Any, address: Any) -> None:
+        self.socket = sock
+        self.address = address
+        self.host = str(address[0])
+        self.is_cut = False
+        self.wait(limits.HEADER_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """
+        Note that it waits for a request, or the rest of one.
+        """
+        self.is_waiting = True
+        self.since = monotonic()
+        self.deadline = self.since + seconds
+
+    def work(self) -> None:
+        """
+        Note that its request has been read: the answer has a time limit of its own.
+        """
+        self.is_waiting = False
+        self.deadline = float("inf")
+
+    def send(self, size: int) -> None:
+        """
+        Note that *size* bytes of an answer are being sent.
+        """
+        self.is_waiting = False
+        seconds = limits.SENDING_SECONDS + size / limits.SENDING_RATE
+        self.deadline = monotonic() + seconds
+
+    def cut(self) -> None:
+        """
+        End it: what waits for the client, or sends to it, sees that it has gone.
+        """
+        self.is_cut = True
+        with suppress(OSError):
+            # what the client has not taken yet is thrown away, and not kept by the system
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """
+        Give its file back.
+        """
+        with suppress(OSError):
+            self.socket.close()
+
+
+class Connections:
+    """
+    All connections of a server.
+
+    Args:
+        most: How many there may be at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._all: set[Connection] = set()
+        self._logged: dict[str, float] = {}
+
+    def accept(self, listener: Any) -> Connection | None:
+        """
+        Wait for a client.
+
+        Returns:
+            The connection, or None if it could not be accepted.
+
+        Raises:
+            OSError: *listener* is closed.
+        """
+        try:
+            sock, address = listener.accept()
+        except OSError as exc:
+            # accept() hands on what has happened to a connection before, so all others are the
+            # client's; https://man7.org/linux/man-pages/man2/accept.2.html
+            if exc.errno in _CLOSED:
+                raise
+            if exc.errno in _NO_ROOM:
+                self._warn("no connection can be accepted, trying again: %s", exc)
+                self._evict(self._all)
+                eventlet.sleep(limits.ACCEPT_PAUSE_SECONDS)
+            return None
+        connection = Connection(sock, address)
+        if not self._has_room(connection.host):
+            with suppress(OSError):
+                sock.setblocking(False)
+                sock.send(_BUSY)
+            connection.close()
+            return None
+        self._all.add(connection)
+        return connection
+
+    def remove(self, connection: Connection) -> None:
+        """
+        Forget a connection that has ended.
+        """
+        self._all.discard(connection)
+        connection.close()
+
+    def cut_overdue(self) -> None:
+        """
+        End the connections whose time is up.
+        """
+        now = monotonic()
+        for connection in self._all:
+            if connection.deadline < now and not connection.is_cut:
+                connection.cut()
+
+    def _has_room(self, host: str) -> bool:
+        open_ones = [one for one in self._all if not one.is_cut]
+        of_host = [one for one in open_ones if one.host == host]
+        if len(of_host) >= min(limits.CONNECTIONS_PER_ADDRESS, self._most // 2):
+            self._warn("%s has %d connections, the limit for one address", host, len(of_host))
+            return self._evict(of_host)
+        if len(open_ones) >= self._most:
+            self._warn("there are %d connections, which is the limit", len(open_ones))
+            return self._evict(open_ones)
+        return True
+
+    def _evict(self, candidates: Any) -> bool:
+        """
+        Cut the connection that has waited longest for a request, if one waits.
+        """
+        waiting = [one for one in candidates if one.is_waiting and not one.is_cut]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda one: one.since)
+        is_flood = len(waiting) > len(candidates) / 2
+        if not is_flood and monotonic() - oldest.since < _GRACE:
+            return False  # its request is on its way, and the others are being answered
+        oldest.cut()
+        return True
+
+    def _warn(self, message: str, *args: Any) -> None:
+        now = monotonic()
+        if now >= self._logged.get(message, 0.0):
+            self._logged[message] = now + _LOG_EVERY
+            _log.warning(message, *args)

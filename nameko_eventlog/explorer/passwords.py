@@ -1,0 +1,180 @@
+"""
+Checking passwords, which is slow on purpose: one after the other, and each address in its turn.
+
+What was right is remembered as a digest with a key that no other process has, and is let in at
+once. Everybody else waits: nobody is locked out by the guesses of others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from itertools import count
+
+import eventlet
+from eventlet import tpool
+from eventlet.event import Event
+from eventlet.semaphore import Semaphore
+from werkzeug.security import check_password_hash
+
+from nameko_eventlog import limits
+from nameko_eventlog.explorer.pacing import Pace
+
+
+_log = logging.getLogger("nameko_eventlog.explorer")
+
+
+@dataclass(eq=False)
+class _Waiter:
+    username: str
+    password: str
+    address: str
+    client: str
+    verdict: Event = field(default_factory=Event)
+
+
+class PasswordChecks:
+    """
+    Tells whether credentials are right.
+
+    Args:
+        username: The right name.
+        password_hash: The hash of the right password.
+        connections: How many connections there may be: half of them may wait here, a quarter of
+            them from one address, so that others are served meanwhile.
+    """
+
+    def __init__(self, username: str, password_hash: str, connections: int) -> None:
+        self._most = min(limits.PASSWORD_CHECKS_WAITING, connections // 2)
+        self._most_of_address = min(limits.PASSWORD_CHECKS_WAITING_PER_ADDRESS, connections // 4)
+        self._username = username.encode(errors="surrogatepass")
+        self._hash = password_hash
+        self._key = os.urandom(32)
+        self._right: bytes | None = None
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
+        self._pace = Pace(
+            limits.PASSWORD_GUESSES_AT_ONCE,
+            limits.PASSWORD_PAUSE_SECONDS,
+            limits.PASSWORD_ADDRESSES,
+        )
+        self._waiters: list[_Waiter] = []
+        self._arrival = Semaphore(0)
+        self._running = 0
+        self._turns = count(1)
+        # when an address, and a client of one, had their last turn
+        self._last: OrderedDict[tuple[str, ...], int] = OrderedDict()
+
+    def check(self, username: str, password: str, address: str, client: str) -> bool | None:
+        """
+        Check credentials; wait for that, if they are not known yet.
+
+        Args:
+            username: The name that was given.
+            password: The password that was given.
+            address: Where the request comes from.
+            client: Whom a proxy there names as its client: it is believed in what concerns others
+                behind the same proxy, and nothing else.
+
+        Returns:
+            Whether they are right, or None if too many wait already.
+        """
+        digest = self._digest(username, password)
+        if self._right is not None and hmac.compare_digest(digest, self._right):
+            return True
+        if digest in self._wrong:
+            return False
+        waiter = _Waiter(username, password, address, client)
+        if not self._admit(waiter):
+            return None
+        self._waiters.append(waiter)
+        self._arrival.release()
+        if self._running < limits.PASSWORD_CHECKS_AT_ONCE:
+            self._running += 1
+            eventlet.spawn(self._run)
+        try:
+            is_right: bool | None = waiter.verdict.wait()
+        finally:
+            if waiter in self._waiters:  # its connection has ended, or its time
+                self._waiters.remove(waiter)
+        if is_right:
+            self._right = digest
+            self._pace.uncount(address)
+        elif is_right is not None:
+            self._wrong[digest] = None
+            if len(self._wrong) > limits.PASSWORDS_KNOWN_WRONG:
+                self._wrong.popitem(last=False)
+        return is_right
+
+    def _admit(self, waiter: _Waiter) -> bool:
+        """
+        Make a place for *waiter*: who has the most places gives way, the last one first.
+        """
+        of_address = [one for one in self._waiters if one.address == waiter.address]
+        if len(of_address) >= self._most_of_address:
+            return self._displace(of_address, "client", waiter)
+        if len(self._waiters) >= self._most:
+            return self._displace(self._waiters, "address", waiter)
+        return True
+
+    def _displace(self, waiters: list[_Waiter], by: str, waiter: _Waiter) -> bool:
+        places = Counter(getattr(one, by) for one in waiters)
+        which, most = places.most_common(1)[0]
+        if places[getattr(waiter, by)] + 1 >= most:
+            return False
+        last = [one for one in waiters if getattr(one, by) == which][-1]
+        self._waiters.remove(last)
+        last.verdict.send(None)
+        return True
+
+    def _run(self) -> None:
+        """
+        Check what waits, until nothing does.
+        """
+        try:
+            while self._waiters:
+                waiter = self._next()
+                if waiter is None:
+                    delay = min(self._pace.delay(one.address) for one in self._waiters)
+                    self._arrival.acquire(timeout=delay)
+                    continue
+                self._waiters.remove(waiter)
+                self._pace.count(waiter.address)
+                try:
+                    is_right = tpool.execute(check_password_hash, self._hash, waiter.password)
+                except Exception as exc:
+                    _log.error("a password could not be checked: %r", exc)
+                    waiter.verdict.send(None)
+                    continue
+                given = waiter.username.encode(errors="surrogatepass")
+                waiter.verdict.send(is_right and hmac.compare_digest(given, self._username))
+        finally:
+            self._running -= 1
+
+    def _next(self) -> _Waiter | None:
+        """
+        Return whose turn it is: addresses take turns, and clients within one; None if all pause.
+        """
+        ready = [one for one in self._waiters if self._pace.delay(one.address) == 0]
+        if not ready:
+            return None
+
+        def last_turns(one: _Waiter) -> tuple[int, int]:
+            of_client = self._last.get((one.address, one.client), 0)
+            return self._last.get((one.address,), 0), of_client
+
+        waiter = min(ready, key=last_turns)  # the first one of several
+        turn = next(self._turns)
+        for key in ((waiter.address,), (waiter.address, waiter.client)):
+            self._last.pop(key, None)
+            self._last[key] = turn
+        while len(self._last) > limits.PASSWORD_ADDRESSES:
+            self._last.popitem(last=False)
+        return waiter
+
+    def _digest(self, username: str, password: str) -> bytes:
+        text = f"{len(username)}:{username}:{password}".encode(errors="surrogatepass")
+        return hmac.new(self._key, text, hashlib.sha256).digest()

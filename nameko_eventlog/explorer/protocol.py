@@ -1,0 +1,217 @@
+"""
+HTTP as the explorer takes it: requests without bodies, within limits.
+
+eventlet's server reads more than this one answers. What is ambiguous, and could be read in another
+way by a proxy in front, is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import suppress
+from http import HTTPStatus
+from time import monotonic
+from typing import Any
+
+import eventlet
+from nameko.web.server import HttpOnlyProtocol
+
+from nameko_eventlog import limits
+from nameko_eventlog.explorer.connections import Connection
+
+
+HEADERS = {
+    # nothing is run or loaded but the package's own files; forms lead back here
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""What every answer bears, those that refuse among them."""
+
+CONNECTION = "nameko_eventlog.connection"
+"""Where a request's environment has its `Connection`."""
+
+access_log = logging.getLogger("nameko_eventlog.explorer.access")
+
+_REQUEST_LINE = re.compile(rb"[A-Z]{1,20} /[!-~]* HTTP/1\.[01]\r?\n")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_MOST_LOGGED = 200
+_UNREADABLE = (400, "The headers have characters that no header may have.")
+
+
+def log_access(host: str, method: str, path: str, status: int, size: int, seconds: float) -> None:
+    """
+    Log a request, on one line of ASCII.
+
+    Args:
+        host: The client's address: that of the connection, whatever the request says.
+        method: GET, usually.
+        path: What was asked for, without the query, which may hold personal data.
+        status: What was answered.
+        size: How long the answer is, without its headers.
+        seconds: How long it took.
+    """
+    path = path[:_MOST_LOGGED].encode("unicode_escape").decode().replace('"', r"\x22")
+    access_log.info('%s "%s %s" %d %d %.3f', host, method, path, status, size, seconds)
+
+
+class _Refused(Exception):
+    """
+    A request is refused: with a status, and what is said of it.
+    """
+
+
+class _Head:
+    """
+    Reads the headers of a request, up to the limits.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._bytes = 0
+        self._lines = 0
+
+    def readline(self, size: int = -1) -> bytes:
+        """
+        Return the next line.
+
+        Raises:
+            _Refused: A limit is exceeded, or the line cannot be one.
+            ConnectionError: The client has gone: half a request is none.
+        """
+        line: bytes = self._file.readline(limits.REQUEST_HEADER_BYTES + 1)
+        if not line:
+            raise ConnectionAbortedError
+        self._bytes += len(line)
+        if self._bytes > limits.REQUEST_HEADER_BYTES:
+            raise _Refused(431, f"The headers exceed {limits.REQUEST_HEADER_BYTES:,} bytes.")
+        if b"\r" in line[:-2]:  # Python ends a line there, proxies do not
+            raise _Refused(*_UNREADABLE)
+        if line not in (b"\r\n", b"\n"):
+            self._lines += 1
+        if self._lines > limits.REQUEST_HEADERS:
+            raise _Refused(431, f"There are more than {limits.REQUEST_HEADERS} headers.")
+        return line
+
+
+class Protocol(HttpOnlyProtocol):
+    """
+    Nameko's protocol, with limits.
+
+    Args:
+        conn_state: The client's address, its socket, eventlet's state of it, and our `Connection`.
+        server: eventlet's server.
+    """
+
+    rfile: Any
+
+    def __init__(self, conn_state: list[Any], server: Any) -> None:
+        self._client: Connection = conn_state[3]
+        self._has_answered = False
+        super().__init__(conn_state, server)
+
+    def handle_one_request(self) -> None:
+        """
+        Wait for a request, and answer it.
+        """
+        eventlet.sleep(0)  # requests that have come together are no reason to keep others waiting
+        if self._has_answered:
+            self._client.wait(limits.IDLE_SECONDS)
+        try:
+            begun = self.rfile.peek(1)
+        except OSError:
+            begun = b""
+        if not begun:
+            self.close_connection = True
+            return
+        if self._has_answered:
+            self._client.wait(limits.HEADER_SECONDS)
+        self._began = monotonic()
+        super().handle_one_request()
+        self._has_answered = True
+        if len(self.raw_requestline) >= self.server.url_length_limit:  # answered by eventlet
+            log_access(self._client.host, "-", "-", HTTPStatus.REQUEST_URI_TOO_LONG, 0, 0.0)
+
+    def parse_request(self) -> bool:
+        """
+        Read the request line and the headers, and refuse what no page is asked by.
+        """
+        if not _REQUEST_LINE.fullmatch(self.raw_requestline):
+            self.send_error(400, "The request line is not METHOD /PATH HTTP/1.1, in ASCII.")
+            return False
+        self.rfile = _Head(self.rfile.fp)
+        try:
+            if not super().parse_request():
+                return False
+        except _Refused as exc:
+            self.send_error(*exc.args)
+            return False
+        refusal = self._refusal()
+        if refusal is not None:
+            self.send_error(*refusal)
+            return False
+        self._client.work()
+        return True
+
+    def _refusal(self) -> tuple[int, str] | None:
+        if self.headers.defects:
+            return _UNREADABLE
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name) or re.search("[\x00\r\n]", value):
+                return _UNREADABLE
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
+            return 400, "A request needs one Host."
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or any(length != "0" for length in lengths):
+            return 413, "No page takes a request with a body."
+        return None
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        """
+        Refuse a request that has not been understood, and end the connection: where the next one
+        would begin is not known.
+        """
+        self.close_connection = True
+        status = HTTPStatus(code)
+        content = f"{message or status.phrase}\n".encode("ascii", "backslashreplace")
+        headers = {
+            **HEADERS,
+            "Content-Type": "text/plain; charset=utf-8",
+            "Content-Length": str(len(content)),
+            "Connection": "close",
+        }
+        head = [f"HTTP/1.1 {code} {status.phrase}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        self._client.send(len(content))
+        self.wfile.write("\r\n".join([*head, "", ""]).encode("ascii") + content)
+        seconds = monotonic() - self._began
+        log_access(self._client.host, "-", "-", code, len(content), seconds)
+
+    def finish(self) -> None:
+        """
+        Close both directions: where one cannot be flushed, the other's file would stay open.
+        """
+        try:
+            super().finish()
+        finally:
+            for file in (self.wfile, self.rfile):
+                with suppress(OSError):
+                    file.close()
+
+    def get_environ(self) -> dict[str, Any]:
+        """
+        Return WSGI's environment of the request.
+        """
+        environ: dict[str, Any] = super().get_environ()
+        environ[CONNECTION] = self._client
+        return environ
