@@ -184,6 +184,11 @@ class Outbox(Protocol):
         Let go of a message that its waiter has claimed back, and tell whether that is so.
         """
 
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+
     def start(self) -> None:
         """
         Begin: the hub runs.
@@ -338,6 +343,12 @@ class MemoryOutbox:
             return True
         self._forget(message)
         return True
+
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+        return message in self._queue or message in self._taken
 
     def start(self) -> None:
         """

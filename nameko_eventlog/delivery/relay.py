@@ -268,6 +268,7 @@ class Relay:
         if self._is_done():
             return
         self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
+        self._long_wait_at = self._confirmed_at  # connecting says nothing of confirms
         self._is_blocked = False
         self._probe = None
         self._probe_returned = False

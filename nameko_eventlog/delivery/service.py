@@ -167,8 +167,9 @@ class BrokerDelivery:
         """
         try:
             level = self._put(message)
-        except Exception as exc:
-            self._reject(message, f"it could not be kept: {exc!r}")
+        except Exception as exc:  # a signal handler's, maybe, and the message is kept
+            if not self._outbox.holds(message):
+                self._reject(message, f"it could not be kept: {exc!r}")
             return
         if level or self._closed is not None:
             self._accept_in_need(message, level)

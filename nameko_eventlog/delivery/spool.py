@@ -297,6 +297,13 @@ class SpooledOutbox:
                     self._memory -= _cost(message)
         return True
 
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+        queues = (self._taken, self._ahead, self._tail)
+        return message.place is not None or any(message in queue for queue in queues)
+
     def _tidy(self, is_full: bool = False) -> None:
         self._holdings.tidy(is_full or self.level is Level.FULL)
 
