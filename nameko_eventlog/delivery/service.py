@@ -375,25 +375,24 @@ class BrokerDelivery:
         Put the whole message into the service's ordinary log, before it is counted.
         """
         self._identify(message)
-        route = self._route
         # what the handlers themselves log about it would be undelivered as well, and so on
         was_suspended = forwarding.suspended.get()
         try:
             forwarding.suspended.set(True)
-            line = as_json(
-                message,
-                self._settings,
-                route.service,
-                route.exchange.name,
-                route.routing_key,
-                reason,
-            )
+            try:
+                line = self._as_json(message, reason)
+            except Exception:  # a signal handler's
+                line = self._as_json(message, reason)
             _undelivered.error("%s", line, extra={"reason": reason})
         except Exception:
             with contextlib.suppress(Exception):
                 _log.exception("a handler failed on an undelivered event log")
         finally:
             forwarding.suspended.set(was_suspended)
+
+    def _as_json(self, message: Message, reason: str) -> str:
+        exchange, routing_key = self._route.exchange.name, self._route.routing_key
+        return as_json(message, self._settings, self._route.service, exchange, routing_key, reason)
 
 
 def process_stats() -> dict[str, dict[str, int]]:
