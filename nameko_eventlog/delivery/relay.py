@@ -4,8 +4,6 @@ The green thread that publishes the outbox and waits for the broker's confirms.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -17,6 +15,7 @@ from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.delivery.broker import BrokerTimeout, blames_message
+from nameko_eventlog.delivery.changes import Changes
 from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.interrupt import interrupt
@@ -25,8 +24,6 @@ from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
 from nameko_eventlog.delivery.target import OnConfirm, OnReturn, Target
 from nameko_eventlog.delivery.waiting import Bell, HomeThread
 
-
-_log = logging.getLogger("nameko_eventlog")
 
 BATCH = 100
 """Messages written before others get their turn."""
@@ -110,14 +107,9 @@ class Relay:
         self._abandoned = False
         self._finished = Event()
         self._backoff = FIRST_BACKOFF
-        # what was said last: each is said when it changes, not at every attempt
-        self._is_lost = False
-        self._is_blocked = False
-        self._is_unroutable = False
-        self._is_refused = False
-        self._is_aside_full = False
-        self._is_slow = False
-        self._failure = ""
+        self._changes = Changes(
+            service, lambda: self._broker.address, lambda: self._outbox.waiting
+        )
         self.connections = 0  # how many there have been
         self._confirmed_at = 0.0  # when something last was, or could be
         self._well_at = 0.0
@@ -162,13 +154,17 @@ class Relay:
         return self._thread is not None and not self._abandoned
 
     @property
+    def _is_held(self) -> bool:
+        return self._hold_unroutable and self._changes.is_unroutable
+
+    @property
     def is_flowing(self) -> bool:
         """
         Whether the broker is well, so that waiting for a moment makes room in the outbox.
         """
         return (
-            not self._is_blocked
-            and not (self._hold_unroutable and self._is_unroutable)
+            not self._changes.is_blocked
+            and not self._is_held
             and monotonic() - self._well_at < PATIENCE
         )
 
@@ -269,14 +265,14 @@ class Relay:
             return
         self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
         self._long_wait_at = self._confirmed_at  # connecting says nothing of confirms
-        self._is_blocked = False
+        self._changes.is_blocked = False
         self._probe = None
         self._probe_returned = False
         self._returned_ids.clear()
         self._longest_wait = 0.0
         while not self._is_done():
-            self._watch_alarm()
-            sent = not self._is_blocked and self._publish()
+            self._changes.blocked(self._broker.blocked_since is not None)
+            sent = not self._changes.is_blocked and self._publish()
             # half of what is on its way: who waited for it goes on while the broker is busy
             # with the other half
             limit = min(ACKS, self._flight.sent // 2 + 1)
@@ -288,8 +284,8 @@ class Relay:
                 self._declare(now)
                 self._check_refusals(now)
             self._check_confirms(now)
-            if self._is_lost and not self._outbox.waiting:
-                self._say_found()
+            if self._changes.is_lost and not self._outbox.waiting:
+                self._changes.found()
             if read == limit or ((sent or read) and self._has_more_to_send(now)):
                 eventlet.sleep(0)
             else:
@@ -298,7 +294,7 @@ class Relay:
 
     def _has_more_to_send(self, now: float) -> bool:
         flight = self._flight
-        if self._is_blocked or flight.is_full or (self._hold_unroutable and self._is_unroutable):
+        if self._changes.is_blocked or flight.is_full or self._is_held:
             return False
         waiting = self._outbox.waiting - flight.sent - flight.aside
         return (waiting > 0 and not flight.is_aside_full) or flight.may_retry(now)
@@ -308,7 +304,7 @@ class Relay:
         Write the next batch, and tell whether there was one.
         """
         now, limit = monotonic(), BATCH
-        if self._hold_unroutable and self._is_unroutable:
+        if self._is_held:
             if self._flight.sent or now - self._probed_at < PROBE:
                 return False
             # those that were returned, in their order, before the rest
@@ -366,7 +362,7 @@ class Relay:
         """
         Declare what event logs are published to, if it is time: somebody may have deleted it.
         """
-        if not self._is_blocked and (at_once or now - self._declared_at >= DECLARE):
+        if not self._changes.is_blocked and (at_once or now - self._declared_at >= DECLARE):
             self._declared_at = now
             self._broker.declare()
 
@@ -378,7 +374,7 @@ class Relay:
             self._well_at = now
         else:
             self._well_at = max(sent_at, self._confirmed_at)
-        if sent_at is None or self._is_blocked:
+        if sent_at is None or self._changes.is_blocked:
             return
         # the clock of the oldest; what others are confirmed meanwhile does not wind it up
         waited = now - max(sent_at, self._broker.unblocked_at)
@@ -408,26 +404,13 @@ class Relay:
         if now - self._long_wait_at > 10 * self._patience:
             self._patience = self._confirm_timeout
             self._longest_wait = 0.0
-            self._is_slow = False
+            self._changes.quick()
 
     def _check_refusals(self, now: float) -> None:
-        is_full = self._flight.is_aside_full
-        if is_full and not self._is_aside_full:
-            self._say(
-                "%d event logs of %s that the broker refuses wait: no new ones are published"
-                " until it takes some (said once)",
-                self._flight.refused,
-                self._service,
-            )
-        self._is_aside_full = is_full
-        over = not self._flight.refused and now - self._refused_at > LAST_BACKOFF
-        if self._is_refused and over:
-            self._is_refused = False
-            self._say(
-                "the broker at %s takes the event logs of %s that it refused",
-                self._broker.address,
-                self._service,
-            )
+        flight = self._flight
+        self._changes.aside(flight.is_aside_full, flight.refused)
+        if not flight.refused and now - self._refused_at > LAST_BACKOFF:
+            self._changes.taking()
 
     # -- what the broker says
 
@@ -435,27 +418,26 @@ class Relay:
         """
         Learn what became of a message, or of all up to it.
         """
+        now = monotonic()
         if self._probe is not None and (tag == self._probe or (multiple and tag > self._probe)):
             self._probe = None
-            self._say_routed(not self._probe_returned)
+            if self._changes.routed(not self._probe_returned, is_held=False):
+                self._declare(now, at_once=True)
             self._probe_returned = False
-        now = monotonic()
         messages = self._flight.confirm(tag, multiple, taken)
         if not taken:
             self._refuse(messages, now)
             return
         self._confirmed_at = now
         self._backoff = FIRST_BACKOFF
-        self._failure = ""
         if self._hold_unroutable:
             messages = self._routed(messages)
         for message in messages:
             if self._outbox.settle(message, self._ledger.confirmed) and message.waiter is not None:
                 message.waiter.confirm()
-        if self._is_lost:
-            self._say_found()
-        if self._longest_wait and not self._is_slow:
-            self._say_slow()
+        self._changes.found()
+        if self._longest_wait:
+            self._changes.slow(self._longest_wait, self._patience, self._confirm_timeout)
 
     def _routed(self, messages: list[Message]) -> list[Message]:
         """
@@ -468,7 +450,7 @@ class Relay:
             self._flight.send_again(returned)
             self._returned_ids.difference_update(one.message_id or "" for one in returned)
         if messages:
-            self._say_routed(len(routed) == len(messages))
+            self._changes.routed(len(routed) == len(messages), is_held=True)
         return routed
 
     def _refuse(self, messages: list[Message], now: float) -> None:
@@ -480,15 +462,8 @@ class Relay:
         for message in messages:
             self._flight.refuse(message, now)
             self._returned_ids.discard(message.message_id or "")
-        if is_again and not self._is_refused:
-            self._is_refused = True
-            self._say(
-                "the broker at %s refuses event logs of %s (a queue is full, or not there): %d"
-                " wait aside and are published again now and then; new ones pass (said once)",
-                self._broker.address,
-                self._service,
-                self._flight.refused,
-            )
+        if is_again:
+            self._changes.refusing(self._flight.refused)
 
     def _returned(self, message_id: str) -> None:
         self._probe_returned = True
@@ -507,15 +482,7 @@ class Relay:
         for message in lost:
             if message.failures >= 2 or self._broker.is_above_a_frame(message):
                 self._give_up(message, f"the broker does not take it: {exc}", sent=True)
-        if not self._is_lost:
-            self._is_lost = True
-            self._say(
-                "the broker at %s is lost to the event logs of %s (%s); %d waiting",
-                self._broker.address,
-                self._service,
-                exc,
-                self._outbox.waiting,
-            )
+        self._changes.lost(exc)
 
     def _fail(self, exc: Exception) -> None:
         """
@@ -523,71 +490,10 @@ class Relay:
         """
         self._broker.close(orderly=False)
         self._flight.lose(alone=False)
-        if repr(exc) != self._failure:
-            self._failure = repr(exc)
-            self._say("the relay of %s failed and starts again", self._service, exc_info=True)
+        self._changes.failed(exc)
 
     def _give_up(self, message: Message, reason: str, sent: bool) -> None:
         self._undeliver(message, reason)  # rather twice than not at all
         self._outbox.settle(message, self._ledger.undelivered)
         if message.waiter is not None:
             message.waiter.fail(reason, sent)
-
-    # -- what it says
-
-    def _say(self, text: str, *values: object, exc_info: bool = False) -> None:
-        with contextlib.suppress(Exception):  # the service's handlers may fail
-            _log.log(
-                logging.ERROR if exc_info else logging.WARNING, text, *values, exc_info=exc_info
-            )
-
-    def _watch_alarm(self) -> None:
-        blocked = self._broker.blocked_since is not None
-        if blocked == self._is_blocked:
-            return
-        self._is_blocked = blocked
-        self._say(
-            "the broker at %s %s the event logs of %s; %d waiting",
-            self._broker.address,
-            "has an alarm and blocks" if blocked else "takes again",
-            self._service,
-            self._outbox.waiting,
-        )
-
-    def _say_found(self) -> None:
-        self._is_lost = False
-        self._say(
-            "the broker at %s is back for the event logs of %s; %d waiting",
-            self._broker.address,
-            self._service,
-            self._outbox.waiting,
-        )
-
-    def _say_slow(self) -> None:
-        self._is_slow = True
-        self._say(
-            "the broker at %s takes %.1f s to confirm event logs of %s: the relay waits for up to"
-            " %.0f s now; set EVENTLOG_DISPATCHER.confirm_timeout (%s)"
-            " above what the broker needs (said once)",
-            self._broker.address,
-            self._longest_wait,
-            self._service,
-            self._patience,
-            self._confirm_timeout,
-        )
-
-    def _say_routed(self, routed: bool) -> None:
-        if routed != self._is_unroutable:
-            return
-        self._is_unroutable = not routed
-        if routed:
-            text = "a queue takes the event logs of %s again"
-        elif self._hold_unroutable:
-            text = "no queue takes the event logs of %s: they wait until one does (said once)"
-        else:
-            self._declare(monotonic(), at_once=True)
-            text = (
-                "no queue takes the event logs of %s: the broker confirms and drops them"
-                " (said once)"
-            )
-        self._say(text, self._service)

@@ -283,7 +283,7 @@ class TestConnectionLost:
         body = json.dumps({"number": 1, "padding": "x" * 20_000_000}).encode()
         delivery.accept(make_message(body=body))
         delivery.accept(make_message(2))
-        wait_until(lambda: delivery._relay._is_lost)
+        wait_until(lambda: delivery._relay._changes.is_lost)
         proxy.cut()
         proxy.frozen = False
 

@@ -286,7 +286,7 @@ class TestHold:
         delivery = make_delivery(uri, unroutable="hold")
         for number in range(1_500):
             delivery.accept(make_message(number))
-        wait_until(lambda: delivery._relay._is_unroutable)
+        wait_until(lambda: delivery._relay._changes.is_unroutable)
         delivery.stop(0.2)
 
         assert {"confirmed": 0, "undelivered": 1_500}.items() <= check_sum(delivery).items()
