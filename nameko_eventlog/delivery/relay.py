@@ -347,7 +347,10 @@ class Relay:
         except self._broker.transient_errors:
             raise
         except Exception as exc:
-            if not self._broker.is_open:
+            # a signal handler's says nothing against the message, which can be encoded
+            message.failures += 1
+            blamed = message.failures > 2 or self._broker.is_above_a_frame(message)
+            if not (blamed and self._broker.is_open):
                 raise
             self._flight.confirm(tag)
             self._give_up(message, f"it cannot be encoded: {exc!r}", sent=False)

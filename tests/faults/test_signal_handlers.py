@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import random
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 import eventlet
 import pytest
@@ -82,7 +80,6 @@ def storm(seed: random.Random) -> Iterator[Callable[[type[BaseException]], Storm
 
 class TestStorm:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
-    @pytest.mark.parametrize("section", [{}, {"spool": True}], ids=["memory", "spool"])
     def test_sum(
         self,
         uri: str,
@@ -90,16 +87,12 @@ class TestStorm:
         storm: Callable[[type[BaseException]], Storm],
         error: type[BaseException],
         undelivered: Lines,
-        tmp_path: pathlib.Path,
-        section: dict[str, Any],
     ) -> None:
         """
         What was accepted arrives or is undelivered, and is counted once; the relay goes on.
         """
-        if section:
-            section = {"spool": str(tmp_path)}
         received = Received(uri)
-        delivery = make_delivery(uri, **section)
+        delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
         blowing = storm(error)
         accepted, uncertain = {0}, set()
