@@ -99,6 +99,7 @@ def run(uri: str, rounds: int, calls: int) -> dict[str, Any]:
 
     def work(dispatch: Any) -> list[dict[str, float]]:
         outbox = dispatch._delivery._outbox
+        confirmed = dispatch._delivery._ledger.confirmed
         results = []
         for number in range(WARM_UP + rounds):
             order = list(loggers.items())
@@ -113,7 +114,7 @@ def run(uri: str, rounds: int, calls: int) -> dict[str, Any]:
                 if name == "queue" and records.qsize() != calls:
                     raise RuntimeError(f"{records.qsize()} of {calls} are in the queue")
                 for message in outbox.take(outbox.waiting):
-                    outbox.settle(message)
+                    outbox.settle(message, confirmed)
                 while not records.empty():
                     records.get()
                 start = perf_counter()

@@ -27,6 +27,7 @@ def run(side: str, uri: str, rounds: int, calls: int) -> dict[str, Any]:
 
     def work(dispatch: Any) -> list[float]:
         outbox = dispatch._delivery._outbox
+        confirmed = dispatch._delivery._ledger.confirmed
         results = []
         for _ in range(WARM_UP + rounds):
             gc.collect()
@@ -40,7 +41,7 @@ def run(side: str, uri: str, rounds: int, calls: int) -> dict[str, Any]:
             if outbox.waiting != calls:
                 raise RuntimeError(f"{outbox.waiting} of {calls} are in the outbox")
             for message in outbox.take(calls):
-                outbox.settle(message)
+                outbox.settle(message, confirmed)
         return results[WARM_UP:]
 
     with tempfile.TemporaryDirectory() as directory:

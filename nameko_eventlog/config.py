@@ -14,7 +14,7 @@ from nameko_eventlog import checking
 CONFIG_KEY = "EVENTLOG_DISPATCHER"
 CAPTURE_STAGES = ("fired", "completed", "failed")
 TIMESPECS = ("seconds", "milliseconds", "microseconds")
-UNROUTABLE = ("warn", "ignore")
+UNROUTABLE = ("warn", "hold", "ignore")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ class Dispatch:
         Return the counts of this service instance.
 
         ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``;
+        ``refused`` says how many of the waiting the broker has refused,
         ``republished`` counts what was sent again, ``not_forwarded`` the process's records
         that were nobody's, ``reconnects`` connections after the first. ``oldest_seconds`` is the
         age of what has waited longest, ``blocked_seconds`` for how long the broker's alarms

@@ -198,6 +198,7 @@ REPLAY_LINE_BYTES = 64 << 20
 REPLAY_REFUSALS = 1_000
 """The most refused lines of a file that `spool replay` tells of one by one."""
 
+
 def count_values(payload: bytes, content_type: str) -> int:
     """
     Return how many values *payload* has at the most, in a fraction of the time of decoding it.

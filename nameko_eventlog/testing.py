@@ -78,7 +78,7 @@ class _Recorder:
         """
         Return the counts.
         """
-        nothing = ("not_forwarded", "oldest_seconds", "reconnects", "blocked_seconds")
+        nothing = ("refused", "not_forwarded", "oldest_seconds", "reconnects", "blocked_seconds")
         return {**self._ledger.stats(), **dict.fromkeys(nothing, 0)}
 
 

@@ -177,6 +177,7 @@ class TestWorkerFactory:
             "oldest_seconds": 0,
             "reconnects": 0,
             "blocked_seconds": 0,
+            "refused": 0,
         } == counts
 
     def test_as_consumers_get_it(self):

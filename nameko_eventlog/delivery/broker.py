@@ -101,6 +101,7 @@ class Broker:
         self._transport: Any = None
         self._connection: Any = None
         self._channel: Any = None
+        self._declaring: Any = None  # another channel: a refusal closes it
         self._abandoned = False
         self.next_tag = 1
         self.confirms = False
@@ -148,6 +149,8 @@ class Broker:
                 self._client.maybe_switch_next()  # a uri may name several hosts
                 raise
             self._declarations.make(self._channel, self._open_channel)
+            if self.confirms:
+                self._declaring = self._transport.create_channel(self._connection)
 
     def _next_address(self) -> str:
         return masked(self._client.as_uri(include_password=False))
@@ -262,7 +265,24 @@ class Broker:
         if self._reader is None:
             return 0
         with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
-            return self._reader.read(limit)
+            try:
+                return self._reader.read(limit)
+            except self._client.channel_errors as exc:
+                if not self._declarations.is_refusal(exc):
+                    raise
+                self._declarations.note_refusal(exc)
+                return limit
+
+    def declare(self) -> None:
+        """
+        Declare again what event logs are published to, without waiting for an answer.
+
+        Raises:
+            Exception: One of `errors`.
+        """
+        if self._declaring is not None:
+            with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("declaring timed out")):
+                self._declarations.repeat(self._declaring)
 
     def check_heartbeat(self) -> None:
         """
@@ -284,7 +304,7 @@ class Broker:
             orderly: Whether to say goodbye and wait for the answer.
         """
         connection, self._connection, self._channel = self._connection, None, None
-        self._publisher = self._reader = None
+        self._publisher = self._reader = self._declaring = None
         self._end_block()
         if connection is None:
             return
@@ -322,7 +342,7 @@ class Broker:
         self._on_confirm(tag, multiple, False)
 
     def _returned(self, *args: Any) -> None:
-        self._on_return()
+        self._on_return(str(args[-1].properties.get("message_id", "")))
 
     def _blocked(self, reason: str) -> None:
         if self.blocked_since is None:

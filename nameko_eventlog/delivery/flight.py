@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -35,16 +35,36 @@ class Flight:
 
     After a loss the window is small, and grows with every confirm: should one of the messages
     have been the reason, then it soon travels alone.
+
+    What the broker refuses waits aside, and new messages pass. Each has a pause of its own that
+    grows, and all share another: after a refused retry only one is tried, and after a pause that
+    grows as long as they are refused. Each retry that is taken lets one more be tried at once. So
+    a queue that stays full costs one publication for each pause, which other queues of the
+    exchange may get once more, and one that has room again soon gets all.
+
+    Nothing here is the only place where a message is: `restore` makes it anew from what the
+    outbox has.
+
+    Args:
+        most_aside: How many may wait aside before no new ones are taken.
+        most_aside_bytes: How many bytes of bodies.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_aside: int = 100_000, most_aside_bytes: int = 64 << 20) -> None:
         self._random = random.Random(random.SystemRandom().random())
+        self._most_aside = most_aside
+        self._most_aside_bytes = most_aside_bytes
         self._sent: OrderedDict[int, tuple[Message, float]] = OrderedDict()
         self._sent_bytes = 0
-        self._again: deque[Message] = deque()
+        self._next: deque[Message] = deque()  # in this order
         # a heap: when to try again, a number that makes it unique, and what
-        self._refused: list[tuple[float, int, Message]] = []
+        self._aside: list[tuple[float, int, Message]] = []
+        self._aside_bytes = 0
         self._refusals = 0
+        self._retrying = 0  # of those that were refused, how many are sent, or are next
+        self._retries = 1  # how many may be
+        self._retry_at = 0.0
+        self._pause = FIRST_BACKOFF
         self._window = WINDOW
 
     @property
@@ -64,19 +84,16 @@ class Flight:
     @property
     def refused(self) -> int:
         """
-        How many were refused, and wait to be tried again.
+        How many the broker has refused, and has not taken since.
         """
-        return len(self._refused)
+        return len(self._aside) + self._retrying
 
     @property
-    def oldest(self) -> Message | None:
+    def aside(self) -> int:
         """
-        The oldest that is known here.
+        How many of those wait for their time.
         """
-        known = [message for message, _ in islice(self._sent.values(), 1)]
-        known += islice(self._again, 1)
-        known += [message for _, _, message in self._refused]
-        return min(known, key=lambda message: message.timestamp, default=None)
+        return len(self._aside)
 
     @property
     def is_full(self) -> bool:
@@ -87,48 +104,62 @@ class Flight:
             self._sent_bytes >= WINDOW_BYTES or len(self._sent) >= self._window
         )
 
-    def next(self, limit: int, now: float, take: Callable[[int], list[Message]]) -> deque[Message]:
+    @property
+    def is_aside_full(self) -> bool:
+        """
+        Whether so many refused ones wait that no new ones are taken.
+        """
+        return len(self._aside) >= self._most_aside or self._aside_bytes >= self._most_aside_bytes
+
+    def may_retry(self, now: float) -> bool:
+        """
+        Tell whether one of the refused is due.
+        """
+        return (
+            bool(self._aside)
+            and self._retrying < self._retries
+            and self._retry_at <= now
+            and self._aside[0][0] <= now
+        )
+
+    def next(self, limit: int, now: float, take: Callable[[int], list[Message]]) -> list[Message]:
         """
         Return what to send now: the lost, then the refused that are due, then the new.
 
-        What waits for its time counts: a broker that refuses gets no more than a window.
+        It stays here until it is sent.
 
         Args:
             limit: How many at the most.
             now: The monotonic time.
             take: Takes new messages from the outbox, so many at the most.
         """
-        batch: deque[Message] = deque()
         room = min(limit, self._window - len(self._sent))
-        while len(batch) < room and self._again:
-            batch.append(self._again.popleft())
-        while len(batch) < room and self._refused and self._refused[0][0] <= now:
-            batch.append(heappop(self._refused)[2])
-        room = min(room, self._window - len(self._sent) - len(self._refused))
-        if len(batch) < room and not self._again:
-            batch += take(room - len(batch))
-        return batch
+        while len(self._next) < room and self.may_retry(now):
+            message = heappop(self._aside)[2]
+            self._aside_bytes -= len(message.body)
+            self._retrying += 1
+            self._next.append(message)
+        if len(self._next) < room and not self.is_aside_full:
+            self._next += take(room - len(self._next))
+        return list(islice(self._next, max(0, room)))
 
-    def put_back(self, messages: deque[Message]) -> None:
+    def send(self, tag: int, now: float) -> None:
         """
-        Keep what `next` returned and was not sent, to come first next time.
+        Remember that the first of the next is being sent, and under which delivery tag.
         """
-        self._again.extendleft(reversed(messages))
-
-    def send(self, tag: int, message: Message, now: float) -> None:
-        """
-        Remember what is being sent under which delivery tag.
-        """
+        message = self._next[0]
         self._sent[tag] = (message, now)
+        self._next.popleft()
         self._sent_bytes += len(message.body)
 
-    def confirm(self, tag: int, multiple: bool = False) -> list[Message]:
+    def confirm(self, tag: int, multiple: bool = False, taken: bool = True) -> list[Message]:
         """
         Forget what the broker has answered for, and return it.
 
         Args:
             tag: The delivery tag.
             multiple: Whether it stands for all before it as well.
+            taken: Whether the broker has them, or refuses them.
         """
         if multiple:
             tags = []
@@ -141,22 +172,51 @@ class Flight:
         messages = [self._sent.pop(tag)[0] for tag in tags]
         for message in messages:
             self._sent_bytes -= len(message.body)
+            if message.refusals:
+                self._retrying -= 1
+                if taken:
+                    self._retries = min(WINDOW, self._retries + 1)
+                    self._pause = FIRST_BACKOFF
         self._window = min(WINDOW, self._window + len(messages))
         return messages
 
     def refuse(self, message: Message, now: float) -> None:
         """
-        Keep a message that the broker has refused until it is time to try again.
+        Keep a message that the broker has refused aside, until it is time to try again.
         """
-        seconds = min(FIRST_BACKOFF * 2**message.refusals, LAST_BACKOFF)
+        if message.refusals:
+            self._retries = 1
+            if now >= self._retry_at:  # one of many that were tried at once makes it grow
+                self._retry_at = now + self._pause * (0.5 + self._random.random())
+                self._pause = min(self._pause * 2, LAST_BACKOFF)
         message.refusals = min(message.refusals + 1, 10)
+        self._put_aside(message, now)
+
+    def _put_aside(self, message: Message, now: float) -> None:
+        seconds = min(FIRST_BACKOFF * 2 ** (message.refusals - 1), LAST_BACKOFF)
         self._refusals += 1
+        self._aside_bytes += len(message.body)
         due = now + seconds * (0.5 + self._random.random())
-        heappush(self._refused, (due, self._refusals, message))
+        heappush(self._aside, (due, self._refusals, message))
+
+    def send_again(self, messages: list[Message]) -> None:
+        """
+        Keep messages that were confirmed, but that no queue has taken, to be sent before all else.
+        """
+        self._retrying += sum(message.refusals > 0 for message in messages)
+        self._next.extendleft(reversed(messages))
+
+    def retry_soon(self) -> None:
+        """
+        Try the refused again without a pause: there is little time left.
+        """
+        self._retry_at = 0.0
+        self._pause = FIRST_BACKOFF
+        self._aside = [(0.0, number, message) for _, number, message in sorted(self._aside)]
 
     def lose(self, alone: bool) -> list[Message]:
         """
-        Keep what was sent and is unconfirmed to be sent again, before all else.
+        Forget what was sent and is unconfirmed; it is to be sent again, before all else.
 
         Args:
             alone: Whether one of them is the reason, so that they go one by one.
@@ -167,26 +227,25 @@ class Flight:
         lost = [message for message, _ in self._sent.values()]
         self._sent.clear()
         self._sent_bytes = 0
-        self._again.extendleft(reversed(lost))
         if lost:
             self._window = 1 if alone else max(1, self._window // 8)
         return lost
 
-    def drop(self, message: Message) -> None:
+    def restore(self, messages: Iterable[Message], now: float) -> None:
         """
-        Forget a message that `lose` returned.
-        """
-        self._again.remove(message)
+        Begin anew, with nothing sent.
 
-    def clear(self) -> list[Message]:
+        Args:
+            messages: All that was taken from the outbox and is not settled, in this order.
+            now: The monotonic time.
         """
-        Forget everything, and return it.
-        """
-        left = [message for message, _ in self._sent.values()]
-        left += self._again
-        left += [message for _, _, message in sorted(self._refused)]
         self._sent.clear()
-        self._sent_bytes = 0
-        self._again.clear()
-        self._refused.clear()
-        return left
+        self._sent_bytes = self._aside_bytes = self._retrying = 0
+        self._aside = []
+        self._retries = 1
+        self._next = deque()
+        for message in messages:
+            if message.refusals:
+                self._put_aside(message, now)
+            else:
+                self._next.append(message)

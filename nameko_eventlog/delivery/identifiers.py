@@ -12,13 +12,23 @@ from time import time
 _TAIL_BITS = 74
 _STEP_BITS = 32
 
+STEP_BACK = 1_000
+"""
+Milliseconds by which the clock may go back before new ids follow it.
+
+Below that, a clock that is being adjusted, they count on from the last one. Beyond, it was wrong
+before, and ids that counted on would bear that wrong time until it is reached.
+"""
+
 
 class UUID7Generator:
     """
     Make UUIDs whose order is that of their making.
 
     The 74 random bits behind the milliseconds count on from a random start within one
-    millisecond, or while the clock stands or goes back (RFC 9562, 6.2, method 2). The
+    millisecond, or while the clock stands or goes back by no more than `STEP_BACK` (RFC 9562,
+    6.2, method 2). When it goes back further the ids follow it: they stay unique, for the random
+    bits begin anew, but those made after sort before some that were made earlier. The
     randomness is this generator's own: ``random.seed()`` does not touch it.
     """
 
@@ -41,11 +51,12 @@ class UUID7Generator:
 
         Args:
             seconds: The time that it bears, in seconds since the epoch, unless that lies
-                before the last one's, or in the future.
+                before the last one's, or in the future. After the clock has stepped back, it is
+                borne even if it lies before the last one's.
         """
         now = time()
         milliseconds = int((seconds if seconds < now else now) * 1000)
-        if milliseconds > self._milliseconds:
+        if milliseconds > self._milliseconds or now * 1000 + STEP_BACK < self._milliseconds:
             # the top bit stays free for counting on
             tail = self._getrandbits(_TAIL_BITS - 1)
         else:

@@ -4,8 +4,10 @@ The event logs accepted and not yet confirmed, and the count of what became of e
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, KeysView
+from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
 
@@ -16,34 +18,40 @@ from nameko_eventlog.delivery.message import Message
 class Ledger:
     """
     Count every accepted event log once, under what became of it.
+
+    The outbox counts what enters and leaves it, in the same step: a signal handler may raise
+    between any two of Python's steps, but not within a call that is written in C.
     """
 
-    enter: Callable[[], object]
-    """Count an event log that was accepted."""
-
     def __init__(self) -> None:
-        self._entered = Counter()
-        self.enter = self._entered.increment
-        self._withdrawn = Counter()
+        self._entered = itertools.count(1)
+        self.entries: Iterator[int] = self._entered
+        """Each number taken from it counts an event log that was accepted; none of them is 0."""
+        self.withdrawn = Counter()
+        """Those that were taken back: their callers were told that they were not accepted."""
         self.confirmed = Counter()
         self.undelivered = Counter()
+        self.rejected = Counter()
+        """Those that found no room; they count as accepted and as undelivered."""
         self.republished = Counter()
 
-    def withdraw(self) -> None:
+    def enter(self) -> None:
         """
-        Take an event log back that its caller was told was not accepted after all.
+        Count an event log that was accepted.
         """
-        self._withdrawn.increment()
+        next(self.entries)
 
     def stats(self) -> dict[str, int]:
         """
         Return the counts; ``accepted`` is the sum of the next three.
         """
+        rejected = self.rejected.value
         confirmed = self.confirmed.value
-        undelivered = self.undelivered.value
-        withdrawn = self._withdrawn.value
+        undelivered = self.undelivered.value + rejected
+        withdrawn = self.withdrawn.value
         # read last: whatever happens meanwhile counts as waiting, never below zero
-        accepted = self._entered.value - withdrawn
+        entered = int(repr(self._entered)[6:-1]) - 1  # "count(5)", as documented
+        accepted = entered - withdrawn + rejected
         return {
             "accepted": accepted,
             "confirmed": confirmed,
@@ -51,6 +59,34 @@ class Ledger:
             "undelivered": undelivered,
             "republished": self.republished.value,
         }
+
+
+def remove_and_count(taken: dict[Message, None], message: Message, counter: Counter) -> bool:
+    """
+    Remove *message* and count it, in one step, and tell whether it was there.
+    """
+    step = zip(map(taken.__delitem__, (message,)), iter(counter.increment, None), strict=False)
+    try:
+        next(step)  # all of it in C: both happen, or neither
+    except KeyError:
+        return False
+    return True
+
+
+def move(queue: deque[Message], taken: dict[Message, None], limit: int) -> list[Message]:
+    """
+    Move the first messages of *queue* to *taken*, in one step, and return them.
+
+    Interrupted, they are in one of the two; `Outbox.taken` has what was not returned.
+    """
+    limit = min(limit, len(queue))
+    before = len(taken)
+    first = itertools.islice(iter(queue.popleft, None), limit)
+    with suppress(IndexError):  # one was withdrawn meanwhile
+        taken.update(zip(first, itertools.repeat(None)))
+    moved = list(itertools.islice(reversed(taken), len(taken) - before))
+    moved.reverse()
+    return moved
 
 
 class Level(IntEnum):
@@ -109,14 +145,14 @@ def fill_level(waiting: int, size: int, kept: int, size_bytes: int) -> Level:
 
 class Outbox(Protocol):
     """
-    Where accepted event logs are until the broker has them.
+    Where accepted event logs are until the broker has them, and what counts them.
 
     ``put`` and ``withdraw`` are called from any thread; everything else from the relay's.
     """
 
     def put(self, message: Message) -> Level:
         """
-        Keep *message*, unless there is no room.
+        Keep *message* and count it as accepted, unless there is no room.
 
         Returns:
             How full the outbox was; ``FULL`` if *message* is not kept.
@@ -124,12 +160,23 @@ class Outbox(Protocol):
 
     def take(self, limit: int) -> list[Message]:
         """
-        Return the next messages, first in, first out; they stay kept until settled.
+        Return the next messages, first in, first out; they stay kept, in `taken`, until settled.
         """
 
-    def settle(self, message: Message) -> None:
+    @property
+    def taken(self) -> KeysView[Message]:
         """
-        Let go of a message that was taken: it is confirmed, or undelivered.
+        What was taken and is not settled, in the order in which it was taken.
+
+        After an interruption there may be more than what `take` has returned.
+        """
+
+    def settle(self, message: Message, counter: Counter) -> bool:
+        """
+        Let go of a message that was taken, and count what became of it.
+
+        Returns:
+            False if that was done before, and nothing is counted.
         """
 
     def withdraw(self, message: Message) -> bool:
@@ -137,17 +184,19 @@ class Outbox(Protocol):
         Let go of a message that its waiter has claimed back, and tell whether that is so.
         """
 
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+
     def start(self) -> None:
         """
         Begin: the hub runs.
         """
 
-    def close(self, taken: list[Message]) -> list[Message]:
+    def close(self) -> list[Message]:
         """
-        End, and return what would be lost by it.
-
-        Args:
-            taken: What was taken and is not settled.
+        End, and return what would be lost by it; that stays kept until it is settled.
         """
 
     def abandon(self) -> None:
@@ -176,8 +225,28 @@ class Outbox(Protocol):
     @property
     def oldest(self) -> Message | None:
         """
-        The next message, if it is in memory.
+        The oldest message, if it is in memory.
         """
+
+
+def claimed(messages: Iterable[Message], outbox: Outbox, counter: Counter) -> list[Message]:
+    """
+    Claim *messages* for sending, and return those that are not claimed back by who waits.
+
+    Args:
+        messages: What was taken; a claim that was made before holds.
+        outbox: Lets go of the others.
+        counter: Counts them.
+    """
+    found = []
+    for message in messages:
+        waiter = message.waiter
+        # who waits is safe with what is on disk, and cannot claim it back
+        if waiter is None or message.place is not None or waiter.take():
+            found.append(message)
+        else:
+            outbox.settle(message, counter)
+    return found
 
 
 class MemoryOutbox:
@@ -187,21 +256,24 @@ class MemoryOutbox:
     Args:
         size: The most messages.
         size_bytes: The most bytes, bodies and what a message costs beside.
+        ledger: Where to count.
     """
 
-    def __init__(self, size: int, size_bytes: int) -> None:
+    def __init__(self, size: int, size_bytes: int, ledger: Ledger) -> None:
         self._size = size
         self._size_bytes = size_bytes
         self._high = size * HIGH_WATER
         self._high_bytes = size_bytes * HIGH_WATER
         self._turn_at = TURN  # in the queue
+        self._entries = ledger.entries
+        self._withdrawn = ledger.withdrawn
         self._queue: deque[Message] = deque()
-        self._taken = 0
+        self._taken: dict[Message, None] = {}
         self._bytes = 0
 
     def put(self, message: Message) -> Level:
         """
-        Keep *message*, unless there is no room.
+        Keep *message* and count it as accepted, unless there is no room.
 
         Whatever its size, one message is let into an empty outbox.
 
@@ -209,7 +281,7 @@ class MemoryOutbox:
             How full the outbox was; ``FULL`` if *message* is not kept.
         """
         queue = self._queue
-        waiting = len(queue) + self._taken
+        waiting = len(queue) + len(self._taken)
         kept = self._bytes + len(message.body) + OVERHEAD
         level = _LOW
         if waiting >= self._high or kept > self._high_bytes:
@@ -219,8 +291,9 @@ class MemoryOutbox:
         elif len(queue) >= self._turn_at:
             self._turn_at += TURN
             level = Level.GATHERED
-        queue.append(message)
         self._bytes = kept
+        # append it and count it, in one step: no entry is 0
+        queue.extend(itertools.compress((message,), self._entries))
         return level
 
     def take(self, limit: int) -> list[Message]:
@@ -230,48 +303,64 @@ class MemoryOutbox:
         What a waiter has claimed back meanwhile is let go of.
         """
         batch: list[Message] = []
-        queue = self._queue
-        while queue and len(batch) < limit:
-            message = queue.popleft()
-            if message.waiter is not None and not message.waiter.take():
-                self._forget(message)
-                continue
-            self._taken += 1
-            batch.append(message)
-        self._turn_at = len(queue) + TURN
+        while self._queue and len(batch) < limit:
+            moved = move(self._queue, self._taken, limit - len(batch))
+            batch += claimed(moved, self, self._withdrawn)
+        self._turn_at = len(self._queue) + TURN
         return batch
 
-    def settle(self, message: Message) -> None:
+    @property
+    def taken(self) -> KeysView[Message]:
         """
-        Let go of a message that was taken.
+        What was taken and is not settled, in the order in which it was taken.
         """
-        self._taken -= 1
+        return self._taken.keys()
+
+    def settle(self, message: Message, counter: Counter) -> bool:
+        """
+        Let go of a message that was taken, and count what became of it.
+
+        Returns:
+            False if that was done before, and nothing is counted.
+        """
+        if not remove_and_count(self._taken, message, counter):
+            return False
         self._forget(message)
+        return True
 
     def withdraw(self, message: Message) -> bool:
         """
         Let go of a message that its waiter has claimed back; the relay may have, before.
         """
+        step = zip(  # compares identities: quick
+            map(self._queue.remove, (message,)),
+            iter(self._withdrawn.increment, None),
+            strict=False,
+        )
         try:
-            self._queue.remove(message)  # compares identities: one step, and quick
+            next(step)  # all of it in C: both happen, or neither
         except ValueError:
             return True
         self._forget(message)
         return True
+
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+        return message in self._queue or message in self._taken
 
     def start(self) -> None:
         """
         Do nothing: memory is there.
         """
 
-    def close(self, taken: list[Message]) -> list[Message]:
+    def close(self) -> list[Message]:
         """
-        Let go of everything, and return it.
+        Return everything; it stays kept until it is settled.
         """
-        left = taken + self.take(len(self._queue))
-        for message in left:
-            self.settle(message)
-        return left
+        self.take(len(self._queue))
+        return list(self._taken)
 
     def abandon(self) -> None:
         """
@@ -290,7 +379,7 @@ class MemoryOutbox:
         """
         How many messages are kept.
         """
-        return len(self._queue) + self._taken
+        return len(self._queue) + len(self._taken)
 
     @property
     def at_risk(self) -> int:
@@ -309,12 +398,20 @@ class MemoryOutbox:
     @property
     def oldest(self) -> Message | None:
         """
-        The next message.
+        The oldest message.
         """
-        try:
-            return self._queue[0]
-        except IndexError:
-            return None
+        return oldest(self._taken, self._queue)
 
     def _level(self, waiting: int, kept: int) -> Level:
         return fill_level(waiting, self._size, kept, self._size_bytes)
+
+
+def oldest(*kept: Iterable[Message]) -> Message | None:
+    """
+    Return the first message of the first that has one, or None.
+    """
+    for messages in kept:
+        with suppress(RuntimeError):  # it changes while an OS thread looks
+            for message in messages:
+                return message
+    return None

@@ -4,8 +4,6 @@ The green thread that publishes the outbox and waits for the broker's confirms.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -18,16 +16,15 @@ from greenlet import GreenletExit
 from logging_ext import forwarding
 from nameko_eventlog.addresses import masked_text
 from nameko_eventlog.delivery.broker import BrokerTimeout, blames_message
+from nameko_eventlog.delivery.changes import Changes
 from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.outbox import Ledger, Outbox
+from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
 from nameko_eventlog.delivery.target import OnConfirm, OnReturn, Target
 from nameko_eventlog.delivery.waiting import Bell, HomeThread
 
-
-_log = logging.getLogger("nameko_eventlog")
 
 BATCH = 100
 """Messages written before others get their turn."""
@@ -41,6 +38,20 @@ LOOK = 0.1
 PATIENCE = 1.0
 """Seconds without a confirm after which the broker does not count as well any more."""
 
+LONGEST_PATIENCE = 600.0
+"""
+Seconds that the broker gets for confirming at the most, when ``confirm_timeout`` is too short.
+"""
+
+PROBE = 1.0
+"""Seconds between two messages that tell whether a queue takes event logs."""
+
+DECLARE = 10.0
+"""Seconds after which what event logs are published to is declared again."""
+
+OVERDUE = 1.0
+"""Seconds after which the relay is woken that a lost timer has not woken."""
+
 
 class Relay:
     """
@@ -53,7 +64,10 @@ class Relay:
         identifiers: Makes the message ids.
         undeliver: Called with a message that cannot be delivered, and why.
         confirm_timeout: Seconds that the broker has for confirming.
-        warn_unroutable: Whether to say when no queue takes the event logs.
+        unroutable: What to do when no queue takes the event logs: ``ignore``, ``warn`` or
+            ``hold``.
+        most_aside: How many refused messages may wait aside before no new ones are published.
+        most_aside_bytes: How many bytes of bodies.
         service: The service's name, for messages.
         home: The OS thread that it runs in.
     """
@@ -69,7 +83,9 @@ class Relay:
         identifiers: UUID7Generator,
         undeliver: Callable[[Message, str], None],
         confirm_timeout: float,
-        warn_unroutable: bool,
+        unroutable: str,
+        most_aside: int,
+        most_aside_bytes: int,
         service: str,
         home: HomeThread,
     ) -> None:
@@ -79,29 +95,34 @@ class Relay:
         self._identifiers = identifiers
         self._undeliver = undeliver
         self._confirm_timeout = confirm_timeout
-        self._warn_unroutable = warn_unroutable
+        self._warn_unroutable = unroutable == "warn"
+        self._hold_unroutable = unroutable == "hold"
         self._service = service
         self._home = home
         self._bell = Bell(home)
         self.notice = self._bell.ring
-        self._flight = Flight()
+        self._flight = Flight(most_aside, most_aside_bytes)
         self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
         self._stopping = False
         self._abandoned = False
         self._finished = Event()
         self._backoff = FIRST_BACKOFF
-        # what was said last: each is said when it changes, not at every attempt
-        self._is_lost = False
-        self._is_blocked = False
-        self._is_unroutable = False
-        self._failure = ""
+        self._changes = Changes(
+            service, lambda: self._broker.address, lambda: self._outbox.waiting
+        )
         self.connections = 0  # how many there have been
         self._confirmed_at = 0.0  # when something last was, or could be
         self._well_at = 0.0
         self._probe: int | None = None
         self._probed_at = 0.0
         self._probe_returned = False
+        self._returned_ids: set[str] = set()
+        self._refused_at = 0.0
+        self._declared_at = 0.0
+        self._patience = confirm_timeout  # with the broker
+        self._longest_wait = 0.0  # for a confirm, while that is longer than confirm_timeout
+        self._long_wait_at = 0.0
 
     # -- for others
 
@@ -114,6 +135,18 @@ class Relay:
             self._well_at = monotonic()  # connecting takes a moment
             self._thread = eventlet.spawn(self._run)
 
+    def revive(self) -> None:
+        """
+        Begin again if the green thread has ended, or sleeps on: a signal handler raised there.
+        """
+        thread = self._thread
+        if thread is None or self._finished.ready() or self._abandoned or not self._home.is_here:
+            return
+        if thread.dead:
+            self._thread = eventlet.spawn(self._run)
+        else:
+            self._bell.wake_overdue(OVERDUE)
+
     @property
     def is_running(self) -> bool:
         """
@@ -122,30 +155,40 @@ class Relay:
         return self._thread is not None and not self._abandoned
 
     @property
+    def _is_held(self) -> bool:
+        return self._hold_unroutable and self._changes.is_unroutable
+
+    @property
     def is_flowing(self) -> bool:
         """
         Whether the broker is well, so that waiting for a moment makes room in the outbox.
         """
-        return not self._is_blocked and monotonic() - self._well_at < PATIENCE
+        return (
+            not self._changes.is_blocked
+            and not self._is_held
+            and monotonic() - self._well_at < PATIENCE
+        )
 
-    def stop(self, seconds: float) -> list[Message]:
+    def stop(self, seconds: float) -> None:
         """
         Publish what is left, for *seconds* at the most, and end.
 
         From another OS thread than the relay's, nothing more is published: nobody there can
         wait for it.
-
-        Returns:
-            What was taken from the outbox and is not settled.
         """
         self._stopping = True
         self._bell.ring()
         if self._thread is not None and self._home.is_here:
-            if not self._finished.ready():
-                self._finished.wait(timeout=seconds)
+            self._flight.retry_soon()
+            end = monotonic() + seconds
+            while not self._finished.ready():
+                left = end - monotonic()
+                self._finished.wait(timeout=max(0.0, min(left, OVERDUE)))
+                if left <= 0:
+                    break
+                self.revive()
             self._thread.kill()
             interrupt.release(self)
-        return self._flight.clear()
 
     @property
     def blocked_seconds(self) -> float:
@@ -155,13 +198,11 @@ class Relay:
         return self._broker.blocked_seconds
 
     @property
-    def oldest(self) -> Message | None:
+    def refused(self) -> int:
         """
-        The oldest message that is not settled.
+        How many the broker has refused, and has not taken since.
         """
-        with contextlib.suppress(RuntimeError):  # it changes while an OS thread looks
-            return self._flight.oldest or self._outbox.oldest
-        return None
+        return self._flight.refused
 
     def abandon(self) -> None:
         """
@@ -174,9 +215,9 @@ class Relay:
     # -- the green thread
 
     def _run(self) -> None:
-        forwarding.suspended.set(True)  # in this green thread's own context
         goes_on = False
         try:
+            forwarding.suspended.set(True)  # in this green thread's own context
             while not self._is_done():
                 try:
                     try:
@@ -190,10 +231,9 @@ class Relay:
         except GreenletExit:
             pass
         except BaseException:
-            # Ctrl-C is raised in whichever green thread happens to run; the service is going
-            # to stop, and the outbox is still to be delivered
+            # what a signal handler raises comes out of whichever green thread happens to run;
+            # the outbox is still to be delivered
             goes_on = True
-            self._flight.lose(alone=False)
             self._thread = eventlet.spawn(self._run)
             raise
         finally:
@@ -217,17 +257,23 @@ class Relay:
         """
         Connect, and publish until there is nothing left to do.
         """
+        # whatever has ended the last one, and wherever: the outbox knows what was taken
+        kept = claimed(list(self._outbox.taken), self._outbox, self._ledger.withdrawn)
+        self._flight.restore(kept, monotonic())
         self._broker.open()
         self.connections += 1
         if self._is_done():
             return
-        self._confirmed_at = heartbeat_at = monotonic()
-        self._is_blocked = False
+        self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
+        self._long_wait_at = self._confirmed_at  # connecting says nothing of confirms
+        self._changes.is_blocked = False
         self._probe = None
         self._probe_returned = False
+        self._returned_ids.clear()
+        self._longest_wait = 0.0
         while not self._is_done():
-            self._watch_alarm()
-            sent = not self._is_blocked and self._publish()
+            self._changes.blocked(self._broker.blocked_since is not None)
+            sent = not self._changes.is_blocked and self._publish()
             # half of what is on its way: who waited for it goes on while the broker is busy
             # with the other half
             limit = min(ACKS, self._flight.sent // 2 + 1)
@@ -236,43 +282,57 @@ class Relay:
             if now - heartbeat_at >= 1:
                 self._broker.check_heartbeat()
                 heartbeat_at = now
+                self._declare(now)
+                self._check_refusals(now)
             self._check_confirms(now)
-            if self._is_lost and not self._outbox.waiting:
-                self._say_found()
-            if read == limit or ((sent or read) and self._has_more_to_send()):
+            if self._changes.is_lost and not self._outbox.waiting:
+                self._changes.found()
+            if read == limit or ((sent or read) and self._has_more_to_send(now)):
                 eventlet.sleep(0)
             else:
                 self._bell.wait(LOOK, self._broker.socket)
         self._broker.close(orderly=True)
 
-    def _has_more_to_send(self) -> bool:
-        return (
-            not self._is_blocked
-            and not self._flight.is_full
-            and self._outbox.waiting > self._flight.sent
-        )
+    def _has_more_to_send(self, now: float) -> bool:
+        flight = self._flight
+        if self._changes.is_blocked or flight.is_full or self._is_held:
+            return False
+        waiting = self._outbox.waiting - flight.sent - flight.aside
+        return (waiting > 0 and not flight.is_aside_full) or flight.may_retry(now)
 
     def _publish(self) -> bool:
         """
         Write the next batch, and tell whether there was one.
         """
-        batch = self._flight.next(BATCH, monotonic(), self._outbox.take)
+        now, limit = monotonic(), BATCH
+        if self._is_held:
+            if self._flight.sent or now - self._probed_at < PROBE:
+                return False
+            # those that were returned, in their order, before the rest
+            self._flight.restore(list(self._outbox.taken), now)
+            self._probed_at = now
+            self._declare(now, at_once=True)
+            limit = 1
+        batch = self._flight.next(limit, now, self._outbox.take)
         if not batch:
             return False
         try:
             with (
-                eventlet.Timeout(self._confirm_timeout, BrokerTimeout("writing timed out")),
+                eventlet.Timeout(self._patience, BrokerTimeout("writing timed out")),
                 self._broker.batch(),
             ):
-                while batch and not self._flight.is_full:
-                    self._send(batch.popleft())
-        finally:
-            self._flight.put_back(batch)
+                for message in batch:
+                    if self._flight.is_full:
+                        break
+                    self._send(message)
+        except BrokerTimeout:
+            self._wait_longer()
+            raise
         return True
 
     def _send(self, message: Message) -> None:
         """
-        Send *message*; from the first switch to others on, it is in flight or settled.
+        Send *message*, the first of the next.
         """
         if message.message_id is None:
             message.message_id = self._identifiers.make(message.timestamp)
@@ -280,24 +340,35 @@ class Relay:
             self._ledger.republished.increment()
         message.was_sent = self._broker.confirms
         now = monotonic()
-        mandatory = self._warn_unroutable and self._probe is None and now - self._probed_at >= 1
+        is_probe = self._warn_unroutable and self._probe is None and now - self._probed_at >= PROBE
         tag = self._broker.next_tag
-        self._flight.send(tag, message, now)
+        self._flight.send(tag, now)
         try:
-            self._broker.publish(message, mandatory)
+            self._broker.publish(message, is_probe or self._hold_unroutable)
         except self._broker.transient_errors:
             raise
         except Exception as exc:
-            if not self._broker.is_open:
+            # a signal handler's says nothing against the message, which can be encoded
+            message.failures += 1
+            blamed = message.failures > 2 or self._broker.is_above_a_frame(message)
+            if not (blamed and self._broker.is_open):
                 raise
             self._flight.confirm(tag)
             self._give_up(message, f"it cannot be encoded: {exc!r}", sent=False)
             return
         if not self._broker.confirms:
             self._answered(tag, False, True)
-        elif mandatory:
+        elif is_probe:
             self._probe = tag
             self._probed_at = now
+
+    def _declare(self, now: float, at_once: bool = False) -> None:
+        """
+        Declare what event logs are published to, if it is time: somebody may have deleted it.
+        """
+        if not self._changes.is_blocked and (at_once or now - self._declared_at >= DECLARE):
+            self._declared_at = now
+            self._broker.declare()
 
     def _check_confirms(self, now: float) -> None:
         sent_at = self._flight.sent_at
@@ -307,11 +378,43 @@ class Relay:
             self._well_at = now
         else:
             self._well_at = max(sent_at, self._confirmed_at)
-        if sent_at is None or self._is_blocked:
+        if sent_at is None or self._changes.is_blocked:
             return
         # the clock of the oldest; what others are confirmed meanwhile does not wind it up
-        if now - max(sent_at, self._broker.unblocked_at) > self._confirm_timeout:
-            raise BrokerTimeout(f"no confirm in {self._confirm_timeout} s")
+        waited = now - max(sent_at, self._broker.unblocked_at)
+        if waited > self._confirm_timeout:
+            self._longest_wait = max(self._longest_wait, waited)
+            self._long_wait_at = now
+            if waited > self._patience:
+                timeout = BrokerTimeout(f"no confirm in {self._patience} s")
+                self._wait_longer()
+                raise timeout
+        elif self._patience > self._confirm_timeout:
+            self._wait_shorter(now)
+
+    def _wait_longer(self) -> None:
+        """
+        Give the broker more time on the next connection: its confirms may all take so long.
+
+        Publishing again each time before they come would never end.
+        """
+        most = max(LONGEST_PATIENCE, self._confirm_timeout)
+        self._patience = min(self._patience * 2, most)
+
+    def _wait_shorter(self, now: float) -> None:
+        """
+        Go back to ``confirm_timeout`` when confirms have come in time for long enough.
+        """
+        if now - self._long_wait_at > 10 * self._patience:
+            self._patience = self._confirm_timeout
+            self._longest_wait = 0.0
+            self._changes.quick()
+
+    def _check_refusals(self, now: float) -> None:
+        flight = self._flight
+        self._changes.aside(flight.is_aside_full, flight.refused)
+        if not flight.refused and now - self._refused_at > LAST_BACKOFF:
+            self._changes.taking()
 
     # -- what the broker says
 
@@ -319,29 +422,57 @@ class Relay:
         """
         Learn what became of a message, or of all up to it.
         """
+        now = monotonic()
         if self._probe is not None and (tag == self._probe or (multiple and tag > self._probe)):
             self._probe = None
-            self._say_routed(not self._probe_returned)
+            if self._changes.routed(not self._probe_returned, is_held=False):
+                self._declare(now, at_once=True)
             self._probe_returned = False
-        now = monotonic()
-        messages = self._flight.confirm(tag, multiple)
+        messages = self._flight.confirm(tag, multiple, taken)
         if not taken:
-            for message in messages:
-                self._flight.refuse(message, now)
+            self._refuse(messages, now)
             return
         self._confirmed_at = now
         self._backoff = FIRST_BACKOFF
-        self._failure = ""
+        if self._hold_unroutable:
+            messages = self._routed(messages)
         for message in messages:
-            self._outbox.settle(message)
-            self._ledger.confirmed.increment()
-            if message.waiter is not None:
+            if self._outbox.settle(message, self._ledger.confirmed) and message.waiter is not None:
                 message.waiter.confirm()
-        if self._is_lost:
-            self._say_found()
+        self._changes.found()
+        if self._longest_wait:
+            self._changes.slow(self._longest_wait, self._patience, self._confirm_timeout)
 
-    def _returned(self) -> None:
+    def _routed(self, messages: list[Message]) -> list[Message]:
+        """
+        Return those that a queue has taken; the others wait to be sent again.
+        """
+        routed = messages
+        if self._returned_ids:
+            routed = [one for one in messages if one.message_id not in self._returned_ids]
+            returned = [one for one in messages if one.message_id in self._returned_ids]
+            self._flight.send_again(returned)
+            self._returned_ids.difference_update(one.message_id or "" for one in returned)
+        if messages:
+            self._changes.routed(len(routed) == len(messages), is_held=True)
+        return routed
+
+    def _refuse(self, messages: list[Message], now: float) -> None:
+        """
+        Keep what the broker refuses aside, and say so if it does that again.
+        """
+        self._refused_at = now
+        is_again = any(message.refusals for message in messages)
+        for message in messages:
+            self._flight.refuse(message, now)
+            self._returned_ids.discard(message.message_id or "")
+        if is_again:
+            self._changes.refusing(self._flight.refused)
+
+    def _returned(self, message_id: str) -> None:
         self._probe_returned = True
+        if self._hold_unroutable:
+            self._returned_ids.add(message_id)
 
     def _lose(self, exc: BaseException) -> None:
         """
@@ -354,74 +485,21 @@ class Relay:
             lost[0].failures += 1
         for message in lost:
             if message.failures >= 2 or self._broker.is_above_a_frame(message):
-                self._flight.drop(message)
                 self._give_up(
                     message, f"the broker does not take it: {masked_text(str(exc))}", sent=True
                 )
-        if not self._is_lost:
-            self._is_lost = True
-            self._say(
-                "the broker at %s is lost to the event logs of %s (%s); %d waiting",
-                self._broker.address,
-                self._service,
-                masked_text(str(exc)),
-                self._outbox.waiting,
-            )
+        self._changes.lost(exc)
 
     def _fail(self, exc: Exception) -> None:
         """
         Get ready to start again after an error of our own.
         """
-        self._flight.lose(alone=False)
         self._broker.close(orderly=False)
-        if repr(exc) != self._failure:
-            self._failure = repr(exc)
-            self._say("the relay of %s failed and starts again", self._service, exc_info=True)
+        self._flight.lose(alone=False)
+        self._changes.failed(exc)
 
     def _give_up(self, message: Message, reason: str, sent: bool) -> None:
-        self._outbox.settle(message)
+        self._undeliver(message, reason)  # rather twice than not at all
+        self._outbox.settle(message, self._ledger.undelivered)
         if message.waiter is not None:
             message.waiter.fail(reason, sent)
-        self._undeliver(message, reason)
-
-    # -- what it says
-
-    def _say(self, text: str, *values: object, exc_info: bool = False) -> None:
-        with contextlib.suppress(Exception):  # the service's handlers may fail
-            _log.log(
-                logging.ERROR if exc_info else logging.WARNING, text, *values, exc_info=exc_info
-            )
-
-    def _watch_alarm(self) -> None:
-        blocked = self._broker.blocked_since is not None
-        if blocked == self._is_blocked:
-            return
-        self._is_blocked = blocked
-        self._say(
-            "the broker at %s %s the event logs of %s; %d waiting",
-            self._broker.address,
-            "has an alarm and blocks" if blocked else "takes again",
-            self._service,
-            self._outbox.waiting,
-        )
-
-    def _say_found(self) -> None:
-        self._is_lost = False
-        self._say(
-            "the broker at %s is back for the event logs of %s; %d waiting",
-            self._broker.address,
-            self._service,
-            self._outbox.waiting,
-        )
-
-    def _say_routed(self, routed: bool) -> None:
-        if routed != self._is_unroutable:
-            return
-        self._is_unroutable = not routed
-        self._say(
-            "a queue takes the event logs of %s again"
-            if routed
-            else "no queue takes the event logs of %s: the broker confirms and drops them"
-            " (said once)",
-            self._service,
-        )

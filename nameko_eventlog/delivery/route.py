@@ -4,6 +4,7 @@ Where event logs are published, and what is declared for it.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _log = logging.getLogger("nameko_eventlog")
 
 # command invalid, not implemented: what a broker without RabbitMQ's extensions hangs up with
 _UNKNOWN_METHOD = frozenset({503, 540})
+
+# AMQP's classes exchange and queue
+_DECLARING = frozenset({40, 50})
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Route:
 
 class Declarations:
     """
-    Declare what belongs to a route, on every new connection: somebody may have deleted it.
+    Declare what belongs to a route, on every new connection and now and then on one that is open:
+    somebody may have deleted it.
 
     What a broker refuses to declare may be there all the same, by an operator's hand, and a
     fan-in is a convenience: neither keeps event logs from being published. Each refusal is
@@ -59,6 +64,7 @@ class Declarations:
         self._connection_errors: tuple[type[BaseException], ...] = client.connection_errors
         self._noted: set[str] = set()
         self._impossible: set[str] = set()
+        self._repeated: list[Callable[[Any], object]] = []
 
     def make(self, channel: Any, reopen: Callable[[], Any]) -> None:
         """
@@ -68,17 +74,19 @@ class Declarations:
             channel: The channel to do so on.
             reopen: Returns another one, when a refusal has closed the last.
         """
-        actions: list[tuple[str, Callable[[Any], object]]] = [
-            (f"declare {entity!r}", _declaring(entity))
+        actions: list[tuple[str, Callable[..., object]]] = [
+            (f"declare {entity!r}", functools.partial(_declare, entity))
             for entity in (self._route.exchange, *self._route.declare)
         ]
         if self._route.fan_in_exchange is not None:
             actions.append(("bind the fan-in exchange", self._bind_fan_in))
+        self._repeated = []
         for what, action in actions:
             if what in self._impossible:
                 continue
             try:
-                action(channel)
+                action(channel, False)
+                self._repeated.append(functools.partial(action, nowait=True))
             except NotImplementedError as exc:
                 self._impossible.add(what)  # known of memory:// and filesystem://
                 self._note(logging.DEBUG, what, exc)
@@ -91,13 +99,37 @@ class Declarations:
                     self._note(logging.WARNING, what, exc)
                 raise
 
-    def _bind_fan_in(self, channel: Any) -> None:
+    def repeat(self, channel: Any) -> None:
+        """
+        Declare again what could be declared on this connection, without waiting for answers.
+
+        Args:
+            channel: One on which nothing else is done: a refusal closes it.
+        """
+        for action in self._repeated:
+            action(channel)
+
+    def is_refusal(self, exc: BaseException) -> bool:
+        """
+        Tell whether the broker closed a channel for a declaration, and not for a message.
+        """
+        method = getattr(exc, "method_sig", None)
+        return isinstance(method, tuple) and method[0] in _DECLARING
+
+    def note_refusal(self, exc: BaseException) -> None:
+        """
+        Note that it was refused to declare something again.
+        """
+        self._note(logging.WARNING, "declare again what is published to", exc)
+
+    def _bind_fan_in(self, channel: Any, nowait: bool) -> None:
         fan_in = Exchange(self._route.fan_in_exchange, type="topic", durable=True)
-        fan_in(channel).declare()
+        fan_in(channel).declare(nowait=nowait)
         channel.exchange_bind(
             destination=fan_in.name,
             source=self._route.exchange.name,
             routing_key=self._route.routing_key,
+            nowait=nowait,
         )
 
     def _note(self, level: int, what: str, exc: BaseException) -> None:
@@ -113,8 +145,8 @@ class Declarations:
         )
 
 
-def _declaring(entity: Any) -> Callable[[Any], object]:
-    return lambda channel: entity(channel).declare()
+def _declare(entity: Any, channel: Any, nowait: bool) -> None:
+    entity(channel).declare(nowait=nowait)
 
 
 def reply_code(exc: BaseException) -> int:

@@ -118,12 +118,13 @@ class BrokerDelivery:
             identifiers=self._identifiers,
             undeliver=self._undeliver,
             confirm_timeout=config.confirm_timeout,
-            warn_unroutable=config.unroutable == "warn",
+            unroutable=config.unroutable,
+            most_aside=config.buffer_size,
+            most_aside_bytes=config.buffer_bytes,
             service=route.service,
             home=self._home,
         )
         # looked up once: `accept` runs within every log call
-        self._enter = self._ledger.enter
         self._put = self._outbox.put
         self._notice = self._relay.notice
         _deliveries.add(self)
@@ -138,7 +139,7 @@ class BrokerDelivery:
     def _make_outbox(self) -> Outbox:
         config = self._config
         if config.spool is None:
-            return MemoryOutbox(config.buffer_size, config.buffer_bytes)
+            return MemoryOutbox(config.buffer_size, config.buffer_bytes, self._ledger)
         return SpooledOutbox(
             config.spool,
             self._route.service,
@@ -166,11 +167,11 @@ class BrokerDelivery:
         """
         Take *message*, without waiting; what cannot be kept is undelivered by name.
         """
-        self._enter()
         try:
             level = self._put(message)
-        except Exception as exc:
-            self._undeliver(message, f"it could not be kept: {exc!r}")
+        except Exception as exc:  # a signal handler's, maybe, and the message is kept
+            if not self._outbox.holds(message):
+                self._reject(message, f"it could not be kept: {exc!r}")
             return
         if level or self._closed is not None:
             self._accept_in_need(message, level)
@@ -184,14 +185,14 @@ class BrokerDelivery:
                     self._make_room()
             finally:  # a timeout of the caller's, or its end, may come out of the waiting
                 if self._put(message) is Level.FULL:
-                    self._undeliver(message, self._closed or "the outbox is full")
+                    self._reject(message, self._closed or "the outbox is full")
                 else:
                     self._notice()
         elif self._closed is None:
             self._notice()
             self._make_room()
         if self._closed is not None:  # maybe meanwhile, by another OS thread
-            self._abort(self._outbox.close([]), self._closed)
+            self._abort(self._outbox.close(), self._closed)
 
     def _make_room(self) -> None:
         """
@@ -200,6 +201,7 @@ class BrokerDelivery:
         Those end after `ROOM_SECONDS`, whatever the broker does.
         """
         relay = self._relay
+        relay.revive()
         if not (relay.is_running and self._home.can_wait() and may_yield()):
             return
         self._home.sleep(0)
@@ -216,12 +218,11 @@ class BrokerDelivery:
         """
         end = monotonic() + self._config.confirm_timeout
         waiter = message.waiter = self._home.waiter()
-        self._enter()
         try:
             self._put_in_time(message, end)
         except BaseException:  # a timeout of the caller's among them, before or after it is kept
-            if waiter.take() and self._outbox.withdraw(message):
-                self._ledger.withdraw()
+            if waiter.take_back():
+                self._outbox.withdraw(message)
             raise
         self._notice()
         if message.place is not None:
@@ -235,10 +236,9 @@ class BrokerDelivery:
         if waiter.reason is not None:
             raise self._not_confirmed(message, waiter.sent, waiter.reason)
         reason = f"the broker did not confirm in {self._config.confirm_timeout} s"
-        if not waiter.take():
+        if not waiter.take_back():
             raise self._not_confirmed(message, True, reason)
         if self._outbox.withdraw(message):
-            self._ledger.withdraw()
             raise self._not_confirmed(message, False, reason)
         # it got onto the disk meanwhile
 
@@ -283,15 +283,18 @@ class BrokerDelivery:
 
     def _end(self, seconds: float, reason: str) -> None:
         if self._closed is not None:
+            self._abort(
+                self._outbox.close(), self._closed
+            )  # the first time was interrupted, maybe
             return
         for thread in (self._summaries, self._expecting):
             if thread is not None and self._home.is_here:
                 thread.kill()
-        left = self._relay.stop(seconds)
+        self._relay.stop(seconds)
         if self._closed is not None:  # killed while it was stopping
             return
         self._closed = reason
-        self._abort(self._outbox.close(left), self._closed)
+        self._abort(self._outbox.close(), self._closed)
         self._say(self.stats())
 
     def interpreter_ends(self) -> None:
@@ -307,9 +310,10 @@ class BrokerDelivery:
         if self._closed is None:
             self._closed = "a forked child has no relay"
         self._ledger = Ledger()
-        self._enter = self._ledger.enter
         self._outbox.abandon()
-        self._outbox = MemoryOutbox(self._config.buffer_size, self._config.buffer_bytes)
+        self._outbox = MemoryOutbox(
+            self._config.buffer_size, self._config.buffer_bytes, self._ledger
+        )
         self._put = self._outbox.put
         self._identifiers.reseed()
         self._relay.abandon()
@@ -318,9 +322,11 @@ class BrokerDelivery:
         """
         Return the counts of this service instance, and of the process's ``not_forwarded``.
         """
-        oldest = self._relay.oldest
+        self._relay.revive()
+        oldest = self._outbox.oldest
         return {
             **self._ledger.stats(),
+            "refused": self._relay.refused,
             "not_forwarded": forwarding.not_forwarded.value,
             "oldest_seconds": 0 if oldest is None else max(0, int(time() - oldest.timestamp)),
             "reconnects": max(0, self._relay.connections - 1),
@@ -351,39 +357,52 @@ class BrokerDelivery:
         for message in messages:
             waiter = message.waiter
             if waiter is not None and not message.was_sent:
-                self._ledger.withdraw()
+                self._outbox.settle(message, self._ledger.withdrawn)
                 waiter.fail(reason, False)
                 continue
             self._undeliver(message, reason)
+            self._outbox.settle(message, self._ledger.undelivered)
             if waiter is not None:
                 waiter.fail(reason, True)
 
+    def _reject(self, message: Message, reason: str) -> None:
+        """
+        Undeliver a message that is not kept.
+        """
+        self._undeliver(message, reason)
+        self._ledger.rejected.increment()
+
     def _undeliver(self, message: Message, reason: str) -> None:
         """
-        Put the whole message into the service's ordinary log.
+        Put the whole message into the service's ordinary log, before it is counted.
         """
         self._identify(message)
-        self._ledger.undelivered.increment()
-        route = self._route
         # what the handlers themselves log about it would be undelivered as well, and so on
         was_suspended = forwarding.suspended.get()
         try:
             forwarding.suspended.set(True)
-            line = as_json(
-                message,
-                self._settings,
-                route.service,
-                route.exchange.name,
-                route.routing_key,
-                reason,
-                self._marker.mark,
-            )
+            try:
+                line = self._as_json(message, reason)
+            except Exception:  # a signal handler's
+                line = self._as_json(message, reason)
             _undelivered.error("%s", line, extra={"reason": reason})
         except Exception:
             with contextlib.suppress(Exception):
                 _log.exception("a handler failed on an undelivered event log")
         finally:
             forwarding.suspended.set(was_suspended)
+
+    def _as_json(self, message: Message, reason: str) -> str:
+        route = self._route
+        return as_json(
+            message,
+            self._settings,
+            route.service,
+            route.exchange.name,
+            route.routing_key,
+            reason,
+            self._marker.mark,
+        )
 
 
 def process_stats() -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import pathlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from time import monotonic
 
 import eventlet
@@ -19,11 +19,22 @@ from eventlet import patcher
 from eventlet.greenthread import GreenThread
 from nameko.exceptions import ConfigurationError
 
+from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.directories import Directory
 from nameko_eventlog.delivery.holdings import Holdings, directory_name
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.outbox import OVERHEAD, TURN, Ledger, Level, fill_level
+from nameko_eventlog.delivery.outbox import (
+    OVERHEAD,
+    TURN,
+    Ledger,
+    Level,
+    claimed,
+    fill_level,
+    move,
+    oldest,
+    remove_and_count,
+)
 from nameko_eventlog.delivery.segments import encode
 
 
@@ -80,8 +91,7 @@ class SpooledOutbox:
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
         self._memory = 0  # what both take
-        self._taken = 0
-        self._taken_alone = 0  # those of them that are in memory alone
+        self._taken: dict[Message, None] = {}
         self._gathered = 0  # since something was last taken
         self._failure = ""
         self._care_failure = ""
@@ -117,7 +127,7 @@ class SpooledOutbox:
 
     def put(self, message: Message) -> Level:
         """
-        Keep *message*: on disk, or, while that cannot be written, in memory.
+        Keep *message* and count it: on disk, or, while that cannot be written, in memory.
 
         Returns:
             How full it was; ``FULL`` if *message* is not kept.
@@ -128,10 +138,13 @@ class SpooledOutbox:
             if self._is_busy:  # a signal handler, or a finalizer, in the middle of this
                 self._tail.append(message)
                 self._memory += _cost(message)
+                self._ledger.enter()
                 return Level.LOW
             self._is_busy = True
             try:
                 level = self._put(message)
+                if level is not Level.FULL:
+                    self._ledger.enter()
             finally:
                 self._is_busy = False
         if self._news:
@@ -185,7 +198,7 @@ class SpooledOutbox:
         return level
 
     def _memory_level(self, cost: int = 0) -> Level:
-        waiting = len(self._tail) + len(self._ahead) + self._taken
+        waiting = len(self._tail) + len(self._ahead) + len(self._taken)
         return fill_level(waiting, self._size, self._memory + cost, self._size_bytes)
 
     def _write_tail(self) -> None:
@@ -226,18 +239,9 @@ class SpooledOutbox:
             while len(batch) < limit:
                 if not self._ahead and not self._read_ahead():
                     break
-                message = self._ahead.popleft()
-                self._memory -= _cost(message)
-                # who waits is safe with what is on disk, and cannot claim it back
-                if (
-                    message.place is None
-                    and message.waiter is not None
-                    and not message.waiter.take()
-                ):
-                    continue
-                self._taken += 1
-                self._taken_alone += message.place is None
-                batch.append(message)
+                moved = move(self._ahead, self._taken, limit - len(batch))
+                self._memory -= sum(map(_cost, moved))
+                batch += claimed(moved, self, self._ledger.withdrawn)
             self._gathered = 0
             self._tidy()
         return batch
@@ -256,17 +260,27 @@ class SpooledOutbox:
                 self._ahead.append(self._tail.popleft())
         return bool(self._ahead)
 
-    def settle(self, message: Message) -> None:
+    @property
+    def taken(self) -> KeysView[Message]:
         """
-        Let go of a message that was taken.
+        What was taken and is not settled, in the order in which it was taken.
+        """
+        return self._taken.keys()
+
+    def settle(self, message: Message, counter: Counter) -> bool:
+        """
+        Let go of a message that was taken, and count what became of it.
+
+        Returns:
+            False if that was done before, and nothing is counted.
         """
         with self._lock:
-            self._taken -= 1
-            if message.place is None:
-                self._taken_alone -= 1
-            else:
+            if not remove_and_count(self._taken, message, counter):
+                return False
+            if message.place is not None:
                 segment, start = message.place
                 segment.settle(start)
+            return True
 
     def withdraw(self, message: Message) -> bool:
         """
@@ -278,13 +292,21 @@ class SpooledOutbox:
             for queue in (self._ahead, self._tail):
                 with contextlib.suppress(ValueError):
                     queue.remove(message)
+                    self._ledger.withdrawn.increment()
                     self._memory -= _cost(message)
         return True
+
+    def holds(self, message: Message) -> bool:
+        """
+        Tell whether *message* is kept; slowly.
+        """
+        queues = (self._taken, self._ahead, self._tail)
+        return message.place is not None or any(message in queue for queue in queues)
 
     def _tidy(self, is_full: bool = False) -> None:
         self._holdings.tidy(is_full or self.level is Level.FULL)
 
-    def close(self, taken: list[Message]) -> list[Message]:
+    def close(self) -> list[Message]:
         """
         Leave what is on disk there, and return what is in memory alone.
         """
@@ -292,22 +314,19 @@ class SpooledOutbox:
             self._thread.kill()
         with self._alone():
             if self._is_closed:
-                return []
+                return [message for message in self._taken if message.place is None]
             self._is_closed = True
             with contextlib.suppress(OSError):  # it was full a moment ago, maybe
                 self._write_tail()
-            alone = [message for message in taken if message.place is None]
-            for message in alone:
-                self.settle(message)
             queued = [*self._ahead, *self._tail]
+            alone = [message for message in queued if message.place is None]
+            self._taken.update(dict.fromkeys(alone))
             self._ahead = deque(message for message in queued if message.place is not None)
             self._tail.clear()
             self._memory = sum(map(_cost, self._ahead))
-            for message in queued:
-                if message.place is None and (message.waiter is None or message.waiter.take()):
-                    alone.append(message)
+            claimed(alone, self, self._ledger.withdrawn)
             self._holdings.close()
-            return alone
+            return [message for message in self._taken if message.place is None]
 
     def abandon(self) -> None:
         """
@@ -322,7 +341,7 @@ class SpooledOutbox:
         """
         How many messages are kept.
         """
-        return self._holdings.unread + len(self._ahead) + len(self._tail) + self._taken
+        return self._holdings.unread + len(self._ahead) + len(self._tail) + len(self._taken)
 
     @property
     def at_risk(self) -> int:
@@ -330,8 +349,8 @@ class SpooledOutbox:
         How many messages are lost if the process is killed: those that are in memory alone.
         """
         with self._lock:
-            queued = sum(message.place is None for message in (*self._ahead, *self._tail))
-            return self._taken_alone + queued
+            kept = (*self._taken, *self._ahead, *self._tail)
+            return sum(message.place is None for message in kept)
 
     @property
     def level(self) -> Level:
@@ -345,12 +364,9 @@ class SpooledOutbox:
     @property
     def oldest(self) -> Message | None:
         """
-        The next message, if it is in memory.
+        The oldest message, if it is in memory.
         """
-        for queue in (self._ahead, self._tail):
-            with contextlib.suppress(IndexError):
-                return queue[0]
-        return None
+        return oldest(self._taken, self._ahead, self._tail)
 
     # -- looking after the disk
 

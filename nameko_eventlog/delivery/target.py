@@ -17,8 +17,10 @@ Called with a delivery tag, whether it stands for all before, and whether what i
 taken (True) or refused (False).
 """
 
-OnReturn = Callable[[], None]
-"""Called when a mandatory message could not be routed, before it is confirmed."""
+OnReturn = Callable[[str], None]
+"""
+Called with the message id of a mandatory message that no queue takes, before it is confirmed.
+"""
 
 
 class Target(Protocol):
@@ -104,6 +106,14 @@ class Target(Protocol):
     def read(self, limit: int) -> int:
         """
         Take in what was answered, so much at the most, without waiting, and tell how much it was.
+
+        Raises:
+            BaseException: One of `errors`.
+        """
+
+    def declare(self) -> None:
+        """
+        Declare again what messages are published to, without waiting for an answer.
 
         Raises:
             BaseException: One of `errors`.

@@ -34,7 +34,12 @@ class Waiter(Protocol):
 
     def take(self) -> bool:
         """
-        Claim the message, for sending or for withdrawing it: only the first claim succeeds.
+        Claim the message for sending it: only the first to claim it succeeds, however often.
+        """
+
+    def take_back(self) -> bool:
+        """
+        Claim it for withdrawing it, in the same way.
         """
 
     def confirm(self) -> None:
@@ -59,20 +64,24 @@ class _Ticket:
     """
 
     def __init__(self) -> None:
-        self._claims = [None]
+        self._claims: dict[None, str] = {}
         self.confirmed = False
         self.reason: str | None = None
         self.sent = False
 
     def take(self) -> bool:
         """
-        Claim the message.
+        Claim the message for sending it.
+
+        Who was interrupted after that may ask again.
         """
-        try:
-            self._claims.pop()  # one step, whatever thread
-        except IndexError:
-            return False
-        return True
+        return self._claims.setdefault(None, "relay") == "relay"  # one step, whatever thread
+
+    def take_back(self) -> bool:
+        """
+        Claim the message for withdrawing it.
+        """
+        return self._claims.setdefault(None, "waiter") == "waiter"
 
 
 class GreenWaiter(_Ticket):
@@ -266,6 +275,8 @@ class Bell:
         self._home = home
         self._waiting: Any = None
         self._rung = False
+        self._parked: list[Any] = []
+        self._until = 0.0  # when whoever waits should be awake again
 
     def ring(self) -> None:
         """
@@ -281,9 +292,19 @@ class Bell:
             self._waiting = None  # one ring is enough
             hubs.get_hub().schedule_call_global(0, self._wake, waiting)
 
+    def wake_overdue(self, seconds: float) -> None:
+        """
+        Wake who has waited for so much longer than it meant to.
+
+        A signal handler that raises within eventlet's hub takes a timer with it.
+        """
+        waiting = self._parked
+        if waiting and _os_time.monotonic() > self._until + seconds:
+            hubs.get_hub().schedule_call_global(0, self._wake, waiting)
+
     def _wake(self, waiting: list[Any]) -> None:
         if waiting:
-            waiting.pop().switch()
+            waiting[0].switch()
 
     def wait(self, seconds: float, socket: Any = None) -> None:
         """
@@ -294,7 +315,8 @@ class Bell:
             eventlet.sleep(0)
             return
         waiting = [getcurrent()]
-        self._waiting = waiting
+        self._until = _os_time.monotonic() + seconds
+        self._waiting = self._parked = waiting
         try:
             if socket is None:
                 hub = hubs.get_hub()

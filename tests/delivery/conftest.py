@@ -63,6 +63,7 @@ class Received:
         uri: The broker.
         arguments: The queue's.
         exchange: What it is bound to.
+        name: The queue's.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Received:
         uri: str,
         arguments: dict[str, Any] | None = None,
         exchange: Exchange = EXCHANGE,
+        name: str = "q",
     ) -> None:
         self.connection = Connection(uri)
         self.queue = Queue(
-            "q", exchange, routing_key="log_event", durable=True, queue_arguments=arguments
+            name, exchange, routing_key="log_event", durable=True, queue_arguments=arguments
         )
         self.queue(self.connection.default_channel).declare()
         self.messages: list[Any] = []

@@ -181,7 +181,7 @@ class TestFanIn:
 
         declarations._connection_errors = (amqp.exceptions.ConnectionError,)
         declarations._bind_fan_in = (  # type: ignore[method-assign]
-            lambda channel: Channel().exchange_bind()
+            lambda channel, nowait: Channel().exchange_bind()
         )
         with Connection(uri) as connection:
             with pytest.raises(amqp.exceptions.AMQPNotImplementedError):

@@ -2,8 +2,6 @@
 What is sent and not settled.
 """
 
-from collections import deque
-
 from nameko_eventlog.delivery.flight import WINDOW, WINDOW_BYTES, Flight
 from nameko_eventlog.delivery.message import Message
 from tests.delivery.conftest import make_message
@@ -21,9 +19,17 @@ def fly(count: int, flight: Flight, **changes: object) -> list[Message]:
     Send so many messages, under the tags from 1 on.
     """
     messages = [make_message(number, **changes) for number in range(count)]
-    for tag, message in enumerate(messages, 1):
-        flight.send(tag, message, 100.0 + tag)
+    send(messages, flight)
     return messages
+
+
+def send(messages: list[Message], flight: Flight, at: float = 100.0) -> None:
+    """
+    Send *messages*, under the tags from 1 on.
+    """
+    flight.next(len(messages), 0.0, lambda limit: messages)
+    for tag, _ in enumerate(messages, 1):
+        flight.send(tag, at + tag)
 
 
 class TestConfirm:
@@ -71,30 +77,26 @@ class TestNext:
         """
         flight = Flight()
         first, second, refused, late = fly(4, flight)
-        flight.confirm(3)
-        flight.refuse(refused, 0.0)
-        flight.confirm(4)
-        flight.refuse(late, 1000.0)
-        flight.lose(alone=False)
+        refused.refusals, late.refusals = 1, 9
+        flight.restore([first, second, refused, late], 0.0)
         new = make_message(9)
 
-        assert deque([first, second, refused, new]) == flight.next(10, 500.0, lambda limit: [new])
+        assert [first, second, refused, new] == flight.next(10, 0.2, lambda limit: [new])
 
-    def test_put_back(self) -> None:
+    def test_kept(self) -> None:
         """
         What was not sent after all comes first next time, in its order.
         """
         flight = Flight()
-        messages = fly(4, flight)
-        flight.lose(alone=False)
-        batch = flight.next(3, 0.0, nothing)
-        flight.put_back(batch)
+        messages = [make_message(number) for number in range(4)]
+        assert messages[:3] == flight.next(3, 0.0, lambda limit: messages[:limit])
+        flight.send(1, 0.0)
 
-        assert deque(messages) == flight.next(10, 0.0, nothing)
+        assert messages[1:] == flight.next(10, 0.0, lambda limit: messages[3:])
 
     def test_window(self) -> None:
         """
-        No more than a window is on its way or waits to be sent again.
+        No more than a window is on its way.
         """
         flight = Flight()
         fly(WINDOW - 3, flight)
@@ -105,11 +107,8 @@ class TestNext:
             return []
 
         flight.next(100, 0.0, take)
-        (refused,) = flight.confirm(1)
-        flight.refuse(refused, 0.0)
-        flight.next(100, 0.0, take)
 
-        assert [3, 3] == asked
+        assert [3] == asked
 
     def test_bytes(self) -> None:
         """
@@ -117,7 +116,7 @@ class TestNext:
         """
         flight = Flight()
         assert not flight.is_full
-        flight.send(1, make_message(body=b"x" * WINDOW_BYTES), 0.0)
+        send([make_message(body=b"x" * WINDOW_BYTES)], flight)
         assert flight.is_full
         flight.confirm(1)
 
@@ -125,46 +124,37 @@ class TestNext:
 
 
 class TestLose:
-    def test_first_again(self) -> None:
-        """
-        What was lost comes before what was already waiting to be sent again.
-        """
-        flight = Flight()
-        messages = fly(2, flight)
-        waiting = make_message(9)
-        flight.put_back(deque([waiting]))
-
-        assert messages == flight.lose(alone=False)
-        assert deque([*messages, waiting]) == flight.next(10, 0.0, nothing)
-
     def test_alone(self) -> None:
         """
         If one of them is to blame, they go one by one until one is confirmed.
         """
         flight = Flight()
-        first, second, third, _ = fly(4, flight)
-        flight.lose(alone=True)
-        assert deque([first]) == flight.next(10, 0.0, nothing)
-        flight.send(1, first, 0.0)
+        messages = fly(4, flight)
+        first, second, third, _ = messages
+        assert messages == flight.lose(alone=True)
+        flight.restore(messages, 0.0)
+        assert [first] == flight.next(10, 0.0, nothing)
+        flight.send(1, 0.0)
         assert flight.is_full
-        assert deque() == flight.next(10, 0.0, nothing)
+        assert [] == flight.next(10, 0.0, nothing)
         flight.confirm(1)
 
-        assert deque([second, third]) == flight.next(10, 0.0, nothing)
+        assert [second, third] == flight.next(10, 0.0, nothing)
 
     def test_again_and_again(self) -> None:
         """
         Losses with nothing confirmed between them end with one message at a time.
         """
         flight = Flight()
-        fly(1000, flight)
+        messages = fly(1000, flight)
         sizes = []
         for _ in range(4):
             flight.lose(alone=False)
+            flight.restore(messages, 0.0)
             batch = flight.next(1000, 0.0, nothing)
             sizes.append(len(batch))
-            for tag, message in enumerate(batch, 1):
-                flight.send(tag, message, 0.0)
+            for tag, _message in enumerate(batch, 1):
+                flight.send(tag, 0.0)
 
         assert [125, 15, 1, 1] == sizes
 
@@ -177,16 +167,13 @@ class TestLose:
         assert [] == flight.lose(alone=True)
         assert not flight.is_full
 
-    def test_drop(self) -> None:
-        """
-        What was given up is not sent again.
-        """
-        flight = Flight()
-        first, second = fly(2, flight)
-        flight.lose(alone=False)
-        flight.drop(first)
 
-        assert [second] == flight.clear()
+def refuse(flight: Flight, tag: int, now: float) -> None:
+    """
+    Let the broker refuse what was sent under *tag*.
+    """
+    for message in flight.confirm(tag, taken=False):
+        flight.refuse(message, now)
 
 
 class TestRefuse:
@@ -196,27 +183,101 @@ class TestRefuse:
         """
         flight = Flight()
         (message,) = fly(1, flight)
-        pauses = []
-        for _ in range(8):
-            flight.refuse(message, 0.0)
-            due = flight._refused[0][0]
-            pauses.append(due)
-            assert deque() == flight.next(10, due - 0.01, nothing)
-            assert deque([message]) == flight.next(10, due, nothing)
+        refuse(flight, 1, 0.0)
+        pauses, now = [], 0.0
+        for tag in range(2, 10):
+            began = now
+            while not flight.may_retry(now):
+                now += 0.01
+            pauses.append(now - began)
+            assert [message] == flight.next(10, now, nothing)
+            flight.send(tag, now)
+            refuse(flight, tag, now)
 
-        assert 0.05 <= pauses[0] <= 0.15
-        assert 2.5 <= pauses[7] <= 7.5
+        assert 0.05 <= pauses[0] <= 0.16
+        assert 2.5 <= pauses[7] <= 7.6
 
-    def test_clear(self) -> None:
+    def test_new_ones_pass(self) -> None:
         """
-        Clearing returns everything once.
+        However many are refused, new ones are sent, and one retry in a pause that grows.
         """
         flight = Flight()
-        first, second, third = fly(3, flight)
-        flight.confirm(1)
-        flight.refuse(first, 0.0)
-        flight.confirm(2)
-        flight.put_back(deque([second]))
+        fly(WINDOW, flight)
+        for tag in range(1, WINDOW + 1):
+            refuse(flight, tag, 0.0)
+        sent, retries, now = WINDOW, 0, 0.0
+        while now < 60:
+            new = [make_message(sent)]
+            batch = flight.next(100, now, lambda limit, new=new: new)  # type: ignore[misc]
+            assert new[0] is batch[-1]
+            retries += len(batch) - 1
+            for _ in batch:
+                sent += 1
+                flight.send(sent, now)
+                refuse(flight, sent, now)
+            now += 0.1
 
-        assert [third, second, first] == flight.clear()
-        assert [] == flight.clear()
+        assert 10 < retries < 40
+        assert WINDOW + 600 == flight.refused
+
+    def test_room_again(self) -> None:
+        """
+        Each retry that is taken lets one more be tried at once.
+        """
+        flight = Flight()
+        fly(100, flight)
+        for tag in range(1, 101):
+            refuse(flight, tag, 0.0)
+        sizes, tag = [], 100
+        while flight.refused:
+            batch = flight.next(100, 1.0, nothing)
+            sizes.append(len(batch))
+            for _ in batch:
+                tag += 1
+                flight.send(tag, 1.0)
+            flight.confirm(tag, multiple=True)
+
+        assert [1, 2, 4, 8, 16, 32, 37] == sizes
+
+    def test_bounded(self) -> None:
+        """
+        When so many wait aside, by number or by bytes, no new ones are taken.
+        """
+        for flight in (Flight(most_aside=3), Flight(most_aside_bytes=3 * 13)):
+            fly(4, flight)
+            for tag in (1, 2):
+                refuse(flight, tag, 0.0)
+            assert not flight.is_aside_full
+            refuse(flight, 3, 0.0)
+            assert flight.is_aside_full
+            assert [] == flight.next(10, 0.0, lambda limit: [make_message(9)])
+
+    def test_retry_soon(self) -> None:
+        """
+        When there is little time left, pauses end.
+        """
+        flight = Flight()
+        (message,) = fly(1, flight)
+        message.refusals = 9
+        flight.restore([message], 0.0)
+        assert not flight.may_retry(1.0)
+        flight.retry_soon()
+
+        assert [message] == flight.next(10, 1.0, nothing)
+
+
+class TestRestore:
+    def test_everything(self) -> None:
+        """
+        Whatever was known before, what the outbox has is sent again, in its order.
+        """
+        flight = Flight()
+        messages = fly(5, flight)
+        refuse(flight, 2, 0.0)
+        flight.confirm(3)
+        flight.next(1, 0.0, lambda limit: [make_message(9)])
+        flight.restore(messages, 0.0)
+
+        assert (0, 1) == (flight.sent, flight.refused)
+        assert messages[:1] + messages[2:] == flight.next(10, 0.0, nothing)
+        assert [*messages[:1], *messages[2:], messages[1]] == flight.next(10, 1.0, nothing)

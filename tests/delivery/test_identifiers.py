@@ -7,9 +7,23 @@ import threading
 import time
 import uuid
 
+import pytest
 from eventlet import patcher
 
+from nameko_eventlog.delivery import identifiers
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+
+
+class Clock:
+    """
+    A clock that can be set, in the place of ``time.time``.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class TestUUID7Generator:
@@ -46,6 +60,57 @@ class TestUUID7Generator:
         """
         generator = UUID7Generator()
         made = [generator.make(seconds) for seconds in (10.0, 9.0, 0.0, -5.0, 10.001)]
+
+        assert sorted(set(made)) == made
+
+    @pytest.mark.parametrize("wrong_by", [1.5, 7_200.0, 3 * 86_400.0, 1e9])
+    def test_clock_corrected(self, wrong_by: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        After the clock was ahead and is put right, ids bear the right time at once, in order.
+        """
+        clock = Clock(1_700_000_000.0 + wrong_by)
+        monkeypatch.setattr(identifiers, "time", clock)
+        generator = UUID7Generator()
+        ahead = [generator.make(clock.now) for _ in range(1_000)]
+        clock.now = 1_700_000_000.0
+        right = []
+        for _ in range(1_000):
+            right.append(generator.make(clock.now))
+            clock.now += 0.0001
+
+        assert 2_000 == len({*ahead, *right})
+        assert sorted(right) == right
+        assert {1_700_000_000_000 + n for n in range(100)} == {
+            uuid.UUID(made).int >> 80 for made in right
+        }
+
+    def test_clock_wrong_again_and_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A clock that is set to and fro between the same two moments makes no id twice.
+        """
+        clock = Clock(0.0)
+        monkeypatch.setattr(identifiers, "time", clock)
+        generator = UUID7Generator()
+        made = []
+        for number in range(10_000):
+            clock.now = 1_700_000_000.0 + number % 2 * 7_200
+            made.append(generator.make(clock.now))
+
+        assert 10_000 == len(set(made))
+
+    @pytest.mark.parametrize("back", [0.001, 0.2, 0.9])
+    def test_clock_adjusted(self, back: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A clock that is put back by less than a second does not bring the order back.
+        """
+        clock = Clock(1_700_000_000.0)
+        monkeypatch.setattr(identifiers, "time", clock)
+        generator = UUID7Generator()
+        made = [generator.make(clock.now)]
+        clock.now -= back
+        made += [generator.make(clock.now) for _ in range(1_000)]
+        clock.now += 2 * back
+        made.append(generator.make(clock.now))
 
         assert sorted(set(made)) == made
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from eventlet import patcher
 
+from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
 from nameko_eventlog.delivery.waiting import GreenWaiter
 from tests.delivery.conftest import make_message
@@ -35,7 +36,7 @@ class TestLedger:
         ledger.confirmed.increment()
         ledger.confirmed.increment()
         ledger.undelivered.increment()
-        ledger.withdraw()
+        ledger.withdrawn.increment()
         ledger.republished.increment()
 
         assert {
@@ -70,13 +71,13 @@ class TestMemoryOutbox:
         """
         First in, first out, and what was taken stays kept until it is settled.
         """
-        outbox = MemoryOutbox(10, 10**6)
+        outbox = MemoryOutbox(10, 10**6, Ledger())
         messages = [make_message(number) for number in range(3)]
         assert [Level.LOW] * 3 == [outbox.put(message) for message in messages]
 
         assert messages[:2] == outbox.take(2)
         assert 3 == outbox.waiting
-        outbox.settle(messages[0])
+        outbox.settle(messages[0], Counter())
         assert 2 == outbox.waiting
         assert messages[2:] == outbox.take(10)
 
@@ -84,14 +85,14 @@ class TestMemoryOutbox:
         """
         It takes no more than ``buffer_size``, those on their way included.
         """
-        outbox = MemoryOutbox(2, 10**6)
+        outbox = MemoryOutbox(2, 10**6, Ledger())
         outbox.put(make_message())
         outbox.put(make_message())
         (taken,) = outbox.take(1)
 
         assert Level.FULL is outbox.put(make_message())
         assert 2 == outbox.waiting
-        outbox.settle(taken)
+        outbox.settle(taken, Counter())
         assert Level.FULL is not outbox.put(make_message())
         assert Level.FULL is outbox.level
 
@@ -99,10 +100,10 @@ class TestMemoryOutbox:
         """
         It takes no more than ``buffer_bytes``, but for a single message of any size.
         """
-        outbox = MemoryOutbox(100, 2000)
+        outbox = MemoryOutbox(100, 2000, Ledger())
         assert Level.FULL is not outbox.put(make_message(body=b"x" * 5000))
         assert Level.FULL is outbox.put(make_message())
-        outbox.settle(outbox.take(1)[0])
+        outbox.settle(outbox.take(1)[0], Counter())
 
         assert Level.LOW is outbox.level
         put = [outbox.put(make_message(body=b"")) for _ in range(6)]
@@ -113,7 +114,7 @@ class TestMemoryOutbox:
         """
         It is high from half full on, and nearly full from nine tenths on.
         """
-        outbox = MemoryOutbox(20, 10**6)
+        outbox = MemoryOutbox(20, 10**6, Ledger())
         levels = [outbox.put(make_message()) for _ in range(21)]
 
         assert [Level.LOW] * 11 == levels[:11]
@@ -124,7 +125,7 @@ class TestMemoryOutbox:
         """
         After every hundred messages of which the relay has taken none, it is to have a turn.
         """
-        outbox = MemoryOutbox(1_000, 10**6)
+        outbox = MemoryOutbox(1_000, 10**6, Ledger())
 
         def turns(number: int) -> list[int]:
             levels = [outbox.put(make_message()) for _ in range(number)]
@@ -133,19 +134,19 @@ class TestMemoryOutbox:
 
         assert [100, 200] == turns(250)
         for message in outbox.take(30):
-            outbox.settle(message)
+            outbox.settle(message, Counter())
         assert [100] == turns(200)
 
     def test_withdrawn(self) -> None:
         """
         What its waiter has claimed back is neither taken nor kept.
         """
-        outbox = MemoryOutbox(2, 10**6)
+        outbox = MemoryOutbox(2, 10**6, Ledger())
         message, other = make_message(waiter=GreenWaiter()), make_message()
         outbox.put(message)
         outbox.put(other)
         assert message.waiter is not None
-        assert message.waiter.take()
+        assert message.waiter.take_back()
         outbox.withdraw(message)
 
         assert 1 == outbox.waiting
@@ -157,34 +158,36 @@ class TestMemoryOutbox:
         """
         A message whose waiter has claimed it back is let go of by the relay's taking as well.
         """
-        outbox = MemoryOutbox(2, 10**6)
+        outbox = MemoryOutbox(2, 10**6, Ledger())
         message = make_message(waiter=GreenWaiter())
         outbox.put(message)
         assert message.waiter is not None
-        message.waiter.take()
+        message.waiter.take_back()
 
         assert [] == outbox.take(10)
         assert 0 == outbox.waiting
 
     def test_close(self) -> None:
         """
-        Closing returns what was taken and what was not, and nothing twice.
+        Closing returns what was taken and what was not, until it is settled.
         """
-        outbox = MemoryOutbox(10, 10**6)
+        outbox = MemoryOutbox(10, 10**6, Ledger())
         messages = [make_message(number) for number in range(3)]
         for message in messages:
             outbox.put(message)
-        taken = outbox.take(1)
+        outbox.take(1)
 
-        assert messages == outbox.close(taken)
-        assert [] == outbox.close([])
-        assert 0 == outbox.waiting
+        assert messages == outbox.close()
+        for message in messages[:2]:
+            outbox.settle(message, Counter())
+        assert messages[2:] == outbox.close()
+        assert 1 == outbox.waiting
 
     def test_threads(self) -> None:
         """
         Nothing is lost when OS threads put at once.
         """
-        outbox = MemoryOutbox(100_000, 10**9)
+        outbox = MemoryOutbox(100_000, 10**9, Ledger())
 
         def put() -> None:
             for number in range(5000):

@@ -283,7 +283,7 @@ class TestConnectionLost:
         body = json.dumps({"number": 1, "padding": "x" * 20_000_000}).encode()
         delivery.accept(make_message(body=body))
         delivery.accept(make_message(2))
-        wait_until(lambda: delivery._relay._is_lost)
+        wait_until(lambda: delivery._relay._changes.is_lost)
         proxy.cut()
         proxy.frozen = False
 
@@ -311,7 +311,7 @@ class TestRefusals:
         delivery = make_delivery(uri)
         for number in range(30):
             delivery.accept(make_message(number))
-        wait_until(lambda: delivery._relay._flight._refused)
+        wait_until(lambda: delivery._relay.refused)
         assert 0 < check_sum(delivery)["waiting"]
 
         assert 30 == len(received.wait_for(30, timeout=40))

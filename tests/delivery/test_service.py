@@ -100,7 +100,7 @@ class TestHighWater:
         With nobody to make room, a log call does not wait.
         """
         delivery = make_delivery(nowhere, buffer_size=10)
-        wait_until(lambda: delivery._relay._is_lost)
+        wait_until(lambda: delivery._relay._changes.is_lost)
         eventlet.sleep(1.1)
         began = time.monotonic()
         for number in range(100):

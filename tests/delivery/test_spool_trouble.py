@@ -270,8 +270,7 @@ class TestGivenUp:
         for number in range(3):
             delivery.accept(make_message(number))
         (first,) = delivery._outbox.take(1)
-        delivery._outbox.settle(first)
-        delivery._ledger.confirmed.increment()
+        delivery._outbox.settle(first, delivery._ledger.confirmed)
         with monkeypatch.context() as full:
             full.setattr(segments._os, "pwrite", lambda fd, line, at: 0)
             call = eventlet.spawn(delivery.deliver, make_message(3))

@@ -27,11 +27,11 @@ class TestWaiters:
     @pytest.mark.parametrize("waiter_class", [GreenWaiter, ThreadWaiter])
     def test_claim(self, waiter_class: Any) -> None:
         """
-        A message is claimed once: for sending, or for withdrawing it.
+        A message is claimed for sending or for withdrawing it; who has it may ask again.
         """
         waiter = waiter_class()
 
-        assert [True, False] == [waiter.take(), waiter.take()]
+        assert [True, False, True] == [waiter.take(), waiter.take_back(), waiter.take()]
 
     @pytest.mark.parametrize("waiter_class", [GreenWaiter, ThreadWaiter])
     def test_said_before(self, waiter_class: Any) -> None:

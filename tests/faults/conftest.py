@@ -21,6 +21,18 @@ import pytest
 import yaml
 from kombu import Connection
 
+from tests.delivery.conftest import (
+    make_delivery as make_delivery,
+)
+from tests.delivery.conftest import (
+    said as said,
+)
+from tests.delivery.conftest import (
+    undelivered as undelivered,
+)
+from tests.delivery.conftest import (
+    uri as uri,
+)
 from tests.nameko_version import event_exchange
 from tests.proxy import Proxy
 from tests.rabbitmq import free_ports, with_port

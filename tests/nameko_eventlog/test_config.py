@@ -37,7 +37,7 @@ RIGHT = {
     "spool_max_bytes": [1],
     "confirm_timeout": [0.1, 10],
     "flush_timeout": [0, 0.5, 10],
-    "unroutable": ["warn", "ignore"],
+    "unroutable": ["warn", "hold", "ignore"],
     "fan_in_exchange": ["eventlog"],
 }
 

@@ -841,6 +841,7 @@ class TestMessage:
             "oldest_seconds": 0,
             "reconnects": 0,
             "blocked_seconds": 0,
+            "refused": 0,
         } == stats
 
 
