@@ -223,7 +223,7 @@ class TestFuzzing:
             return not is_up or min(sum(found) for found in became().values()) >= taken
 
         with suppress(AssertionError):  # the sums say more
-            wait_until(settled, PATIENCE, 0.2)
+            wait_until(settled, PATIENCE, 0.2 + MESSAGES / 10_000)  # each look reads all again
         if MESSAGES > 5000:
             with capsys.disabled():
                 sys.stdout.write(f"\nsent {sender.sent}, taken {taken}: {became()}\n")
