@@ -304,5 +304,5 @@ class TestRejects:
         assert 1 == result.exit_code
         assert "2: stored" in result.stdout
         assert "1: still cannot be stored" in result.stderr
-        assert 1 == len(run("query").stdout.splitlines())
+        assert 1 == len(run("query", "--call-id", "shop.pay.2").stdout.splitlines())
         assert 1 == len(run("rejects", "list").stdout.splitlines())
