@@ -16,6 +16,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Dialect,
+    Integer,
     LargeBinary,
     Text,
     and_,
@@ -90,11 +91,9 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
         # not its lower, which knows as many letters as the database's locale; its regular
         # expressions take as long as the body is, whatever is looked for, and can be given up
         pattern = literal(_expression(needle), Text)
-        # the function of its operator ~, of which it would think that next to nothing matches
-        found: ColumnElement[bool] = func.textregexeq(
-            collate(_BODY, "C"), pattern, type_=Boolean()
-        )
-        return found
+        found = collate(_BODY, "C").op("~", return_type=Boolean())(pattern)
+        # as a number, for of the operator it would think that next to nothing matches
+        return cast(found, Integer) > literal(0)
     return and_(_may_have(needle), _function("eventlog_has_text", needle))
 
 

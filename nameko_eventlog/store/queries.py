@@ -366,7 +366,9 @@ class EventLogQuery:
                 seen |= new
                 new = gathered.calls - seen
         rows = list(gathered.rows.values())
-        return build_trace(origin, rows, not (is_top and is_all)) if rows else None
+        # of a large body, the call stack is not there but for its ends
+        is_all &= is_top and not any("omitted_bytes" in row for row in rows)
+        return build_trace(origin, rows, not is_all) if rows else None
 
     def _gather(
         self,

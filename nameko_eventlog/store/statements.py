@@ -59,7 +59,7 @@ class _StoredBytes(FunctionElement[int]):
 _MOST_CONDITIONS = 500
 
 # by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
-_PARALLEL = "SET LOCAL cpu_operator_cost = 0.5; SET LOCAL parallel_setup_cost = 0"
+_PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
 
 
 @compiles(_StoredBytes, "sqlite")

@@ -304,5 +304,7 @@ class TestRejects:
         assert 1 == result.exit_code
         assert "2: stored" in result.stdout
         assert "1: still cannot be stored" in result.stderr
-        assert 1 == len(run("query").stdout.splitlines())
+        assert 1 == len(
+            run("query", "--until", (soon + timedelta(hours=1)).isoformat()).stdout.splitlines()
+        )
         assert 1 == len(run("rejects", "list").stdout.splitlines())
