@@ -50,25 +50,12 @@ from tests.security.attacks import (
     repeated,
     with_data,
 )
-from tests.store.hostile import RawMessage
+from tests.security.messages import WireMessage, long, short
+from tests.security.sender import Sender
 from tests.waiting import wait_until
 
 
 GOOD = with_data(b'{"number": 1}')
-
-
-def short(value: bytes) -> bytes:
-    """
-    Write one of AMQP's short strings.
-    """
-    return bytes([len(value)]) + value
-
-
-def long(value: bytes) -> bytes:
-    """
-    Write one of AMQP's long strings, a table or an array.
-    """
-    return struct.pack(">I", len(value)) + value
 
 
 def raw(
@@ -76,12 +63,12 @@ def raw(
     headers: bytes = b"",
     content_type: bytes = b"application/json",
     content_encoding: bytes = b"utf-8",
-) -> RawMessage:
+) -> WireMessage:
     """
     Make a message down to its bytes; the headers are the inside of a table.
     """
     properties = short(content_type) + short(content_encoding) + long(headers)
-    return RawMessage(body, struct.pack(">H", 0xE000) + properties)
+    return WireMessage(body, struct.pack(">H", 0xE000) + properties)
 
 
 def nested_tables(depth: int) -> bytes:
@@ -197,19 +184,16 @@ def store(
         engine.dispose()
 
 
-def send(config: dict[str, Any], *messages: amqp.Message) -> None:
+def send(config: dict[str, Any], *messages: WireMessage) -> None:
     """
     Send the shop's exchange messages as they are.
     """
-    with Connection(config["AMQP_URI"]) as connection:
-        channel = connection.connection.channel()
+    with Sender(config["AMQP_URI"]) as sender:
         for one in messages:
-            channel.basic_publish(
-                one, exchange=event_exchange("shop").name, routing_key="log_event"
-            )
+            assert sender.send(event_exchange("shop").name, "log_event", one)
 
 
-def on_the_wire(received: ReceivedMessage) -> RawMessage:
+def on_the_wire(received: ReceivedMessage) -> WireMessage:
     """
     Make what is sent of what would be received.
     """
@@ -586,7 +570,7 @@ class TestBounds:
 
 def small_attacks(
     attacks: dict[str, Callable[[], ReceivedMessage]], taken: Collection[str] = ()
-) -> list[RawMessage]:
+) -> list[WireMessage]:
     """
     Make those that are refused, and that a broker passes on in no time.
 
