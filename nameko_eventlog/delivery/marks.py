@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,6 +44,11 @@ def replay_secret(config: Config, uri: str) -> str:
         return uri
 
 
+@cache
+def _derive_key(secret: str) -> bytes:
+    return hashlib.scrypt(secret.encode(), salt=_SALT, dklen=32, **_COST)
+
+
 class Marker:
     """
     Mark messages, and tell whether a mark is right.
@@ -53,11 +58,8 @@ class Marker:
     """
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
-
-    @cached_property
-    def _key(self) -> bytes:
-        return hashlib.scrypt(self._secret.encode(), salt=_SALT, dklen=32, **_COST)
+        # now, not with the first line: a log call must not wait for it
+        self._key = _derive_key(secret)
 
     def mark(self, line: str) -> str:
         """

@@ -333,10 +333,11 @@ class TestEventLogStore:
         with EventLogQuery(database) as query, global_config(rabbit_config):
             with ClusterRpcProxy(rabbit_config) as cluster:
                 store = cluster.eventlog_store
-                page = store.query(service="shop", limit=2)
+                asked = {"service": "shop", "limit": 2, "until": "2100-01-01T00:00:00Z"}
+                page = store.query(**asked)
                 first = page["event_logs"][0]
 
-                assert query.query(service="shop", limit=2) == page
+                assert query.query(**asked) == page
                 assert query.get(first["message_id"]) == store.get(first["message_id"]) == first
                 assert [{"group": "shop", "count": 3}] == store.count()
                 assert query.services() == store.services()
