@@ -284,8 +284,13 @@ class EventLogQuery:
         with self._connection() as connection:
             if most_bytes is not None:
                 found = connection.execute(select(*statements.ROW).where(is_it)).one_or_none()
-                if found is None or found.body is not None or found.size > most_bytes:
-                    return None if found is None else self._rows(connection, [found])[0]
+                if found is None or found.body is not None:
+                    return None if found is None else _row(found)
+                size = found.size
+                if self._dialect.name == "postgresql" and size <= most_bytes:
+                    size = connection.scalar(select(statements.WRITTEN).where(is_it)) or 0
+                if size > most_bytes:
+                    return next(iter(self._rows(connection, [found])), None)
             found = connection.execute(select(*statements.WHOLE).where(is_it)).one_or_none()
         return None if found is None else _row(found)
 
