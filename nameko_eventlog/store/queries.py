@@ -444,11 +444,12 @@ class EventLogQuery:
         names: set[str] = set()
         for prefix in prefixes:
             known = statements.distinct(connection, event_logs.c.event_type, prefix)
-            if len(known) == DISTINCT_NAMES:  # there may be more: each row is looked at
+            names |= set(filter(means.fullmatch, known))
+            # there may be more, or they are more than one statement takes: each row is looked at
+            if len(known) == DISTINCT_NAMES or len(names) > DISTINCT_NAMES:
                 if filters.since is None:
                     return replace(filters, since=default_since(filters.until))
                 return filters
-            names |= set(filter(means.fullmatch, known))
         columns = {**filters.columns, "event_type": tuple(sorted(names))}
         if len(names) > MAX_VALUES and filters.since is None:
             filters = replace(filters, since=default_since(filters.until))
