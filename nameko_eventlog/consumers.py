@@ -29,6 +29,7 @@ from nameko_eventlog.exceptions import Unavailable
 
 _log = logging.getLogger("nameko_eventlog")
 
+_LARGE = 1 << 20  # the weight of messages that take a noticeable time to decode
 _LONGEST_NAME = 255 - len(".dead-letters")
 
 
@@ -271,6 +272,8 @@ class EventLogConsumer(Entrypoint):
                     break
             if batch.messages:
                 self._hand_out(batch)
+            if batch.weight >= _LARGE:
+                eventlet.sleep(0)  # decoding it has kept others waiting
 
     def _add(self, batch: Batch, message: ReceivedMessage) -> None:
         # on other queues it is anybody's header

@@ -19,6 +19,7 @@ import kombu.serialization
 import msgspec
 
 from nameko_eventlog.cli.settings import USAGE, Failure
+from nameko_eventlog.consuming.decoding import decode_json
 from nameko_eventlog.delivery.marks import Marker
 from nameko_eventlog.delivery.message import shortstr
 from nameko_eventlog.limits import BODY_BYTES, REPLAY_LINE_BYTES
@@ -201,7 +202,7 @@ def _body(text: Any, encoding: Any) -> bytes:
 
 def _check_json(body: bytes) -> None:
     try:
-        value = msgspec.json.decode(body)
+        value = decode_json(body)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
         raise Refused(f"the body is no JSON: {exc}") from None
     if not isinstance(value, dict) or not isinstance(value.get("event_type"), str):

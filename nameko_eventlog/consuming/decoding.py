@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import math
 import re
 import sys
 import zlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import msgspec
 from kombu.exceptions import ContentDisallowed
 from kombu.serialization import loads, registry
 
@@ -45,6 +47,20 @@ _ENCODING = re.compile(
 
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _TOO_MANY_DIGITS = b"0" * (limits.INTEGER_DIGITS + 1)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+# msgspec takes up to 0.1 ms to read one number such as 1e308, Python less than a microsecond
+decode_json = msgspec.json.Decoder(float_hook=_finite).decode
+"""
+Decode plain JSON, as ``msgspec.json.decode`` does, in a time that its size bounds.
+"""
 
 
 def _lzma() -> Any:

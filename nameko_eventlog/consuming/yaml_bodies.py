@@ -17,6 +17,8 @@ from nameko_eventlog import limits
 
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 
+_LONGEST_KEY = 20  # characters: an integer of 64 bits, of which few have the same hash
+
 
 class _Loader(_Safe):
     """
@@ -25,11 +27,13 @@ class _Loader(_Safe):
 
     def flatten_mapping(self, node: Any) -> None:
         """
-        Refuse merge keys.
+        Refuse merge keys, and integers so long that thousands of keys may have the same hash.
         """
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 raise ConstructorError(None, None, "merge keys are not accepted", key.start_mark)
+            if key.tag == "tag:yaml.org,2002:int" and len(key.value) > _LONGEST_KEY:
+                raise ConstructorError(None, None, "a key is too long a number", key.start_mark)
             if key.tag == "tag:yaml.org,2002:value":
                 key.tag = "tag:yaml.org,2002:str"
 

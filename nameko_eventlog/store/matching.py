@@ -30,12 +30,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from nameko_eventlog.consuming.decoding import decode_json
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.parameters import Patterns, compile_patterns
 from nameko_eventlog.store.schema import event_logs
 
 
-_decode = msgspec.json.decode
+_decode = decode_json
 _BODY = cast(event_logs.c.body, Text)
 _ASCII = re.compile(r"[\0-\x7f]+")
 _LONGEST = 32  # of a pattern: LIKE takes as many times as long where all begin to match

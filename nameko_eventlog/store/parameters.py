@@ -61,7 +61,7 @@ class InvalidQuery(EventLogValueError):
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(f"{name}={_shown(value)}: {expected}")
+        super().__init__(f"{name[:200]}={_shown(value)}: {expected}")
 
 
 def _shown(value: Any) -> str:

@@ -284,8 +284,13 @@ class EventLogQuery:
         with self._connection() as connection:
             if most_bytes is not None:
                 found = connection.execute(select(*statements.ROW).where(is_it)).one_or_none()
-                if found is None or found.body is not None or found.size > most_bytes:
-                    return None if found is None else self._rows(connection, [found])[0]
+                if found is None or found.body is not None:
+                    return None if found is None else _row(found)
+                size = found.size
+                if self._dialect.name == "postgresql" and size <= most_bytes:
+                    size = connection.scalar(select(statements.WRITTEN).where(is_it)) or 0
+                if size > most_bytes:
+                    return next(iter(self._rows(connection, [found])), None)
             found = connection.execute(select(*statements.WHOLE).where(is_it)).one_or_none()
         return None if found is None else _row(found)
 
@@ -439,11 +444,12 @@ class EventLogQuery:
         names: set[str] = set()
         for prefix in prefixes:
             known = statements.distinct(connection, event_logs.c.event_type, prefix)
-            if len(known) == DISTINCT_NAMES:  # there may be more: each row is looked at
+            names |= set(filter(means.fullmatch, known))
+            # there may be more, or they are more than one statement takes: each row is looked at
+            if len(known) == DISTINCT_NAMES or len(names) > DISTINCT_NAMES:
                 if filters.since is None:
                     return replace(filters, since=default_since(filters.until))
                 return filters
-            names |= set(filter(means.fullmatch, known))
         columns = {**filters.columns, "event_type": tuple(sorted(names))}
         if len(names) > MAX_VALUES and filters.since is None:
             filters = replace(filters, since=default_since(filters.until))

@@ -18,7 +18,7 @@ import msgspec
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.consuming.decoding import JSON, load, weight_of
+from nameko_eventlog.consuming.decoding import JSON, decode_json, load, weight_of
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.times import parse_time
@@ -43,6 +43,10 @@ _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-
 _SURROGATES_AND_NUL = re.compile("[\x00\ud800-\udfff]")
 _ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL, and surrogates, lone or not
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+# PostgreSQL keeps numbers as decimals and writes all their digits: 1e308 has 309
+_EXPONENT = re.compile(rb"[\[:,]\s*-?\d+(?:\.\d+)?[eE][+-]?\d\d")
+_DIGITS_WRITTEN = 330  # of a number with an exponent, at the most
+_SMALL = limits.BODY_BYTES // _DIGITS_WRITTEN * len(b"1e99,")  # in which there are too few
 _LONG = b"0" * 19  # digits of an integer that may need more than 64 bits
 
 
@@ -191,9 +195,11 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         payload = message.payload(accept)
         content_type = message.content_type or ""
         message.decoded_weight = weight_of(payload, content_type)
+        if len(payload) > _SMALL and content_type == JSON:
+            _check_exponents(payload)
         if content_type == JSON and is_plain(payload):
             try:
-                body = msgspec.json.decode(payload)
+                body = decode_json(payload)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 pass  # NaN, which JSON does not know and kombu does, or no JSON at all
             else:
@@ -207,6 +213,15 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         raise Unstorable(f"the body cannot be decoded: {_TOO_DEEP}") from None
     except Exception as exc:
         raise Unstorable(f"the body cannot be decoded: {told(exc)}") from exc
+
+
+def _check_exponents(payload: bytes) -> None:
+    size = len(payload) + _DIGITS_WRITTEN * sum(1 for _ in _EXPONENT.finditer(payload))
+    if size > limits.BODY_BYTES:
+        raise Unstorable(
+            f"with all digits of its numbers, the body has up to {size} bytes,"
+            f" of {limits.BODY_BYTES} at the most"
+        )
 
 
 def _check_depth(value: Any) -> None:

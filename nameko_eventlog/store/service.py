@@ -35,7 +35,7 @@ from nameko_eventlog.store.writing import EventLogWriter, Trial, has_id
 _log = logging.getLogger("nameko_eventlog")
 
 WRITE_SECONDS = 60.0
-"""For how long a batch is waited for."""
+"""For how long a transaction is waited for."""
 
 MAX_DELIVERIES = 15
 """
@@ -103,8 +103,13 @@ class Database(DependencyProvider):
         Raises:
             Unavailable: If the database cannot take it now.
         """
+        reasons: list[str] = []
         try:
-            reasons = self._writing.run(partial(self._writer.write, messages))
+            while messages:  # each transaction has its time: what is done is not done again
+                write = partial(self._writer.write_first, messages)
+                number, some = self._writing.run(write)
+                reasons += some
+                messages = messages[number:]
         except DatabaseError as exc:
             self._refused = messages
             raise Unavailable(str(exc)) from exc

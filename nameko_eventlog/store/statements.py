@@ -15,8 +15,10 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Select,
+    Text,
     and_,
     case,
+    cast,
     false,
     func,
     literal,
@@ -81,6 +83,9 @@ def _bytes_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 
 
 _SIZE = _StoredBytes(event_logs.c.body)
+
+WRITTEN = func.octet_length(cast(event_logs.c.body, Text))
+"""The size of a body as it is sent: PostgreSQL keeps it compressed."""
 
 ROW = (
     event_logs.c.message_id,

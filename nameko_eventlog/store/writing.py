@@ -108,16 +108,33 @@ class EventLogWriter:
         Raises:
             DatabaseError: If the database cannot be used now; some of them may be there.
         """
+        reasons: list[str] = []
+        while messages:
+            number, some = self.write_first(messages)
+            reasons += some
+            messages = messages[number:]
+        return reasons
+
+    def write_first(self, messages: Sequence[ReceivedMessage]) -> tuple[int, list[str]]:
+        """
+        Write as many of *messages* as one transaction takes, the first ones.
+
+        Returns:
+            How many, and the reasons of those that were rejected.
+
+        Raises:
+            DatabaseError: If the database cannot be used now; some of them may be there.
+        """
         self.prepare()
         now = now_ms()
-        reasons: list[str] = []
         portion = _Portion()
+        number = 0
         for message in messages:
             portion.add(message, self._accept, now)
+            number += 1
             if portion.size >= limits.TRANSACTION_BYTES:
-                reasons += self._write(portion, now)
-                portion = _Portion()
-        return reasons + self._write(portion, now)
+                break
+        return number, self._write(portion, now)
 
     def rehearse(self, messages: Sequence[ReceivedMessage]) -> None:
         """
@@ -251,8 +268,8 @@ class Trial:
     Asks whether a database takes what it has refused, over a connection made for the question.
 
     One that answers may take no writes, or take a small one on a disk that is full. So what was
-    refused is written: it is known by its message ids when it is delivered again. What has none
-    is written and taken back.
+    refused is written, as much of it as one transaction takes: it is known by its message ids when
+    it is delivered again. What has none is written and taken back.
 
     Args:
         uri: The database's address.
@@ -275,7 +292,7 @@ class Trial:
         """
         try:
             self._writer.rehearse([one for one in self._refused if not has_id(one)])
-            self._writer.write([one for one in self._refused if has_id(one)])
+            self._writer.write_first([one for one in self._refused if has_id(one)])
         finally:
             self._writer.close()
         return True

@@ -190,6 +190,9 @@ YAML_ATTACKS: dict[str, Callable[[], ReceivedMessage]] = {
     "yaml-merge": lambda: message(merged_keys(), YAML),
     "yaml-sexagesimal": lambda: message(b"data: {a: 1" + b":1" * 300_000 + b"}", YAML),
     "yaml-lists": lambda: message(b"data: " + repeated(b"[]", 2 * MIB), YAML),
+    "yaml-collisions": lambda: message(
+        b"{" + b", ".join(b"%d: 0" % (k * (2**61 - 1)) for k in range(1, 5_000)) + b"}", YAML
+    ),
     "yaml-deep": lambda: message(b"data: " + b"[" * 100_000, YAML),
     "yaml-large": lambda: message(
         zlib.compress(b"data: " + repeated(b"[]", 30 * MIB)), YAML, compression="gzip"

@@ -485,6 +485,7 @@ REFUSED = {
     "yaml-merge": "merge keys",
     "yaml-sexagesimal": "digits",
     "yaml-lists": "of 1048576 at the most",
+    "yaml-collisions": "too long a number",
     "yaml-deep": "nest",
     "yaml-large": "of 1048576 at the most",
 }
