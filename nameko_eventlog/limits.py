@@ -185,6 +185,9 @@ CROSS_SITE_PAUSE_SECONDS = 6.0
 
 # Spool
 
+SPOOL_LINE_BYTES = 64 << 20
+"""The longest line of a spool's file; an event log that needs more waits in memory."""
+
 # Command line
 
 SHOWN_CALLS = 1_000
@@ -194,6 +197,9 @@ SHOWN_DEPTH = 40
 """How deep `trace` indents them; a deeper one says how deep it is."""
 REPLAY_LINE_BYTES = 64 << 20
 """The longest line of a file that `spool replay` reads."""
+
+REPLAY_LINE_VALUES = 1 << 21
+"""The most values in such a line, with those in the text of the body: commas and brackets."""
 
 REPLAY_REFUSALS = 1_000
 """The most refused lines of a file that `spool replay` tells of one by one."""
