@@ -171,6 +171,9 @@ PASSWORD_ADDRESSES = 10_000
 PASSWORDS_KNOWN_WRONG = 1_000
 """Wrong passwords that are refused without computing their hash again."""
 
+PASSWORDS_TURNED_AWAY = 20_000
+"""Passwords that found no place, and come before others when they are tried again."""
+
 PASSWORD_HASH_BYTES = 128 << 20
 """What scrypt may take for one password, in bytes of memory times its parallelization."""
 
