@@ -30,12 +30,13 @@ BROKER = "amqp://USER:PASSWORD@HOST/VHOST, or a list of such addresses"
 _MOST_SHOWN = 1000  # characters of a value in a message
 _SHORTEST_SECRET = 3  # characters: what is shorter is part of any text
 
-_SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|auth|cred|sig", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"pass|pwd|\bpw\b|secret|token|key|auth|cred|sig", re.IGNORECASE)
 _ADDRESS_NAME = re.compile(r"ur[il]|dsn|address|broker", re.IGNORECASE)
 _PARAMETER = re.compile(r"(?:^|[?&;\s])([^=&?;\s]+)\s*=")
 # what has no place for a user and a password: SQLite's, kombu's sqlalchemy+sqlite
 _FILE = re.compile(r"\s*(?:[\w.-]+\+)?sqlite(?:\+\w+)?:///", re.IGNORECASE)
 _LOOKS_LIKE_ADDRESS = re.compile(r"://|@|(?:pass\w*|pwd|secret|token)\s*=", re.IGNORECASE)
+_COLON = re.compile(r":|%3a", re.IGNORECASE)  # of a user and a password that were quoted as one
 _PORT = re.compile(r"\d*(?=[/?]|\Z)")
 _BRACKETS = re.compile(r"\[[0-9a-fA-F:.]*\](?::\d*)?(?=[/?]|\Z)")
 _HOSTS = re.compile(
@@ -168,7 +169,8 @@ def _masked(text: str) -> str:
         return text[: parameter if colon < 0 else min(parameter, colon + 1)] + MASK
     end = len(text) if parameter is None else parameter
     behind = text[at:end] + ("" if parameter is None else MASK)
-    return (text[: colon + 1] + MASK if 0 <= colon < at else text[:at]) + behind
+    password = _COLON.search(text, begin, at)
+    return (text[: password.end()] + MASK if password else text[:at]) + behind
 
 
 def _behind_scheme(text: str) -> int:
@@ -212,8 +214,7 @@ def _secrets(address: Any) -> Iterator[str]:
         begin = _behind_scheme(one)
         found: list[str] = []
         if not _FILE.match(one):
-            _, _, password = one[begin : max(one.rfind("@"), 0)].partition(":")
-            found.append(password)
+            found += _COLON.split(one[begin : max(one.rfind("@"), 0)], maxsplit=1)[1:]
         parameter = _secret_parameter(one)
         if parameter is not None:
             found += one[parameter:], *one[parameter:].split("&")

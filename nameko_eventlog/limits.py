@@ -171,6 +171,9 @@ PASSWORD_ADDRESSES = 10_000
 PASSWORDS_KNOWN_WRONG = 1_000
 """Wrong passwords that are refused without computing their hash again."""
 
+PASSWORDS_TURNED_AWAY = 20_000
+"""Passwords that found no place, and come before others when they are tried again."""
+
 PASSWORD_HASH_BYTES = 128 << 20
 """What scrypt may take for one password, in bytes of memory times its parallelization."""
 
@@ -185,6 +188,9 @@ CROSS_SITE_PAUSE_SECONDS = 6.0
 
 # Spool
 
+SPOOL_LINE_BYTES = 64 << 20
+"""The longest line of a spool's file; an event log that needs more waits in memory."""
+
 # Command line
 
 SHOWN_CALLS = 1_000
@@ -194,6 +200,9 @@ SHOWN_DEPTH = 40
 """How deep `trace` indents them; a deeper one says how deep it is."""
 REPLAY_LINE_BYTES = 64 << 20
 """The longest line of a file that `spool replay` reads."""
+
+REPLAY_LINE_VALUES = 1 << 21
+"""The most values in such a line, with those in the text of the body: commas and brackets."""
 
 REPLAY_REFUSALS = 1_000
 """The most refused lines of a file that `spool replay` tells of one by one."""

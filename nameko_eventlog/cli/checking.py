@@ -24,6 +24,7 @@ from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
 from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming.queues import lacks_fan_in
+from nameko_eventlog.delivery import private
 from nameko_eventlog.extras import MissingExtra
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
@@ -300,11 +301,25 @@ def _mend_broker(exc: BaseException) -> str:
 
 
 def _spool(directory: str) -> Finding:
-    path = pathlib.Path(directory)
-    nearest = path
-    while not nearest.exists():
+    path = nearest = pathlib.Path(directory).absolute()
+    while not os.path.lexists(nearest):
         nearest = nearest.parent
-    if not nearest.is_dir():
+    owner = ""
+    if nearest == path:
+        try:
+            # as services open it; root may look for the user whose they are
+            fd = private.open_spool(path, any_owner=os.geteuid() == 0)
+        except NotADirectoryError:
+            return "spool", "wrong", f"{directory!r} is no directory"
+        except OSError as exc:
+            return "spool", "wrong", f"{directory!r} cannot be used: {exc.strerror}"
+        with private.closing(fd):
+            status = os.fstat(fd)
+        if private.is_removable(status):
+            return "spool", "wrong", private.removable(path, status)
+        if status.st_uid not in (0, os.geteuid()):
+            owner = f" by the user {status.st_uid}, who its services have to run as"
+    elif not nearest.is_dir():
         return "spool", "wrong", f"{str(nearest)!r} is no directory"
     if not os.access(nearest, os.W_OK | os.X_OK):
         return (
@@ -313,7 +328,7 @@ def _spool(directory: str) -> Finding:
             f"{str(nearest)!r} cannot be written: chown it to the service's user",
         )
     made = "can be written" if nearest == path else "will be made"
-    return "spool", "ok", f"{directory!r} {made}"
+    return "spool", "ok", f"{directory!r} {made}{owner}"
 
 
 def _database(uri: str) -> Iterator[Finding]:

@@ -20,9 +20,14 @@ import msgspec
 
 from nameko_eventlog.cli.settings import USAGE, Failure
 from nameko_eventlog.consuming.decoding import decode_json
+from nameko_eventlog.delivery.lines import bounded_lines
 from nameko_eventlog.delivery.marks import Marker
 from nameko_eventlog.delivery.message import shortstr
-from nameko_eventlog.limits import BODY_BYTES, REPLAY_LINE_BYTES
+from nameko_eventlog.limits import (
+    BODY_BYTES,
+    REPLAY_LINE_BYTES,
+    REPLAY_LINE_VALUES,
+)
 from nameko_eventlog.tables import is_table
 
 
@@ -39,6 +44,7 @@ _MESSAGES = ("message", "msg", "event")
 _PREFIX = re.compile(
     rf"(?:[\W\d_]|(?<=\d)[TZ])*(?:ERROR)?[\W\d_]*{re.escape(LOGGER)}[^\w{{}}\"']*", re.I
 )
+_LONGEST_PREFIX = 500  # to match one takes its length squared
 # RabbitMQ routes by these, and consumers decompress by the last
 _ROUTING_HEADERS = frozenset({"cc", "bcc", "compression"})
 
@@ -89,6 +95,10 @@ class LineReader:
             Refused: It does, and is not published; says why.
         """
         text = line.strip()
+        if sum(map(text.count, ",[{")) > REPLAY_LINE_VALUES:
+            if _LOOKS_LIKE_ONE.search(text) is None:
+                return None
+            raise Refused(f"it has more than REPLAY_LINE_VALUES ({REPLAY_LINE_VALUES}) values")
         try:
             found, doubt = _find(text)
             if found is None:
@@ -223,7 +233,7 @@ def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
             return None, None
         found, end = _decoder.raw_decode(text, begin.start())
         prefix = text[: begin.start()]
-        if _PREFIX.fullmatch(prefix) is None or text[end:]:
+        if len(prefix) > _LONGEST_PREFIX or not _PREFIX.fullmatch(prefix) or text[end:]:
             return found, f"it is within another logger's line, or {LOGGER} is not before it"
         return found, None
     whole = _decoder.decode(text)
@@ -258,18 +268,9 @@ _decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_cons
 def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, str | None]]:
     """
     Read lines with their numbers; None for one that is longer than `REPLAY_LINE_BYTES`.
-
-    A line ends with a line feed, and with nothing else that Python takes for an end.
     """
-    number = 0
-    while line := file.readline(REPLAY_LINE_BYTES):
-        number += 1
-        if line.endswith(b"\n") or len(line) < REPLAY_LINE_BYTES:
-            yield number, line.decode("utf-8", "replace")
-            continue
-        while line and not line.endswith(b"\n"):
-            line = file.readline(REPLAY_LINE_BYTES)
-        yield number, None
+    for number, line in enumerate(bounded_lines(file, REPLAY_LINE_BYTES), 1):
+        yield number, None if line is None else line.decode("utf-8", "replace")
 
 
 def serializer_of(config: Mapping[str, Any]) -> tuple[str, str]:

@@ -15,11 +15,18 @@ from typing import IO, Any
 import click
 import kombu
 from amqp.exceptions import MessageNacked
+from amqp.serialization import dumps
 from rich.progress import Progress
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
-from nameko_eventlog.cli.replaying import LineReader, Refused, numbered_lines, serializer_of
+from nameko_eventlog.cli.replaying import (
+    LineReader,
+    Publication,
+    Refused,
+    numbered_lines,
+    serializer_of,
+)
 from nameko_eventlog.cli.settings import (
     NOTHING,
     UNREACHABLE,
@@ -38,6 +45,9 @@ from nameko_eventlog.delivery.message import Message, shortstr, whole_seconds
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
+
+
+_OTHER_PROPERTIES = 2560  # bytes: nine at 256 and what is fixed, beside the headers
 
 
 @click.group()
@@ -136,12 +146,18 @@ def export(path: str) -> None:
     marker = _marker(config)
     failed = 0
     for directory in directories(path):
+        is_own = directory.owner == os.geteuid()
+        if not is_own:
+            warn(
+                f"{directory.label} belongs to the user {directory.owner}: its lines get no mark,"
+                " which would say that you have written them"
+            )
         for message in directory.messages():
             if message is None:
                 continue
             try:
                 line = json.dumps(_exported(message, directory.service, routing_key))
-                click.echo(marker.mark(line))
+                click.echo(marker.mark(line) if is_own else line)
             except (ValueError, TypeError, RecursionError) as exc:
                 failed += 1
                 warn(
@@ -237,7 +253,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
     uri = compat.broker_uri(parse_config(config).uri or settings.uri)
     connection = make_connection(settings, uri, confirm_publish=True)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
-    published = others = refused = 0
+    published = others = refused = declined = 0
     not_taken: list[str] = []
 
     def note(exc: Any, exchange: str, routing_key: str, message: Any) -> None:
@@ -248,15 +264,14 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
             connection,
             Progress(console=console(), disable=not sys.stdout.isatty()) as progress,
         ):
-            channel = connection.channel()
-            returns = hasattr(channel, "events")  # those of memory:// have no queue to miss
-            producer = kombu.Producer(channel, on_return=note if returns else None)
+            producer = _producer(connection, note)
             lines = progress.track(numbered_lines(file), total=None, description="publishing")
             for number, line in lines:
                 try:
                     if line is None:
                         raise Refused(f"it is longer than REPLAY_LINE_BYTES ({REPLAY_LINE_BYTES})")
                     publication = reader.read(line)
+                    _check_frame(connection, publication)
                 except Refused as exc:
                     refused += 1
                     if refused <= REPLAY_REFUSALS:
@@ -272,6 +287,13 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                     )
                 except MessageNacked:  # by a queue that is full
                     not_taken.append(publication.options["exchange"])
+                except connection.channel_errors as exc:  # which has closed the channel
+                    declined += 1
+                    if declined <= REPLAY_REFUSALS:
+                        reason = _shortened(without_secrets(str(exc), uri))
+                        warn(f"line {number} is refused by the broker: {reason}")
+                    producer = _producer(connection, note)
+                    continue
                 published += 1
     except errors as exc:
         raise Failure(
@@ -282,6 +304,8 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
     click.echo(f"{published - len(not_taken)} published, {others} lines are no event logs")
     if refused:
         warn(f"{refused} lines are refused")
+    if declined and not not_taken:
+        raise Failure(f"{declined} more the broker has refused", UNREACHABLE)
     if not_taken:
         raise Failure(
             f"{len(not_taken)} more no queue took, the first of them by the exchange"
@@ -290,6 +314,23 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
         )
     if refused or not published:
         sys.exit(NOTHING)
+
+
+def _producer(connection: kombu.Connection, on_return: Any) -> kombu.Producer:
+    channel = connection.channel()
+    returns = hasattr(channel, "events")  # those of memory:// have no queue to miss
+    return kombu.Producer(channel, on_return=on_return if returns else None)
+
+
+def _check_frame(connection: kombu.Connection, publication: Publication | None) -> None:
+    """
+    Refuse headers that need more than a frame: the broker would end the connection.
+    """
+    most = getattr(connection.connection, "frame_max", None)
+    if publication is None or most is None:
+        return
+    if len(dumps("F", [publication.options["headers"]])) + _OTHER_PROPERTIES > most:
+        raise Refused(f"its headers do not fit into one of the broker's frames ({most} bytes)")
 
 
 def _exported(message: Message, service: str, routing_key: str) -> dict[str, Any]:

@@ -44,6 +44,8 @@ _BAR = 40  # cells of the longest bar
 
 # what spreadsheets take for the begin of a formula, also behind blanks and as wide characters
 _FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
+# in many countries spreadsheets take it for the end of a cell, within quotes of ours as well
+_SEPARATOR = re.compile(r";(?=[\s\"']*[=+\-@\uff0b\uff0d\uff1d\uff20])")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
@@ -113,10 +115,11 @@ def _cell(row: EventLogRow, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        return json_line(value)
+        return _SEPARATOR.sub(r"\\u003b", json_line(value))
     # https://owasp.org/www-community/attacks/CSV_Injection; a number is no formula
     is_formula = _FORMULA.match(value) and not _NUMBER.fullmatch(value)
-    return f"'{printable(value)}" if is_formula else printable(value)
+    shown = _SEPARATOR.sub(r"\\x3b", printable(value))
+    return f"'{shown}" if is_formula else shown
 
 
 @click.command()

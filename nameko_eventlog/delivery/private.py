@@ -107,13 +107,8 @@ def open_service(
         OSError: It cannot be opened, or made.
     """
     with closing(open_spool(path.parent, make, any_owner)) as spool:
-        if note is not None:
-            mode = os.fstat(spool).st_mode
-            if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
-                note(
-                    f"others may remove the event logs that wait in {path.parent} (its mode is"
-                    f" {stat.S_IMODE(mode):o}): chmod it to 755, or 1777"
-                )
+        if note is not None and is_removable(status := os.fstat(spool)):
+            note(removable(path.parent, status))
         fd = _open_directory(spool, path, make)
     try:
         status = os.fstat(fd)
@@ -130,6 +125,23 @@ def open_service(
         _os.close(fd)
         raise
     return fd
+
+
+def is_removable(spool: os.stat_result) -> bool:
+    """
+    Tell whether others may remove what is in a spool.
+    """
+    return bool(spool.st_mode & _OTHERS_WRITE) and not spool.st_mode & stat.S_ISVTX
+
+
+def removable(path: pathlib.Path, spool: os.stat_result) -> str:
+    """
+    Return what an operator should read of that.
+    """
+    return (
+        f"others may remove the event logs that wait in {path} (its mode is"
+        f" {stat.S_IMODE(spool.st_mode):o}): chmod it to 755, or 1777"
+    )
 
 
 def open_directory(
@@ -164,7 +176,7 @@ def open_file(
     parent: int, path: pathlib.Path, flags: int, make: bool = False, owner: int | None = None
 ) -> int:
     """
-    Open a file: a regular one, with one name, of this user.
+    Open a file: a regular one, with one name, of this user, to which others may not write.
 
     Args:
         parent: Its directory, open.
@@ -192,6 +204,9 @@ def open_file(
         if not stat.S_ISREG(status.st_mode):
             raise Untrusted("it is no regular file, so it is not used", path)
         _check_owner(status, path, {os.geteuid() if owner is None else owner})
+        if status.st_mode & _OTHERS_WRITE:
+            mode = stat.S_IMODE(status.st_mode)
+            raise Untrusted(f"others may write to it (mode {mode:o}), so it is not used", path)
         if status.st_nlink > 1:
             raise Untrusted("it has another name as well, a hard link, so it is not used", path)
     except OSError:

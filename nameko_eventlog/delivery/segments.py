@@ -22,7 +22,9 @@ from amqp.serialization import dumps, loads
 from eventlet import patcher
 
 from nameko_eventlog.delivery import private
+from nameko_eventlog.delivery.lines import bounded_lines
 from nameko_eventlog.delivery.message import Message, shortstr
+from nameko_eventlog.limits import SPOOL_LINE_BYTES
 from nameko_eventlog.serialization import encode_plain, is_plain
 
 
@@ -35,6 +37,7 @@ SUFFIX = ".jsonl"
 
 _CHECKSUM = b',"crc32":"'
 _CHUNK = 1 << 18
+_LONGEST_HEADER = 4096
 
 
 class Corrupt(Exception):
@@ -78,6 +81,7 @@ def encode(message: Message) -> bytes:
 
     Raises:
         Exception: If AMQP does not know a header's value; such a message cannot be sent anyway.
+            Or if the line is longer than `SPOOL_LINE_BYTES`, and would not be read again.
     """
     found: Any = message.headers
     stored = _Stored(
@@ -99,7 +103,10 @@ def encode(message: Message) -> bytes:
     except UnicodeEncodeError:  # lone surrogates, which AMQP takes
         stored.headers = _as_table(found)
         line = encode_plain(stored)
-    return _with_checksum(line)
+    line = _with_checksum(line)
+    if len(line) > SPOOL_LINE_BYTES:
+        raise ValueError(f"a line of {len(line)} bytes, more than SPOOL_LINE_BYTES")
+    return line
 
 
 def _as_table(headers: Any) -> str:
@@ -199,17 +206,21 @@ def read_segment(fd: int, offset: int = 0) -> Iterator[Message | None]:
         OSError: If it cannot be read.
         LaterVersion: If it is of a format that is not known.
     """
+    size = os.fstat(fd).st_size
     with open(fd, "rb") as file:
-        first = file.readline()
+        first = file.readline(_LONGEST_HEADER)
         try:
             header = _decode_header(_checked(first.removesuffix(b"\n")))
         except (Corrupt, msgspec.MsgspecError):
-            file.seek(offset)  # each line is checked by itself
+            file.seek(min(offset, size))  # each line is checked by itself
         else:
             if header.nameko_eventlog_spool != VERSION:
                 raise LaterVersion
-            file.seek(max(offset, len(first)))
-        for line in file:
+            file.seek(max(min(offset, size), len(first)))
+        for line in bounded_lines(file, SPOOL_LINE_BYTES):
+            if line is None:
+                yield None
+                continue
             begin, message = _find(line.removesuffix(b"\n"))
             if message is not None and begin:
                 yield None
@@ -264,7 +275,7 @@ class Segment:
         self.read_up_to = self.first
 
     def _end_of_header(self) -> int:
-        head = _os.pread(self.fd, 4096, 0)
+        head = _os.pread(self.fd, _LONGEST_HEADER, 0)
         line, end, _ = head.partition(b"\n")
         try:
             header = _decode_header(_checked(line))
@@ -374,7 +385,9 @@ class Segment:
             end = chunk.rfind(b"\n") + 1
             if end or self.read_up_to + len(chunk) >= self.written or len(chunk) < wanted:
                 break
-            size *= 2
+            if size >= SPOOL_LINE_BYTES:  # no message; the rest of it is read on its own
+                break
+            size = min(2 * size, SPOOL_LINE_BYTES)
         if not chunk:  # somebody has cut it
             self.read_up_to = self.written
             return []
@@ -392,7 +405,7 @@ class Segment:
                 self.keep(start + begin)
                 found.append((start + begin, message))
             start += len(line) + 1
-        self.read_up_to = min(start, self.written)
+        self.read_up_to += end
         self.unread = max(0, self.unread - len(found))
         return found
 

@@ -34,6 +34,7 @@ class _Waiter:
     password: str
     address: str
     client: str
+    is_back: bool
     verdict: Event = field(default_factory=Event)
 
 
@@ -65,6 +66,7 @@ class PasswordChecks:
         self._arrival = Semaphore(0)
         self._running = 0
         self._turns = count(1)
+        self._turned_away: OrderedDict[bytes, None] = OrderedDict()
         # when an address, and a client of one, had their last turn
         self._last: OrderedDict[tuple[str, ...], int] = OrderedDict()
 
@@ -87,8 +89,9 @@ class PasswordChecks:
             return True
         if digest in self._wrong:
             return False
-        waiter = _Waiter(username, password, address, client)
+        waiter = _Waiter(username, password, address, client, digest in self._turned_away)
         if not self._admit(waiter):
+            self._turn_away(digest)
             return None
         self._waiters.append(waiter)
         self._arrival.release()
@@ -100,6 +103,10 @@ class PasswordChecks:
         finally:
             if waiter in self._waiters:  # its connection has ended, or its time
                 self._waiters.remove(waiter)
+        if is_right is None:
+            self._turn_away(digest)
+        else:
+            self._turned_away.pop(digest, None)
         if is_right:
             self._right = digest
             self._pace.uncount(address)
@@ -112,6 +119,9 @@ class PasswordChecks:
     def _admit(self, waiter: _Waiter) -> bool:
         """
         Make a place for *waiter*: who has the most places gives way, the last one first.
+
+        Where all have as many, one that comes for the first time gives way to one that was turned
+        away before: a reader tries the same password again, and who guesses tries another.
         """
         of_address = [one for one in self._waiters if one.address == waiter.address]
         if len(of_address) >= self._most_of_address:
@@ -123,9 +133,18 @@ class PasswordChecks:
     def _displace(self, waiters: list[_Waiter], by: str, waiter: _Waiter) -> bool:
         places = Counter(getattr(one, by) for one in waiters)
         which, most = places.most_common(1)[0]
-        if places[getattr(waiter, by)] + 1 >= most:
-            return False
-        last = [one for one in waiters if getattr(one, by) == which][-1]
+        own = places[getattr(waiter, by)]
+        if own + 1 < most:
+            last = [one for one in waiters if getattr(one, by) == which][-1]
+        else:
+            first_time = [
+                one
+                for one in waiters
+                if not one.is_back and waiter.is_back and places[getattr(one, by)] >= own
+            ]
+            if not first_time:
+                return False
+            last = first_time[-1]
         self._waiters.remove(last)
         last.verdict.send(None)
         return True
@@ -162,18 +181,27 @@ class PasswordChecks:
         if not ready:
             return None
 
-        def last_turns(one: _Waiter) -> tuple[int, int]:
+        turn = next(self._turns)
+
+        def last_turns(one: _Waiter) -> tuple[int, int, int]:
             of_client = self._last.get((one.address, one.client), 0)
-            return self._last.get((one.address,), 0), of_client
+            is_new = not one.is_back
+            # each second turn is of those who were turned away, whoever they say that they are
+            order = (is_new, of_client) if turn % 2 else (of_client, is_new)
+            return self._last.get((one.address,), 0), *order
 
         waiter = min(ready, key=last_turns)  # the first one of several
-        turn = next(self._turns)
         for key in ((waiter.address,), (waiter.address, waiter.client)):
             self._last.pop(key, None)
             self._last[key] = turn
         while len(self._last) > limits.PASSWORD_ADDRESSES:
             self._last.popitem(last=False)
         return waiter
+
+    def _turn_away(self, digest: bytes) -> None:
+        self._turned_away[digest] = None
+        if len(self._turned_away) > limits.PASSWORDS_TURNED_AWAY:
+            self._turned_away.popitem(last=False)
 
     def _digest(self, username: str, password: str) -> bytes:
         text = f"{len(username)}:{username}:{password}".encode(errors="surrogatepass")

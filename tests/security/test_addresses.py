@@ -205,6 +205,9 @@ class TestMasked:
             ("postgresql://me@h/db?password=x&y=z", "postgresql://me@h/db?password=***"),
             ("postgresql://me@h/db?sslmode=require", "postgresql://me@h/db?sslmode=require"),
             ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+            ("amqp://me%3Asecret@h/v", "amqp://me%3A***@h/v"),
+            ("amqp://me%3asecret:more@h/v", "amqp://me%3a***@h/v"),
+            ("postgresql://h/db?pw=secret", "postgresql://h/db?pw=***"),
             (["amqp://a:b@h1", "amqp://h2"], "amqp://a:***@h1;amqp://h2"),
         ],
     )

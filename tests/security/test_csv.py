@@ -44,11 +44,16 @@ class TestCells:
             ({"a": "=1"}, '{"a": "=1"}'),
             (["=1"], '["=1"]'),
             (None, ""),
+            ("a;=1", "a\\x3b=1"),
+            ('a; "+1', 'a\\x3b "+1'),
+            ("a;b", "a;b"),
+            ({"a": ";@1"}, '{"a": "\\u003b@1"}'),
         ],
     )
     def test_formulas(self, value: Any, cell: str) -> None:
         """
-        What begins like a formula gets an apostrophe before it; numbers stay numbers.
+        What begins like a formula gets an apostrophe before it, numbers stay numbers, and no
+        semicolon, which ends a cell elsewhere, has a formula behind it.
         """
         assert cell == _cell({"message_id": "1", "time": "", "body": {"level": value}}, "level")
 

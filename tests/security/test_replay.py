@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +31,8 @@ __all__ = ["configure", "folder", "run"]
 
 KEY = "a key of sixteen characters or more"
 LOGGER = "nameko_eventlog.undelivered"
+
+marker = functools.cache(Marker)  # a key takes 50 ms
 RPC = (
     '{"exchange":"nameko-rpc","routing_key":"payments.refund","properties":{"content_type":'
     '"application/json","content_encoding":"utf-8","reply_to":"x","correlation_id":"1"},'
@@ -44,7 +48,7 @@ def written(number: int = 0, key: str | None = KEY, **changes: Any) -> str:
     message = make_message(
         **{"body": body, "message_id": f"id-{number}", "event_type": "paid", **changes}
     )
-    mark = None if key is None else Marker(key).mark
+    mark = None if key is None else marker(key).mark
     return as_json(message, SETTINGS, "shop", "shop.events", "log_event", "stopped", mark)
 
 
@@ -59,7 +63,7 @@ def changed(path: str, value: Any, key: str | None = KEY) -> str:
         place = place[part]
     place[name] = value
     line = json.dumps(whole)
-    return line if key is None else Marker(key).mark(line)
+    return line if key is None else marker(key).mark(line)
 
 
 @pytest.fixture
@@ -160,7 +164,7 @@ class TestOurs:
         """
         whole = json.loads(written(3, None))
         whole["properties"].update(priority=3, expiration="60000")
-        _, found = replay(Marker(KEY).mark(json.dumps(whole)))
+        _, found = replay(marker(KEY).mark(json.dumps(whole)))
 
         assert [3] == found
 
@@ -321,6 +325,43 @@ class TestOutsiders:
 
         assert ([], 1) == (found, result.exit_code)
         assert 4 == result.stderr.count("it bears no mark")
+
+    def test_broker_refuses(self, replay: Replay) -> None:
+        """
+        What the broker does not take is told of with its reason, and the rest goes on.
+        """
+        elsewhere = json.loads(written(3, None))
+        elsewhere["exchange"], elsewhere["properties"]["app_id"] = "barn.events", "barn"
+        lines = [
+            marker(KEY).mark(json.dumps(elsewhere)),  # an exchange that is not there
+            changed("properties.expiration", "9" * 12),
+            changed("properties.headers", {"a": "x" * 200_000}),
+        ]
+        result, found = replay(written(1), *lines, written(2))
+
+        assert [1, 2] == found
+        assert 3 == result.exit_code
+        assert "line 2 is refused by the broker: " in result.stderr
+        assert "line 3 is refused by the broker: " in result.stderr
+        assert "line 4 is refused: its headers do not fit" in result.stderr
+
+    def test_long(self, replay: Replay) -> None:
+        """
+        A line that is made to be slow, or large once it is decoded, is refused at once.
+        """
+        began = time.monotonic()
+        lines = [
+            "1" * 1_000_000 + '{"exchange":1}',
+            "." * 1_000_000 + f" {LOGGER} " + '{"exchange":1}',
+            "ERROR" + "1" * 1_000_000 + '{"exchange":1}',
+            '{"exchange":[' + "[]," * 1_500_000 + "1]}",
+            "x" + '{"exchange":[' + "{}," * 1_500_000 + "1]}",
+        ]
+        result, found = replay(*lines, written(1), options=("--unmarked",))
+
+        assert ([1], 1) == (found, result.exit_code)
+        assert len(lines) == result.stderr.count(" is refused: ")
+        assert time.monotonic() - began < 30  # the first takes hours if it is matched
 
     def test_bounded(self, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
         """

@@ -4,15 +4,17 @@ A spool where others may write: what they put there is neither followed, nor rea
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from zlib import crc32
 
 import pytest
 
-from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery import BrokerDelivery, segments
 from nameko_eventlog.delivery.directories import Directory
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
@@ -239,7 +241,7 @@ class TestProcessDirectory:
         assert segment.exists()
 
     @pytest.mark.parametrize("name", ["00000001.jsonl", "lock", "position"])
-    @pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "owner"])
+    @pytest.mark.parametrize("kind", ["link", "hard link", "fifo", "mode", "owner"])
     def test_files(
         self,
         shared: pathlib.Path,
@@ -251,7 +253,8 @@ class TestProcessDirectory:
         kind: str,
     ) -> None:
         """
-        No file of a spool is a link, has another name, is a FIFO, or belongs to someone else.
+        No file of a spool is a link, has another name, is a FIFO, may be written by others, or
+        belongs to someone else.
         """
         segment = left_behind(shared / "foo" / "one")
         path = segment.with_name(name)
@@ -264,7 +267,9 @@ class TestProcessDirectory:
             os.mkfifo(path)
         else:
             path.write_bytes(VICTIM)
-            if as_root:
+            if kind == "mode":
+                path.chmod(0o646)
+            elif as_root:
                 os.chown(path, NOBODY, NOBODY)
         delivery = make_delivery(NOWHERE, spool=str(shared))
         if name != "position":
@@ -316,13 +321,65 @@ class TestProcessDirectory:
         (path,) = [one for one in (shared / "foo").iterdir() if one.is_dir()]
         (path / "notes").write_bytes(VICTIM)
         for message in delivery._outbox.take(5):
-            delivery._outbox.settle(message)
-            delivery._ledger.confirmed.increment()
+            delivery._outbox.settle(message, delivery._ledger.confirmed)
         moved = path.rename(shared / "moved")
         path.symlink_to(victim)
         delivery.stop(0)
 
         assert VICTIM == (moved / "notes").read_bytes()
+
+
+class TestLongLines:
+    def test_memory(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        A line without an end takes no more memory than the longest one that is written, in the
+        service and in the commands, and the event logs around it are read.
+        """
+        monkeypatch.setattr(segments, "SPOOL_LINE_BYTES", 1 << 20)
+        segment = left_behind(tmp_path / "foo" / "one")
+        with segment.open("ab") as file:
+            for _ in range(48):
+                file.write(b"x" * (1 << 20))
+            file.write(b"\n" + encode(make_message(7, message_id="last")))
+        news = News()
+        tracemalloc.start()
+        fd = os.open(segment, os.O_RDONLY)
+        listed = [one and one.message_id for one in segments.read_segment(fd)]
+        directory = Directory(segment.parent, "foo", news)
+        counted, found, lost = directory.load(), [], 0
+        while directory.unread:
+            messages, more = directory.read()
+            found += [one.message_id for one in messages]
+            lost += more
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        directory.close()
+
+        assert ["forged", None, "last"] == listed
+        assert (3, ["forged", "last"], 1) == (counted, found, lost)
+        assert peak < 16 << 20
+        (kept,) = (tmp_path / "foo" / "corrupt").iterdir()
+        assert 48 << 20 == kept.read_bytes().count(b"x")
+
+    def test_not_written(
+        self,
+        tmp_path: pathlib.Path,
+        make_delivery: Make,
+        said: Lines,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        An event log that needs a longer line waits in memory.
+        """
+        monkeypatch.setattr(segments, "SPOOL_LINE_BYTES", 10_000)
+        delivery = make_delivery(NOWHERE, spool=str(tmp_path))
+        delivery.accept(make_message(body=b'"' + b"x" * 20_000 + b'"'))
+        delivery.accept(make_message(1))
+
+        assert 2 == check_sum(delivery)["waiting"]
+        (path,) = (tmp_path / "foo").glob("*/*.jsonl")
+        assert 2 == len(path.read_bytes().splitlines())
+        assert [] == said.saying("cannot be written")
 
 
 class TestCommands:
@@ -388,13 +445,78 @@ class TestCommands:
         assert "published" not in replayed.stdout
         assert (spool / "foo" / "one" / "00000001.jsonl").exists()
 
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [
+            ("link", "'shared' cannot be used: it is a symbolic link"),
+            ("mode", "shared (its mode is 777): chmod it to 755, or 1777"),
+            ("owner", "the user 65534" if as_root else "can be written"),
+            ("loop", "'shared' cannot be used: "),
+        ],
+    )
+    def test_check(
+        self, run: Cli, folder: pathlib.Path, configure: Callable[..., None], kind: str, told: str
+    ) -> None:
+        """
+        `check` looks at the spool as services do, and tells what is wrong with it.
+        """
+        path = folder / "shared"
+        if kind == "link":
+            (folder / "real").mkdir()
+            path.symlink_to("real")
+        elif kind == "loop":
+            path.symlink_to(path)
+        else:
+            path.mkdir()
+        if kind == "mode":
+            path.chmod(0o777)
+        elif kind == "owner" and as_root:
+            os.chown(path, NOBODY, NOBODY)
+        configure(EVENTLOG_DISPATCHER={"spool": "shared"})
+        result = run("check")
+
+        (line,) = [one for one in result.stdout.splitlines() if "spool" in one]
+        assert told in line
+        assert (kind == "owner") == line.startswith("ok")
+
+    def test_not_marked(self, run: Cli, spool: pathlib.Path) -> None:
+        """
+        What another user has written is exported without a mark of ours.
+        """
+        for service in ("foo", "bar"):
+            left_behind(spool / service / "one")
+        if as_root:
+            disown(spool / "foo")
+        result = run("spool", "export")
+        marked = {
+            whole["properties"]["app_id"]: "mark" in whole
+            for whole in map(json.loads, result.stdout.splitlines())
+        }
+
+        assert {"foo": not as_root, "bar": True} == marked
+        assert as_root == ("its lines get no mark" in result.stderr)
+
+    @pytest.mark.parametrize("offset", ["9" * 4000, str(2**63), "\u0663"])
+    def test_position(self, run: Cli, spool: pathlib.Path, offset: str) -> None:
+        """
+        A position that no file has is the end of the file.
+        """
+        segment = left_behind(spool / "foo" / "one")
+        line = f"{segment.name} {offset}"
+        checksum = f"{crc32(line.encode()):08x}"
+        segment.with_name("position").write_text(f"{line} {checksum}\n")
+        result = run("spool", "list")
+
+        assert "foo/one" in result.stdout
+        assert "Traceback" not in result.output
+
     def test_strange_contents(self, run: Cli, spool: pathlib.Path) -> None:
         """
         Names with control characters, times beyond the calendar, bodies nested without end and
         headers unknown to JSON are shown or told of, and the rest goes on.
         """
         odd = spool / "fo\x1b[2Jo" / "p\x1b]0;x"
-        segments = [left_behind(spool / "foo" / "one"), left_behind(odd)]
+        left = [left_behind(spool / "foo" / "one"), left_behind(odd)]
         for changes in (
             {"timestamp": 1e300},
             {"timestamp": -1e300},
@@ -405,12 +527,12 @@ class TestCommands:
             {"message_id": "x" * 300},
         ):
             message = make_message(7, **{"message_id": "id", **changes})
-            with segments[0].open("ab") as file:
+            with left[0].open("ab") as file:
                 file.write(encode(message))
-        with segments[0].open("ab") as file:
+        with left[0].open("ab") as file:
             file.write(encode(Message(b"{}", "", "", {}, "last", 1.0, message_id="last")))
         line = b'{"message_id":' + b"[" * 100_000
-        with segments[1].open("ab") as file:
+        with left[1].open("ab") as file:
             file.write(line + b',"crc32":"%08x"}\n' % crc32(line))
         for command in ("list", "show", "export"):
             result = run("spool", command)
