@@ -46,6 +46,17 @@ DEFAULT_RANGE_MS = 86_400_000
 
 ORDERS = ("newest", "oldest")
 
+COLUMNS = {
+    "service": "service_name",
+    "entrypoint": "entrypoint_name",
+    "event_type": "event_type",
+    "caller": "caller",
+    "level": "level",
+    "call_id": "call_id",
+    "origin_call_id": "origin_call_id",
+}
+"""The filters that have a column of their own, and an index."""
+
 _LONGEST_CURSOR = 10_000
 _LONGEST_TIME = 100
 _LONGEST_INTEGER = 4_000  # digits
@@ -122,15 +133,7 @@ class Filters:
         given = {name: value for name, value in locals().items() if name != "cls"}
         columns = {
             column: _values(name, given[name])
-            for name, column in (
-                ("service", "service_name"),
-                ("entrypoint", "entrypoint_name"),
-                ("event_type", "event_type"),
-                ("caller", "caller"),
-                ("level", "level"),
-                ("call_id", "call_id"),
-                ("origin_call_id", "origin_call_id"),
-            )
+            for name, column in COLUMNS.items()
             if given[name] is not None
         }
         least_level: int | None = None

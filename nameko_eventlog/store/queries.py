@@ -40,6 +40,7 @@ from nameko_eventlog.store.answers import (
     Page,
     ServiceInfo,
     Trace,
+    Unseen,
 )
 from nameko_eventlog.store.databases import (
     check_exists,
@@ -64,6 +65,7 @@ from nameko_eventlog.store.parameters import (
 from nameko_eventlog.store.schema import event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.traces import build_trace
+from nameko_eventlog.store.unseen import find_unseen
 
 
 _STREAMED = 100  # rows of a trace that are fetched at once
@@ -306,6 +308,23 @@ class EventLogQuery:
         with self._connection() as connection:
             found: str | None = connection.scalar(statement)
         return found
+
+    def unseen(self, /, **filters: Any) -> list[Unseen]:
+        """
+        Return the values of filters that no stored event log has, whenever it was, with names
+        like them that some have. Ask it where a page is empty.
+
+        Args:
+            **filters: Those of `query`; looked at are the names and ids: ``service``,
+                ``entrypoint``, ``event_type``, ``caller``, ``level``, ``call_id``,
+                ``origin_call_id``.
+
+        Raises:
+            InvalidQuery: A parameter is wrong.
+        """
+        _parse(filters)
+        with self._connection() as connection:
+            return find_unseen(connection, filters, self._deadline.check)
 
     def services(self) -> list[ServiceInfo]:
         """
