@@ -65,6 +65,18 @@ SEARCH_CHARACTERS = 1_000
 PATTERN_WILDCARDS = 20
 """How many ``*`` an event type may have."""
 
+PATH_READINGS = 16
+"""In how many ways a path is read, whose dots may separate keys or stand in them: all of four."""
+
+NEAR_NAMES = 1_000
+"""How many names are compared with one that no event log has."""
+
+NEAR_CHARACTERS = 100
+"""The longest name that is."""
+
+NEAR_VALUES = 5
+"""For how many values of a query that no event log has names like them are looked for."""
+
 DISTINCT_NAMES = 10_000
 """How many event types are looked up for a wildcard; of more, the last 24 hours are searched."""
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.matching import is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.parameters import Filters, compile_patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
@@ -142,7 +143,9 @@ _OPTIONS = (
         multiple=True,
         help="The event type; * is any text.",
     ),
-    click.option("--level", "-l", type=Words(), multiple=True, help="The level: info, error, ..."),
+    click.option(
+        "--level", "-l", type=Words(), multiple=True, help="The level; warning+ is that and above."
+    ),
     click.option("--caller", type=Words(), multiple=True, help="The service that has called."),
     click.option("--call", "call_id", type=Words(), multiple=True, help="The call id."),
     click.option(
@@ -203,6 +206,7 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
         InvalidQuery: An option is wrong.
     """
     filters = Filters.parse(**parameters(options))
+    columns = {name: values for name, values in filters.columns.items() if name != "level"}
     types = compile_patterns(filters.patterns) if filters.patterns else None
     needle = needle_of(filters.text) if filters.text else None
 
@@ -215,14 +219,16 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
             seen["origin_call_id"] = stack[0]
             if len(stack) > 1:
                 seen["caller"] = names_of(str(stack[-2]))[0]
-        if not all(seen.get(name) in values for name, values in filters.columns.items()):
+        if not filters.takes_level(normal_level(body.get("level"))):
+            return False
+        if not all(seen.get(name) in values for name, values in columns.items()):
             return False
         if types is not None and not types.fullmatch(str(body.get("event_type"))):
             return False
         if needle is not None and not is_in(needle, body):
             return False
-        return all(is_at(body, path, value) for path, value in filters.equalities) and all(
-            is_contained(part, body) for part in filters.containments
-        )
+        return all(
+            any(is_at(body, keys, value) for keys in ways) for ways, value in filters.equalities
+        ) and all(is_contained(part, body) for part in filters.containments)
 
     return is_wanted

@@ -8,6 +8,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -29,6 +30,7 @@ from nameko_eventlog.cli.terminal import (
 )
 from nameko_eventlog.limits import SHOWN_CALLS, SHOWN_DEPTH
 from nameko_eventlog.store.answers import Call, EventLogRow
+from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import GROUPS, EventLogQuery
 from nameko_eventlog.store.retention import count_before
@@ -87,10 +89,30 @@ def query(
                 click.echo(json_line(row))
             else:
                 writer.writerow([_cell(row, name) for name in _CSV])
+        tell_unseen(store, parameters(options), is_empty=not found)
     if not found:
         if not as_json and not as_csv:
             click.echo("no event logs found", err=True)
         sys.exit(NOTHING)
+
+
+def tell_unseen(store: EventLogQuery, filters: dict[str, Any], *, is_empty: bool) -> None:
+    """
+    Say on standard error which values of filters no event log has, as far as it can be said now.
+
+    Of one value alone that is so only if nothing was found.
+    """
+    if not is_empty and not any(
+        isinstance(values, list) and len(values) > 1 for values in filters.values()
+    ):
+        return
+    with suppress(DatabaseError):  # the question itself was answered
+        for one in store.unseen(**filters):
+            name = one["filter"].replace("_", " ")
+            near = " or ".join(repr(printable(other)) for other in one["near"])
+            hint = f"; did you mean {near}?" if near else ""
+            shown = repr(printable(one["value"]))
+            click.echo(f"no event logs of {name} {shown} are stored{hint}", err=True)
 
 
 def _rows(
@@ -211,6 +233,7 @@ def count(
             limit=limit,
             **parameters(options),
         )
+        tell_unseen(store, parameters(options), is_empty=not groups)
     if not groups:
         click.echo("no event logs found", err=True)
         sys.exit(NOTHING)

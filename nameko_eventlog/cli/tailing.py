@@ -20,6 +20,7 @@ from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
+from nameko_eventlog.cli.stored import tell_unseen
 from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.connections import make_connection
@@ -84,6 +85,8 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
                     click.echo(f"{printable(str(exc))}; it is tried again", err=True)
                     time.sleep(5)
                     break
+                if not has_answered:
+                    tell_unseen(store, filters, is_empty=not page["event_logs"])
                 has_answered = True
                 for row in page["event_logs"]:
                     if row["message_id"] in known:

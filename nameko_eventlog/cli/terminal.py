@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from nameko_eventlog.store.answers import EventLogRow
+from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.visible import visible
 
 
@@ -22,11 +23,8 @@ _COLOURS = {
     "debug": "dim",
     "info": "green",
     "warning": "yellow",
-    "warn": "yellow",
     "error": "red",
-    "exception": "red",
     "critical": "bold red",
-    "fatal": "bold red",
 }
 
 
@@ -85,7 +83,7 @@ def event_line(time: str, body: dict[str, Any]) -> Text:
     )
     line = Text(no_wrap=True, overflow="ignore")
     line.append(printable(time), style="dim")
-    line.append(f" {column(level, _LEVEL)} ", style=_COLOURS.get(level, ""))
+    line.append(f" {column(level, _LEVEL)} ", style=_COLOURS.get(normal_level(level) or "", ""))
     line.append(printable(where), style="cyan")
     line.append(f"  {printable(str(body.get('event_type')))}", style="bold")
     data = body.get("data")

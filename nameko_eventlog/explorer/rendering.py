@@ -22,6 +22,7 @@ from nameko_eventlog.store.answers import (
     EventLogRow,
 )
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.visible import visible as make_visible
 
 
@@ -220,18 +221,19 @@ class Line:
     url: str | None = None
 
 
-def body_lines(body: Mapping[str, Any]) -> tuple[list[Line], bool]:
+def body_lines(row: EventLogRow) -> tuple[list[Line], bool]:
     """
     Return the lines of a body, and whether there are more than a page takes.
 
     What the event log is about comes first, and last who told it, which is above on the page.
     """
+    body: Mapping[str, Any] = row["body"]
     about = {name: value for name, value in body.items() if name not in _ABOVE}
     data = {"data": body["data"]} if "data" in body else {}
     body = {**data, **about, **{name: body[name] for name in _ABOVE if name in body}}
     lines: list[Line] = []
     length = 0
-    for line in _lines(body, ()):
+    for line in _lines(row, body, ()):
         length += len(line.key) + len(line.value or "")
         if len(lines) == MOST_LINES or length > _MOST_OF_BODY:
             return lines, True
@@ -239,17 +241,17 @@ def body_lines(body: Mapping[str, Any]) -> tuple[list[Line], bool]:
     return lines, False
 
 
-def _lines(value: Any, path: tuple[str, ...]) -> Iterator[Line]:
+def _lines(row: EventLogRow, value: Any, path: tuple[str, ...]) -> Iterator[Line]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, one in items:
         at = (*path, str(key))
         shown = _cut(str(key), 200)
         if isinstance(one, (dict, list)) and one:
             yield Line(len(path), shown)
-            yield from _lines(one, at)
+            yield from _lines(row, one, at)
         else:
             text = _cut(json.dumps(one, ensure_ascii=False), MOST_SHOWN)
-            yield Line(len(path), shown, text, _kind(one), views.field_url(at, one))
+            yield Line(len(path), shown, text, _kind(one), views.field_url(row, at, one))
 
 
 def _kind(value: Any) -> str:
@@ -264,6 +266,7 @@ def level_class(level: Any) -> str:
     """
     Return what a level is drawn as: ``error``, ``warning`` or ``other``.
     """
+    level = normal_level(level)
     if level in FAILURE_LEVELS:
         return "error"
     return "warning" if level in WARNING_LEVELS else "other"
@@ -324,6 +327,8 @@ def make_environment() -> Environment:
         WARNING_LEVELS=WARNING_LEVELS,
         event_log_url=views.event_log_url,
         trace_url=views.trace_url,
+        call_url=views.call_url,
+        field_url=views.field_url,
         stream_url=views.stream_url,
         bdi=bdi,
         call_name=call_name,

@@ -28,6 +28,7 @@ from nameko_eventlog.explorer.rendering import (
 )
 from nameko_eventlog.explorer.serving import page
 from nameko_eventlog.explorer.views import (
+    NAMES,
     PAGE,
     RANGE,
     View,
@@ -41,6 +42,7 @@ from nameko_eventlog.store.answers import FAILURE_LEVELS, WARNING_LEVELS
 from nameko_eventlog.store.background import spawn
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.levels import expand_levels
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.rows import AHEAD_MS
@@ -234,8 +236,9 @@ class EventLogExplorer:
         count = partial(
             self.pages.ask, "count", group_by="time", bucket=bucket, limit=1000, **counted
         )
+        asked, _ = expand_levels(given["level"]) if "level" in given else (None, None)
         levels = {
-            name: [level for level in of if level in given.get("level", of)]
+            name: [level for level in of if asked is None or level in asked]
             for name, of in _LEVELS.items()
         }
         found, total, *by_level = self.pages.ask_all(
@@ -252,8 +255,14 @@ class EventLogExplorer:
             late = datetime.now(timezone.utc) + timedelta(seconds=AHEAD_SECONDS)
             beyond = {**given, "since": max(late, since), "until": late + _AHEAD}
             ahead = _sum(self.pages.ask("count", group_by="level", **beyond))
+        unseen = []
+        names = {name: given[name] for name in NAMES if name in given}
+        is_empty = not found["event_logs"] and view.cursor is None
+        if names and (is_empty or any(len(values) > 1 for values in names.values())):
+            unseen = self.pages.ask("unseen", **names)
         return self.pages.render(
             "stream.html",
+            unseen=unseen,
             view=view,
             rows=found["event_logs"],
             following=found["cursor"] and view.page_url(found["cursor"], given),
@@ -293,7 +302,7 @@ class EventLogExplorer:
             return self._not_found("event log", request.args.get("id", ""))
         body = row["body"]
         stack = body.get("call_stack") or []
-        lines, is_cut = body_lines(body)
+        lines, is_cut = body_lines(row)
         at = datetime.fromisoformat(row["time"])
         return self.pages.render(
             "event_log.html",

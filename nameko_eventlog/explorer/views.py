@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
-from nameko_eventlog.store.parameters import InvalidQuery
-from nameko_eventlog.store.rows import EARLIEST_MS
+from nameko_eventlog.limits import PATTERN_WILDCARDS
+from nameko_eventlog.store.answers import EventLogRow
+from nameko_eventlog.store.parameters import MAX_PATH_LEVELS, InvalidQuery
+from nameko_eventlog.store.paths import write_path
+from nameko_eventlog.store.rows import EARLIEST_MS, MAX_TEXT
 from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
@@ -27,6 +31,8 @@ PAGE = 100
 """How many event logs are on a page."""
 
 _MOST_QUOTED = 600
+_MOST_TYPED = 250
+_AROUND = timedelta(hours=12)
 
 # the store keeps nothing from before
 _EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, timezone.utc)
@@ -101,7 +107,7 @@ class View:
             try:
                 _check_once(typed, name, value)
                 if name in NAMES:
-                    given.setdefault(name, []).append(value)
+                    given.setdefault(name, []).append(_read_name(value))
                 elif name in EQUALITIES:
                     path, wanted = parse_equality(value)
                     given.setdefault(name, {})[path] = wanted
@@ -159,9 +165,21 @@ class View:
         """
         Return what `url` does, or None if it would be so long that a page full of them is heavy.
         """
-        if any(len(quote(value)) > _MOST_QUOTED for value in changes.values() if value):
+        given = {name: value for name, value in changes.items() if value is not None}
+        if any(len(quote(value)) > _MOST_QUOTED for value in given.values()):
             return None
-        return self.url(**changes)
+        if not all(_can_ask(name, value) for name, value in given.items()):
+            return None
+        return self.url(**{**changes, **{name: write_name(one) for name, one in given.items()}})
+
+    def with_other(self, name: str, value: str, other: str) -> str:
+        """
+        Return the URL with another name in the place of one that was asked for.
+        """
+        return self._url(
+            (of, write_name(other) if (of, _read_name(text)) == (name, value) else text)
+            for of, text in self.filters
+        )
 
     def url_of_levels(self, *levels: str) -> str:
         """
@@ -258,11 +276,49 @@ def map_url(**times: str) -> str:
     return f"/map?{urlencode(times)}"
 
 
+def write_name(name: str) -> str:
+    """
+    Write a name as it can be typed into a filter: in quotes, where typing would change it.
+    """
+    return json.dumps(name) if name != name.strip() or name.startswith('"') else name
+
+
+def _read_name(text: str) -> str:
+    """
+    Read a name that was typed: what is in quotes, as it is.
+    """
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        with suppress(ValueError):
+            return str(json.loads(text))
+    return text
+
+
+def _can_ask(name: str, value: str) -> bool:
+    """
+    Tell whether the store takes a name in a filter.
+    """
+    return 0 < len(value) <= MAX_TEXT and (
+        name != "event_type" or value.count("*") <= PATTERN_WILDCARDS
+    )
+
+
 def stream_url(filters: Mapping[str, str]) -> str:
     """
-    Return the URL of the stream with these filters.
+    Return the URL of the stream with these filters: names as they are.
     """
-    return View(tuple(filters.items())).url()
+    return View(
+        tuple(
+            (name, write_name(value) if name in NAMES else value)
+            for name, value in filters.items()
+        )
+    ).url()
+
+
+def call_url(call_id: str) -> str | None:
+    """
+    Return the URL of the event logs of a call, or None if nothing can have that id.
+    """
+    return stream_url({"call_id": call_id}) if _can_ask("call_id", call_id) else None
 
 
 def event_log_url(message_id: str) -> str:
@@ -286,19 +342,43 @@ def trace_url(call_id: str) -> str:
     return f"/trace?{urlencode({'call': call_id})}"
 
 
-def field_url(path: tuple[str, ...], value: Any) -> str | None:
+def field_url(row: EventLogRow, path: tuple[str, ...], value: Any) -> str | None:
     """
     Return the URL of the event logs with the same value in a field of the body, or None if no
     filter can say it.
+
+    Args:
+        row: An event log, which is one of them.
+        path: To the field.
+        value: What is there.
     """
-    if isinstance(value, str) and 0 < len(value) <= 500:
-        if path[0] == "call_stack" and len(path) == 2:
-            return stream_url({"call_id": value})
-        if len(path) == 1 and path[0] in _OWN_FILTERS:
-            return stream_url({_OWN_FILTERS[path[0]]: value})
-    kind, keys = ("data", path[1:]) if path[0] == "data" else ("metadata", path)
-    if not keys or any(not key or "." in key or "=" in key for key in keys):
+    at, now = datetime.fromisoformat(row["time"]), datetime.now(timezone.utc)
+    if isinstance(value, str):
+        name = _own_filter(row["body"], path, value)
+        if name is not None and _can_ask(name, value):
+            is_ahead = at > now and name not in ("call_id", "origin_call_id")
+            return stream_url({name: value, **(_range_around(at) if is_ahead else {})})
+    if isinstance(value, (dict, list)) or "omitted_bytes" in row:  # there the rest is no body's
         return None
-    if isinstance(value, (dict, list)) or len(str(value)) + sum(map(len, keys)) > 200:
+    kind, keys = ("data", path[1:]) if path[0] == "data" and path[1:] else ("metadata", path)
+    typed = f"{write_path(keys)}={json.dumps(value)}"
+    if len(keys) > MAX_PATH_LEVELS or len(typed) > _MOST_TYPED:
         return None
-    return stream_url({kind: f"{'.'.join(keys)}={json.dumps(value)}"})
+    # without a range the last 24 hours are searched
+    is_recent = now - _AROUND < at <= now
+    return stream_url({kind: typed, **({} if is_recent else _range_around(at))})
+
+
+def _own_filter(body: Mapping[str, Any], path: tuple[str, ...], value: str) -> str | None:
+    """
+    Return the filter, with an index, that finds what has a value in a field of the body.
+    """
+    if path[0] == "call_stack":
+        if value == body.get("call_id"):
+            return "call_id"
+        return "origin_call_id" if path[1:] == ("0",) else None
+    return _OWN_FILTERS.get(path[0]) if len(path) == 1 else None
+
+
+def _range_around(at: datetime) -> dict[str, str]:
+    return {"since": typed_time(at - _AROUND), "until": typed_time(at + _AROUND)}

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
-FAILURE_LEVELS = ("error", "critical", "fatal")
-"""The levels of what went wrong."""
+FAILURE_LEVELS = ("error", "critical")
+"""The levels of what went wrong, by their normal names."""
 
-WARNING_LEVELS = ("warning", "warn")
+WARNING_LEVELS = ("warning",)
 """The levels of what may go wrong."""
 
 ENTRYPOINT_FAILED = "entrypoint_failed"
@@ -60,6 +60,16 @@ class ServiceInfo(TypedDict):
     service_name: str
     first: str
     last: str
+
+
+class Unseen(TypedDict):
+    """
+    A filter's value that no stored event log has, and those that look like it and are there.
+    """
+
+    filter: str
+    value: str
+    near: list[str]
 
 
 class Link(TypedDict):

@@ -27,7 +27,7 @@ from nameko_eventlog.addresses import check_quoted, masked, masked_text
 from nameko_eventlog.consuming.decoding import decode_json
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.extras import extra
-from nameko_eventlog.store import files, matching, sqlite_files
+from nameko_eventlog.store import files, jsonb, matching, sqlite_files
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 from nameko_eventlog.store.waiting import Connection
 
@@ -168,7 +168,7 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             max_overflow=0,
             pool_pre_ping=not writes,  # else the first question after PostgreSQL's restart fails
             json_serializer=_encode,
-            json_deserializer=decode_json,
+            json_deserializer=decode_json if is_sqlite else jsonb.decode,
             logging_name="nameko_eventlog",
             pool_logging_name="nameko_eventlog",
             **options,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from nameko_eventlog.consuming.decoding import decode_json
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.parameters import Patterns, compile_patterns
+from nameko_eventlog.store.paths import Keys
 from nameko_eventlog.store.schema import event_logs
 
 
@@ -51,26 +53,33 @@ _EXPONENTS = 10**15  # below it an integer is written as one, with or without ".
 _INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
 
 
-def equals(dialect: Dialect, path: Sequence[str], value: Any) -> ColumnElement[bool]:
+def equals(dialect: Dialect, ways: Sequence[Keys], value: Any) -> ColumnElement[bool]:
     """
-    Make the condition that the value at *path* in the body is *value*.
+    Make the condition that the value at a path in the body, read in one of *ways*, is *value*.
 
-    Unless the path may lead through a list, it asks for containment, which PostgreSQL has an index
-    of, and SQLite is quick to deny. Of a value that is no mapping and no list, that is the same.
+    On PostgreSQL, unless the path may lead through a list, it asks for containment, which has an
+    index. Of a value that is no mapping and no list, that is the same.
     """
-    exact: ColumnElement[bool]
     if dialect.name == "postgresql":
-        found = func.jsonb_extract_path(event_logs.c.body, *path, type_=JSONB)
-        exact = found == literal(value, JSONB(none_as_null=False))
-    else:
-        exact = _function("eventlog_equals", _encode(list(path)), _encode(value))
-    if any(map(_INDEX.fullmatch, path)):
+        return or_(*(_equals_on_postgresql(keys, value) for keys in ways))
+    may_equal = _may_have(_common_text(ways, value))
+    return and_(may_equal, _function("eventlog_equals", _encode(ways), _encode(value)))
+
+
+def _equals_on_postgresql(keys: Keys, value: Any) -> ColumnElement[bool]:
+    found = func.jsonb_extract_path(event_logs.c.body, *keys, type_=JSONB)
+    exact: ColumnElement[bool] = found == literal(value, JSONB(none_as_null=False))
+    if any(map(_INDEX.fullmatch, keys)):
         return exact
     part = value
-    for key in reversed(path):
+    for key in reversed(keys):
         part = {key: part}
-    contained = contains(dialect, part)
+    contained = _contains_on_postgresql(part)
     return and_(contained, exact) if isinstance(value, (dict, list)) else contained
+
+
+def _contains_on_postgresql(part: dict[str, Any]) -> ColumnElement[bool]:
+    return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
 
 
 def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
@@ -78,7 +87,7 @@ def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
     Make the condition that the body contains *part*, as PostgreSQL's ``@>`` has it.
     """
     if dialect.name == "postgresql":
-        return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
+        return _contains_on_postgresql(part)
     may_contain = _may_have(max(_texts(part), key=len, default=""))
     return and_(may_contain, _function("eventlog_contains", _encode(part)))
 
@@ -129,8 +138,8 @@ def teach_sqlite(connection: Any, deadline: Deadline | None = None) -> None:
     """
     check = _go_on if deadline is None else deadline.check
 
-    def equals(body: str, path: str, value: str) -> bool:
-        return _is_at_in(body, _decode(path), _decode(value), check)
+    def equals(body: str, ways: str, value: str) -> bool:
+        return _is_at_in(body, _decode(ways), _decode(value), check)
 
     def contains(body: str, part: str) -> bool:
         return _is_contained_in(_decode(part), body, check)
@@ -224,6 +233,22 @@ def _texts(part: Any) -> Iterator[str]:
         yield _text(part)
 
 
+def _common_text(ways: Sequence[Keys], value: Any) -> str:
+    """
+    Return what stands in every body that has *value* at one of *ways*, as the store encodes it.
+    """
+    if isinstance(value, (dict, list)) and value:
+        return max(_texts(value), key=len, default="")
+    texts = [
+        # where it leads into a list, there is no key
+        _text(value) if _INDEX.fullmatch(keys[-1]) else f'{_as_json(keys[-1])}":{_text(value)}'
+        for keys in ways
+    ]
+    ends = zip(*map(reversed, texts), strict=False)
+    common = takewhile(lambda letters: len(set(letters)) == 1, ends)
+    return "".join(letters[0] for letters in common)[::-1]
+
+
 def _text(value: Any) -> str:
     """
     Return what stands for whatever equals *value*, or begins it; nothing if that may differ.
@@ -292,27 +317,37 @@ def _are_contained_in(part: list[Any], whole: Any, check: Callable[[], None]) ->
     return not leaves and not nested
 
 
-def _is_at_in(body: Any, path: Sequence[str], value: Any, check: Callable[[], None]) -> bool:
+def _is_at_in(
+    body: Any, ways: Sequence[Sequence[str]], value: Any, check: Callable[[], None]
+) -> bool:
     """
-    Tell whether the value at *path* in *body*, which is JSON, is *value*.
+    Tell whether the value at one of *ways* in *body*, which is JSON, is *value*.
     """
-    for depth, key in enumerate(path):
-        check()
-        if _size(body) <= _WHOLE:
-            return is_at(_decode(body), path[depth:], value)
-        try:
-            if _begins(body) == "{":
-                body = msgspec.json.decode(body, type=dict[str, msgspec.Raw])[key]
-            else:
-                found = msgspec.json.decode(body, type=list[msgspec.Raw])
-                at = _index(key, len(found))
-                if at is None:
-                    return False
-                body = found[at]
-        except (msgspec.ValidationError, KeyError):
-            return False
-    # of what may be asked for nothing is so large
-    return _size(body) <= _WHOLE and is_equal(_decode(body), value)
+    check()
+    if _size(body) <= _WHOLE:
+        found = _decode(body)
+        return any(is_at(found, keys, value) for keys in ways)
+    below: dict[str, list[Sequence[str]]] = defaultdict(list)
+    for keys in ways:
+        if keys:  # of what may be asked for nothing is so large
+            below[keys[0]].append(keys[1:])
+    try:
+        inside = _values_at(body, below)
+    except msgspec.ValidationError:  # it has no values
+        return False
+    return any(_is_at_in(one, below[key], value, check) for key, one in inside.items())
+
+
+def _values_at(body: Any, keys: Iterable[str]) -> dict[str, Any]:
+    """
+    Return those values of a mapping or a list, which is JSON, that keys of paths lead to.
+    """
+    if _begins(body) == "{":
+        mapping = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        return {key: mapping[key] for key in keys if key in mapping}
+    values = msgspec.json.decode(body, type=list[msgspec.Raw])
+    places = {key: _index(key, len(values)) for key in keys}
+    return {key: values[at] for key, at in places.items() if at is not None}
 
 
 def _begins(text: Any) -> str:

@@ -23,6 +23,8 @@ from nameko_eventlog.limits import (
     PATTERN_WILDCARDS,
     SEARCH_CHARACTERS,
 )
+from nameko_eventlog.store.levels import expand_levels, level_number
+from nameko_eventlog.store.paths import Keys, read_path
 from nameko_eventlog.store.rows import MAX_DEPTH, MAX_TEXT, Unstorable, make_plain, spelt_out
 from nameko_eventlog.store.times import now_ms, parse_time
 
@@ -43,6 +45,17 @@ DEFAULT_RANGE_MS = 86_400_000
 """For filters of what is in the bodies: the last 24 hours."""
 
 ORDERS = ("newest", "oldest")
+
+COLUMNS = {
+    "service": "service_name",
+    "entrypoint": "entrypoint_name",
+    "event_type": "event_type",
+    "caller": "caller",
+    "level": "level",
+    "call_id": "call_id",
+    "origin_call_id": "origin_call_id",
+}
+"""The filters that have a column of their own, and an index."""
 
 _LONGEST_CURSOR = 10_000
 _LONGEST_TIME = 100
@@ -85,10 +98,12 @@ class Filters:
     patterns: tuple[str, ...]
     since: int | None
     until: int | None
-    equalities: tuple[tuple[tuple[str, ...], Any], ...]
+    equalities: tuple[tuple[tuple[Keys, ...], Any], ...]
     containments: tuple[Mapping[str, Any], ...]
     text: str | None
     digest: str = field(compare=False)
+    least_level: int | None = None
+    """From which number on levels that have no name are meant, beside those of ``columns``."""
 
     @classmethod
     def parse(
@@ -118,17 +133,13 @@ class Filters:
         given = {name: value for name, value in locals().items() if name != "cls"}
         columns = {
             column: _values(name, given[name])
-            for name, column in (
-                ("service", "service_name"),
-                ("entrypoint", "entrypoint_name"),
-                ("event_type", "event_type"),
-                ("caller", "caller"),
-                ("level", "level"),
-                ("call_id", "call_id"),
-                ("origin_call_id", "origin_call_id"),
-            )
+            for name, column in COLUMNS.items()
             if given[name] is not None
         }
+        least_level: int | None = None
+        if "level" in columns:
+            names, least_level = expand_levels(columns["level"])
+            columns["level"] = tuple(sorted(names))
         patterns: tuple[str, ...] = ()
         if any("*" in one for one in columns.get("event_type", ())):
             patterns = columns.pop("event_type")
@@ -158,7 +169,7 @@ class Filters:
         told = msgspec.json.encode(
             [
                 sorted(columns.items()), patterns, equalities, containments,
-                text and spelt_out(text), since_ms, until_ms,
+                text and spelt_out(text), since_ms, until_ms, least_level,
             ]
         )  # fmt: skip
         return cls(
@@ -170,6 +181,7 @@ class Filters:
             containments=tuple(containments),
             text=text and spelt_out(text),
             digest=hashlib.sha256(told).hexdigest()[:16],
+            least_level=least_level,
         )
 
     @property
@@ -178,6 +190,15 @@ class Filters:
         Whether it is about what is in the bodies: on SQLite no index but the time's serves it.
         """
         return bool(self.equalities or self.containments or self.text)
+
+    def takes_level(self, level: str | None) -> bool:
+        """
+        Tell whether event logs of a level are wanted, whose normal name is given.
+        """
+        if "level" not in self.columns or level in self.columns["level"]:
+            return True
+        number = None if self.least_level is None or level is None else level_number(level)
+        return number is not None and self.least_level is not None and number >= self.least_level
 
     def up_to_now(self) -> Filters:
         """
@@ -407,15 +428,20 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
     return plain
 
 
-def _equalities(name: str, value: Any, at: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+def _equalities(name: str, value: Any, at: Keys) -> list[tuple[tuple[Keys, ...], Any]]:
     if value is None:
         return []
     given = _mapping(name, value)
     if len(given) > MAX_PATHS:
         raise InvalidQuery(name, value, f"pass at most {MAX_PATHS} paths")
-    if any(path.count(".") >= MAX_PATH_LEVELS for path in given):
-        raise InvalidQuery(name, value, f"pass paths of at most {MAX_PATH_LEVELS} levels")
-    return [((*at, *path.split(".")), one) for path, one in given.items()]
+    found = []
+    for path, one in given.items():
+        ways = read_path(path)
+        if len(ways[0]) > MAX_PATH_LEVELS:
+            raise InvalidQuery(name, value, f"pass paths of at most {MAX_PATH_LEVELS} levels")
+        kept = tuple((*at, *keys) for keys in ways if len(keys) <= MAX_PATH_LEVELS)
+        found.append((kept, one))
+    return found
 
 
 def default_since(until: int | None) -> int:

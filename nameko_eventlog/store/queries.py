@@ -40,6 +40,7 @@ from nameko_eventlog.store.answers import (
     Page,
     ServiceInfo,
     Trace,
+    Unseen,
 )
 from nameko_eventlog.store.databases import (
     check_exists,
@@ -48,6 +49,7 @@ from nameko_eventlog.store.databases import (
     open_engine,
 )
 from nameko_eventlog.store.deadlines import Deadline
+from nameko_eventlog.store.levels import UNNAMED
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -63,6 +65,7 @@ from nameko_eventlog.store.parameters import (
 from nameko_eventlog.store.schema import event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.traces import build_trace
+from nameko_eventlog.store.unseen import find_unseen
 
 
 _STREAMED = 100  # rows of a trace that are fetched at once
@@ -128,13 +131,16 @@ class EventLogQuery:
             cursor: The last page's, for the one behind it.
             **filters: Which; all must be met.
 
-                - ``service``, ``entrypoint``, ``level``: a name or a list of names.
+                - ``service``, ``entrypoint``: a name or a list of names.
+                - ``level``: the same, in any case, or an alias (``warn``, ``fatal``), or logging's
+                  number for it; ``warning+`` is that level and those above.
                 - ``event_type``: the same; ``*`` stands for any text.
                 - ``caller``: the name of the service that has called, or a list of names.
                 - ``call_id``, ``origin_call_id``: an id or a list of ids.
                 - ``since``, ``until``: a datetime or ISO 8601; from the one until before the
                   other.
                 - ``data``, ``metadata``: a mapping of paths, ``"customer.id"``, to what is there.
+                  A dot separates two keys, or stands in one; a key in quotes is as it is.
                 - ``data_contains``, ``metadata_contains``: a mapping that is contained: nested
                   mappings by their keys, lists in any order.
                 - ``text``: what is somewhere in the body as JSON, whatever its case.
@@ -308,6 +314,23 @@ class EventLogQuery:
             found: str | None = connection.scalar(statement)
         return found
 
+    def unseen(self, /, **filters: Any) -> list[Unseen]:
+        """
+        Return the values of filters that no stored event log has, whenever it was, with names
+        like them that some have. Ask it where a page is empty.
+
+        Args:
+            **filters: Those of `query`; looked at are the names and ids: ``service``,
+                ``entrypoint``, ``event_type``, ``caller``, ``level``, ``call_id``,
+                ``origin_call_id``.
+
+        Raises:
+            InvalidQuery: A parameter is wrong.
+        """
+        _parse(filters)
+        with self._connection() as connection:
+            return find_unseen(connection, filters, self._deadline.check)
+
     def services(self) -> list[ServiceInfo]:
         """
         Return the services there are event logs of, by name.
@@ -435,8 +458,13 @@ class EventLogQuery:
 
     def _resolve(self, connection: Connection, filters: Filters) -> Filters:
         """
-        Put the event types that there are in the place of patterns, unless there are too many.
+        Put the event types that there are in the place of patterns, unless there are too many, and
+        add the levels without a name that are meant.
         """
+        if filters.least_level is not None:
+            unnamed = statements.distinct(connection, event_logs.c.level, UNNAMED, MAX_VALUES)
+            levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
+            filters = replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
         if not filters.patterns:
             return filters
         means = compile_patterns(filters.patterns)

@@ -21,6 +21,7 @@ from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.decoding import JSON, decode_json, load, weight_of
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.times import parse_time
 
 
@@ -76,7 +77,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         call_stack = []
     if type(call_stack) is not list or not all(type(one) is str for one in call_stack):
         raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
-    level = body.get("level")
+    level = normal_level(body.get("level"))
     parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
     time_ms = _body_time(body.get("timestamp"), now)
     message_id = message.properties.get("message_id")
@@ -95,7 +96,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         "event_type": _text(body, "event_type"),
         "entrypoint_protocol": _text_or_none(body, "entrypoint_protocol"),
         "entrypoint_name": _text_or_none(body, "entrypoint_name"),
-        "level": level if type(level) is str and len(level) <= MAX_TEXT else None,
+        "level": None if level is None or len(level) > MAX_TEXT else level,
         "call_id": _text_or_none(body, "call_id"),
         "origin_call_id": _bounded("call_stack[0]", call_stack[0]) if call_stack else None,
         "parent_call_id": parent,

@@ -240,6 +240,13 @@ class EventLogStore:
         return self.database.ask("service_map", **parameters)
 
     @rpc(expected_exceptions=(InvalidQuery,))
+    def unseen(self, /, **parameters: Any) -> Any:
+        """
+        Return the values of filters that no event log has: `EventLogQuery.unseen`.
+        """
+        return self.database.ask("unseen", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
     def get(self, message_id: str) -> Any:
         """
         Return one event log: `EventLogQuery.get`.

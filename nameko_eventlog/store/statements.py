@@ -126,7 +126,8 @@ def page(
     """
     lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
     values = filters.columns[lead] if lead else ()
-    conditions_each = 1 + len(filters.equalities) + len(filters.containments)
+    paths = sum(len(ways) for ways, _ in filters.equalities)
+    conditions_each = 1 + paths + len(filters.containments)
     if (
         lead is None
         or not 1 < len(values) <= MAX_VALUES
@@ -179,7 +180,7 @@ def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[boo
     if filters.patterns:
         every.append(matching.is_named(dialect, event_logs.c.event_type, filters.patterns))
     every += time_range(filters)
-    every += [matching.equals(dialect, path, value) for path, value in filters.equalities]
+    every += [matching.equals(dialect, ways, value) for ways, value in filters.equalities]
     every += [matching.contains(dialect, dict(part)) for part in filters.containments]
     if filters.text:
         every.append(matching.has_text(dialect, filters.text))
@@ -205,10 +206,12 @@ def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
     return keys if order == "oldest" else [key.desc() for key in keys]
 
 
-def distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]:
+def distinct(
+    connection: Connection, column: Any, prefix: str = "", most: int = DISTINCT_NAMES
+) -> list[str]:
     """
     Return the values of an indexed column by one look into its index for each: of more than
-    `DISTINCT_NAMES` the first.
+    *most* the first.
     """
 
     def least(condition: ColumnElement[bool]) -> Any:
@@ -223,5 +226,5 @@ def distinct(connection: Connection, column: Any, prefix: str = "") -> list[str]
             )
         )
     )
-    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(DISTINCT_NAMES)
+    statement = select(values.c.value).where(values.c.value.is_not(None)).limit(most)
     return [name for name in connection.scalars(statement) if name.startswith(prefix)]

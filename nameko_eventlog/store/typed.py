@@ -9,6 +9,8 @@ import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from nameko_eventlog.store.paths import split_path
+
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -56,7 +58,7 @@ def parse_equality(text: str) -> tuple[str, Any]:
     Raises:
         ValueError: It has no path, or no value, or one that is nested too deeply.
     """
-    path, is_there, value = text.partition("=")
+    path, is_there, value = split_path(text)
     if not is_there or not path:
         raise ValueError(f"{text!r} is no PATH=VALUE, like customer.id=5")
     try:

@@ -82,6 +82,33 @@ class TestQuery:
         assert [] == types("--until", "2020-01-01")
         assert 3 == len(types("--since", "2h"))
 
+    def test_unseen(self, run: Cli, stored: Stored) -> None:
+        """
+        What no event log has is told on standard error, with similar names; a level is found
+        however it is written.
+        """
+        stored({"level": "Error", "data": {"http.method": "GET", "http": {"code": 5}}})
+
+        assert (
+            "no event logs of service 'shp' are stored; did you mean 'shop'?\n"
+            "no event logs of event type 'ordr_*' are stored; did you mean 'order_paid'?\n"
+            "no event logs found\n"
+        ) == run("query", "-s", "shp", "-t", "ordr_*").stderr
+        assert "of level 'eror' are stored; did you mean 'error'?" in (
+            run("count", "--level", "eror").stderr
+        )
+        for found in (
+            ("--level", "ERR"),
+            ("--level", "warn+"),
+            ("--level", "40"),
+            ("--data", "http.method=GET"),
+            ("--data", '"http.method"=GET'),
+            ("--data", "http.code=5"),
+        ):
+            answer = run("query", "--json", *found)
+            assert (0, "") == (answer.exit_code, answer.stderr), found
+        assert 1 == run("query", "--level", "critical+").exit_code
+
     def test_all(self, run: Cli, stored: Stored) -> None:
         """
         --all goes through all pages, --limit ends in the midst of one.

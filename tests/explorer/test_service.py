@@ -296,6 +296,22 @@ class TestStream:
 
         assert "The store is empty" in explorer().get("/").text
 
+    def test_unseen(self, explorer: Start, stored: Stored) -> None:
+        """
+        Names that no event log has are told, with links to similar ones.
+        """
+        stored({"level": "ERROR"})
+        running = explorer()
+        page = running.get("/?service=shp&level=error%2B&caller=nowhere").text
+
+        assert "No event logs of service <bdi>shp</bdi> are stored; did you mean" in page
+        assert "No event logs of caller <bdi>nowhere</bdi> are stored." in page
+        assert "of level" not in page
+        assert "/?level=error%2B&caller=nowhere&service=shop" in links(page) or (
+            "/?service=shop&caller=nowhere&level=error%2B" in links(page)
+        )
+        assert "unseen" not in running.get("/?service=shop&level=ERR").text
+
     @pytest.mark.parametrize(
         ("query", "said"),
         [
@@ -372,8 +388,8 @@ class TestStream:
         """
         The legend leads to all levels of a colour.
         """
-        levels = (*FAILURE_LEVELS, *WARNING_LEVELS)
-        stored(*({"level": level} for level in levels), {"level": "info"})
+        levels = ("error", "ERROR", "fatal", "warn", "Warning", "info")
+        stored(*({"level": level} for level in levels))
         page = explorer().get("/").text
 
         for some in (FAILURE_LEVELS, WARNING_LEVELS):

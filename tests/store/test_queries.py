@@ -1029,7 +1029,7 @@ class TestMatching:
             value = at(body, path)
         part = functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)
         equal, contained = (
-            matching.equals(query._dialect, path, value),
+            matching.equals(query._dialect, [path], value),
             matching.contains(query._dialect, part),
         )
         with query._engine.connect() as connection:  # which commits nothing by itself
@@ -1049,7 +1049,7 @@ class TestMatching:
             patch.setattr(matching, "_WHOLE", 0)
             patch.setattr(matching, "_size", lambda text: int(not is_leaf(text)))
             contained = matching._is_contained_in(other, text, lambda: None)
-            is_there = matching._is_at_in(text, path, at(body, path), lambda: None)
+            is_there = matching._is_at_in(text, [path], at(body, path), lambda: None)
 
         assert is_contained(other, body) == contained
         if not isinstance(at(body, path), (dict, list)):
