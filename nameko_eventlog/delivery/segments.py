@@ -24,6 +24,7 @@ from eventlet import patcher
 from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.message import Message, shortstr
 from nameko_eventlog.serialization import encode_plain, is_plain
+from nameko_eventlog.tables import SharedTable
 
 
 _os = patcher.original("os")  # eventlet's waits for files that are always ready
@@ -80,6 +81,8 @@ def encode(message: Message) -> bytes:
         Exception: If AMQP does not know a header's value; such a message cannot be sent anyway.
     """
     found: Any = message.headers
+    if type(found) is SharedTable:
+        found = dict(found)
     stored = _Stored(
         str(message.message_id),
         shortstr(message.event_type),
@@ -150,7 +153,7 @@ def decode(line: bytes) -> Message:
         body,
         stored.content_type,
         stored.content_encoding,
-        headers,
+        SharedTable(headers),
         stored.event_type,
         stored.timestamp,
         message_id=stored.message_id,
