@@ -215,6 +215,12 @@ class Outbox(Protocol):
         """
 
     @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long its disk has not answered.
+        """
+
+    @property
     def level(self) -> Level:
         """
         How full it is.
@@ -386,6 +392,13 @@ class MemoryOutbox:
         How many messages are lost if the process is killed: all of them.
         """
         return self.waiting
+
+    @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long its disk has not answered: it has none.
+        """
+        return 0.0
 
     @property
     def level(self) -> Level:

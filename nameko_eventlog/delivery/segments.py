@@ -22,6 +22,7 @@ from amqp.serialization import dumps, loads
 from eventlet import patcher
 
 from nameko_eventlog.delivery import private
+from nameko_eventlog.delivery.disk import DiskThread, Stalled
 from nameko_eventlog.delivery.message import Message, shortstr
 from nameko_eventlog.serialization import encode_plain, is_plain
 from nameko_eventlog.tables import SharedTable
@@ -238,6 +239,8 @@ class Segment:
         self, directory: int, path: pathlib.Path, is_new: bool = False, service: str = ""
     ) -> None:
         self.path = path
+        self.disk: DiskThread | None = None
+        """Makes the calls that may have to wait, if there is one."""
         self.is_growing = is_new
         self.is_known = True
         self.is_said_corrupt = False
@@ -292,16 +295,29 @@ class Segment:
         written = 0
         try:
             while written < len(line):  # when a part was, the next attempt says why
-                more = _os.pwrite(self.fd, line[written:], start + written)
+                more = self._pwrite(line[written:], start + written)
                 if not more:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 written += more
+        except Stalled:
+            raise  # what comes late is cut off when it comes
         except OSError:
             _os.ftruncate(self.fd, start)
             raise
         self.written = start + written
         self.is_dirty = True
         return start
+
+    def _pwrite(self, part: bytes, at: int) -> int:
+        written: int = (_os.pwrite if self.disk is None else self.disk.write)(self.fd, part, at)
+        return written
+
+    def _pread(self, size: int, at: int) -> bytes:
+        if self.disk is None:
+            found: bytes = _os.pread(self.fd, size, at)
+        else:
+            found = self.disk.call(lambda: _os.pread(self.fd, size, at))
+        return found
 
     def sync(self) -> None:
         """
@@ -373,7 +389,7 @@ class Segment:
         size = _CHUNK
         while True:
             wanted = min(size, self.written - self.read_up_to)
-            chunk = _os.pread(self.fd, wanted, self.read_up_to)
+            chunk = self._pread(wanted, self.read_up_to)
             end = chunk.rfind(b"\n") + 1
             if end or self.read_up_to + len(chunk) >= self.written or len(chunk) < wanted:
                 break

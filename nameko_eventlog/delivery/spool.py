@@ -21,6 +21,7 @@ from nameko.exceptions import ConfigurationError
 
 from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.disk import Stalled
 from nameko_eventlog.delivery.holding import hold, release
 from nameko_eventlog.delivery.holdings import Holdings, directory_name
 from nameko_eventlog.delivery.message import Message
@@ -257,7 +258,10 @@ class SpooledOutbox:
         """
         if self._taken and self._memory_level() is Level.FULL:
             return False  # what is on its way, or waits aside, takes all of it
-        found, lost = self._holdings.read()
+        try:
+            found, lost = self._holdings.read()
+        except Stalled:
+            return False  # what is in memory alone comes after what is on the disk
         for _ in range(lost):
             self._ledger.undelivered.increment()
         self._ahead += found
@@ -365,6 +369,13 @@ class SpooledOutbox:
             return sum(message.place is None for message in kept)
 
     @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long the disk has not answered.
+        """
+        return self._holdings.disk.stalled_seconds
+
+    @property
     def level(self) -> Level:
         """
         How full it is.
@@ -389,6 +400,8 @@ class SpooledOutbox:
             if self._is_closed:  # in a forked child
                 return
             try:
+                if self._holdings.disk.is_stalled:
+                    continue
                 self._check_place()
                 self._retry()
                 is_well = self._sync()

@@ -107,7 +107,7 @@ class TestMemoryOutbox:
         outbox.settle(outbox.take(1)[0], Counter())
 
         assert Level.LOW is outbox.level
-        put = [outbox.put(make_message(body=b"", headers={})) for _ in range(6)]
+        put = [outbox.put(make_message(body=b"", headers={}, event_type="")) for _ in range(6)]
         assert Level.FULL not in put[:5]
         assert Level.FULL is put[5]
 
