@@ -79,13 +79,8 @@ class _Recorder:
         Return the counts.
         """
         nothing = (
-            "refused",
-            "not_forwarded",
-            "oldest_seconds",
-            "reconnects",
-            "blocked_seconds",
-            "at_risk",
-            "stalled_seconds",
+            *("refused", "not_forwarded", "oldest_seconds", "reconnects"),
+            *("blocked_seconds", "at_risk", "stalled_seconds"),
         )
         return {**self._ledger.stats(), **dict.fromkeys(nothing, 0)}
 

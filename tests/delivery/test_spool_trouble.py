@@ -312,6 +312,45 @@ class TestVanished:
         assert 2 == check_sum(first)["waiting"]
         assert 1 == len(said.saying("has vanished"))
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "segment deleted",
+            "segment replaced",
+            "lock deleted",
+            "lock replaced",
+            "folder replaced",
+        ],
+    )
+    def test_any_part(
+        self,
+        nowhere: str,
+        make_spooled: Make,
+        files: Any,
+        said: Lines,
+        quick: None,
+        change: str,
+    ) -> None:
+        """
+        A file or directory under a running spool that was deleted, or replaced by another of its
+        name, is noticed by what it is; what comes then is written to a new directory.
+        """
+        delivery = make_spooled(nowhere)
+        delivery.accept(make_message(1))
+        (path,) = files()
+        part, _, what = change.partition(" ")
+        found = {"segment": path, "lock": path.parent / "lock", "folder": path.parent}[part]
+        found.rename(aside := path.parent.parent.parent / "aside")
+        if what == "replaced":
+            (shutil.copytree if aside.is_dir() else shutil.copy)(aside, found)
+        wait_until(lambda: said.saying("has vanished"))
+        delivery.accept(make_message(2))
+
+        assert [2] == [
+            number for one in files() if one.parent != path.parent for number in numbers(one)
+        ]
+        assert 2 == check_sum(delivery)["waiting"]
+
 
 class TestLookedAfter:
     def test_handlers_that_raise(
