@@ -36,7 +36,7 @@ from nameko.standalone.events import get_event_exchange
 from nameko_eventlog import limits
 from nameko_eventlog.addresses import broker_address, masked, masked_value, without_secrets
 from nameko_eventlog.reporting import report
-from nameko_eventlog.tables import copied, is_table, redacted
+from nameko_eventlog.tables import SharedTable, copied, is_table, redacted
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -299,11 +299,13 @@ class ContextHeaders:
                 made_of = copied(self._data)
                 context = redacted(made_of, self._redact) if self._redact else made_of
                 context = {**context, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
-                self._made = {
-                    f"{HEADER_PREFIX}.{key}": value
-                    for key, value in context.items()
-                    if value is not None
-                }
+                self._made = SharedTable(
+                    {
+                        f"{HEADER_PREFIX}.{key}": value
+                        for key, value in context.items()
+                        if value is not None
+                    }
+                )
                 self._made_of = made_of
         except Exception:
             report("the message headers of a worker could not be made")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from sys import getsizeof
 from typing import Any
 
 from amqp.serialization import dumps
@@ -21,6 +22,43 @@ CUT = f"[nesting beyond {MAX_DEPTH} levels cut]"
 """What stands in the place of what is redacted, and of what is cut."""
 
 _UNCHANGING = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+class SharedTable(dict[str, Any]):
+    """
+    A table that does not change, and that many messages share.
+    """
+
+    __slots__ = ("holders", "weight")
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__(table)
+        self.weight = weigh(self)
+        """About how many bytes it takes in memory."""
+        self.holders = 0
+        """How many of those messages an outbox holds."""
+
+
+def weigh(value: Any) -> int:
+    """
+    Return about how many bytes *value*, which a table may hold, takes in memory.
+    """
+    return getsizeof(value) + _weigh_inside(value)
+
+
+def _weigh_inside(value: Any) -> int:
+    parts: list[Any] | tuple[Any, ...]
+    if isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    else:
+        return 0
+    size = sum(map(getsizeof, parts))
+    for part in parts:
+        if type(part) not in _UNCHANGING:
+            size += _weigh_inside(part)
+    return size
 
 
 def check_finite(table: Mapping[str, Any]) -> None:

@@ -78,7 +78,10 @@ class _Recorder:
         """
         Return the counts.
         """
-        nothing = ("refused", "not_forwarded", "oldest_seconds", "reconnects", "blocked_seconds")
+        nothing = (
+            *("refused", "not_forwarded", "oldest_seconds", "reconnects"),
+            *("blocked_seconds", "at_risk", "stalled_seconds"),
+        )
         return {**self._ledger.stats(), **dict.fromkeys(nothing, 0)}
 
 

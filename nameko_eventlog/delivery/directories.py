@@ -7,16 +7,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import pathlib
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 from zlib import crc32
 
 import eventlet
 from eventlet import patcher
 
 from nameko_eventlog.delivery import private
+from nameko_eventlog.delivery.disk import DiskThread, Stalled
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import SUFFIX, Segment, read_position
@@ -46,6 +50,7 @@ class Directory:
         service: The service's name.
         news: Takes what is to be said.
         segment_bytes: From which size on a segment is followed by another.
+        disk: Makes the calls that may have to wait, if there is one.
 
     Raises:
         BlockingIOError: If another process has it.
@@ -58,6 +63,7 @@ class Directory:
         service: str,
         news: News,
         segment_bytes: int = SEGMENT_BYTES,
+        disk: DiskThread | None = None,
     ) -> None:
         self.path = path
         self._service = service
@@ -69,6 +75,7 @@ class Directory:
         self._position_fd = -1
         self._said_position: tuple[str, int] | None = None
         self._segment_bytes = segment_bytes
+        self._disk = disk
         self._is_new = True  # not known to be on the disk
         with private.closing(private.open_service(path.parent, make=True)) as parent:
             self._fd = private.open_directory(parent, path, make=True)
@@ -146,7 +153,8 @@ class Directory:
         try:
             return segment, segment.append(line)
         except OSError as exc:
-            if exc.errno not in FULL:  # a full disk empties; anything else wants another file
+            # a full disk empties, a stalled one goes on; anything else wants another file
+            if exc.errno not in FULL and not isinstance(exc, Stalled):
                 self.finish()
             raise
 
@@ -173,6 +181,8 @@ class Directory:
             corrupt: list[bytes] = []
             try:
                 found = segment.read(corrupt.append)
+            except Stalled:
+                raise
             except OSError as exc:
                 self._give_up(segment, exc)
                 self.unread -= before
@@ -197,10 +207,20 @@ class Directory:
         self.finish()
         self._number += 1
         path = self.path / f"{self._number:08d}{SUFFIX}"
-        self._growing = Segment(self._fd, path, is_new=True, service=self._service)
+        self._growing = self._call(
+            lambda: Segment(self._fd, path, is_new=True, service=self._service), self._discard
+        )
+        self._growing.disk = self._disk
         self._is_new = True
         self.segments.append(self._growing)
         return self._growing
+
+    def _call(self, call: Callable[[], Any], on_late: Callable[[Any], object] = bool) -> Any:
+        return call() if self._disk is None else self._disk.call(call, on_late)
+
+    def _discard(self, segment: Segment) -> None:
+        segment.close()
+        os.unlink(segment.path.name, dir_fd=self._fd)
 
     def finish(self) -> None:
         """
@@ -258,8 +278,9 @@ class Directory:
         while self.segments and self.segments[0].is_done:
             segment = self.segments.popleft()
             segment.close()
+            name = segment.path.name
             with contextlib.suppress(OSError):
-                os.unlink(segment.path.name, dir_fd=self._fd)
+                self._call(functools.partial(os.unlink, name, dir_fd=self._fd))
         if self.segments:
             first = self.segments[0]
             position = first.path.name, first.settled_up_to
@@ -273,11 +294,15 @@ class Directory:
     def _write_position(self, name: str, offset: int) -> None:
         with contextlib.suppress(OSError):  # it saves repetitions, nothing else
             if self._position_fd < 0:
-                self._position_fd = private.open_file(
-                    self._fd, self.path / POSITION, os.O_RDWR, make=True
+                self._position_fd = self._call(
+                    lambda: private.open_file(
+                        self._fd, self.path / POSITION, os.O_RDWR, make=True
+                    ),
+                    _os.close,
                 )
             line = f"{name} {offset:020d}"
-            _os.pwrite(self._position_fd, f"{line} {crc32(line.encode()):08x}\n".encode(), 0)
+            line = f"{line} {crc32(line.encode()):08x}\n"
+            self._call(lambda: _os.pwrite(self._position_fd, line.encode(), 0))
 
     def _read_position(self) -> tuple[str, int]:
         try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -18,6 +19,7 @@ from uuid import uuid4
 from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.adoption import Estate
 from nameko_eventlog.delivery.directories import FULL, SEGMENT_BYTES, Directory
+from nameko_eventlog.delivery.disk import CLOSING_SECONDS, DiskThread
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import Segment
@@ -76,6 +78,7 @@ class Holdings:
         self._segment_bytes = max(
             min(SEGMENT_BYTES, max_bytes // 8), max_bytes // self._most_files
         )
+        self.disk = DiskThread()
         self._own: Directory | None = None
         self._opened_at = 0.0
         self._adopted: deque[Directory] = deque()
@@ -97,16 +100,31 @@ class Holdings:
             OSError: If that cannot be done.
         """
         self._opened_at = monotonic()
-        os.close(private.open_service(self._root, make=True, note=self._note))
+        os.close(
+            self.disk.call(
+                lambda: private.open_service(self._root, make=True, note=self._note), os.close
+            )
+        )
         for _ in range(_ATTEMPTS):
             path = self._root / uuid4().hex
             try:
-                self._own = Directory(path, self._service, self._news, self._segment_bytes)
+                own: Directory = self.disk.call(
+                    functools.partial(
+                        Directory,
+                        path,
+                        self._service,
+                        self._news,
+                        self._segment_bytes,
+                        self.disk,
+                    ),
+                    Directory.close,
+                )
             except (BlockingIOError, FileNotFoundError) as exc:
                 # another process took it for a dead one's, between its making and its lock
                 failure = exc
             else:
-                return self._own
+                self._own = own
+                return own
         raise failure
 
     def _note(self, text: str) -> None:
@@ -183,6 +201,8 @@ class Holdings:
         Args:
             is_full: Whether room is needed, if there is but what is settled in a small segment.
         """
+        if self.disk.is_stalled:
+            return
         for directory in self._all:
             directory.tidy(is_full)
         while self._adopted and not self._adopted[0].segments:
@@ -227,7 +247,11 @@ class Holdings:
             OSError: If that fails; what is on the disk is not known then.
         """
         if self._own is not None:
-            run_in_thread(self._own.sync)
+            self.disk.is_syncing = True
+            try:
+                run_in_thread(self._own.sync)
+            finally:
+                self.disk.is_syncing = False
 
     def finish(self) -> None:
         """
@@ -276,8 +300,11 @@ class Holdings:
         for directory in self._all:
             if directory.is_dirty:
                 with contextlib.suppress(OSError):
-                    directory.sync()
+                    self.disk.call(directory.sync, seconds=CLOSING_SECONDS)
+            if self.disk.is_stalled:  # the end of the process closes them
+                return
             directory.close()
+        self.disk.close()
 
     def abandon(self) -> None:
         """

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from logging_ext.forwarding import Counter
+from nameko_eventlog.delivery.holding import hold, release
 from nameko_eventlog.delivery.message import Message
 
 
@@ -112,9 +113,6 @@ _LOW = Level.LOW
 
 TURN = 100
 """After how many messages without a turn the relay is given one: the broker should not wait."""
-
-OVERHEAD = 400
-"""About what a message takes in memory beside its body, in bytes."""
 
 HIGH_WATER = 0.5
 NEARLY_FULL_WATER = 0.9
@@ -217,6 +215,12 @@ class Outbox(Protocol):
         """
 
     @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long its disk has not answered.
+        """
+
+    @property
     def level(self) -> Level:
         """
         How full it is.
@@ -255,7 +259,7 @@ class MemoryOutbox:
 
     Args:
         size: The most messages.
-        size_bytes: The most bytes, bodies and what a message costs beside.
+        size_bytes: The most bytes, of all that the messages take in memory.
         ledger: Where to count.
     """
 
@@ -282,11 +286,12 @@ class MemoryOutbox:
         """
         queue = self._queue
         waiting = len(queue) + len(self._taken)
-        kept = self._bytes + len(message.body) + OVERHEAD
+        kept = self._bytes + hold(message)
         level = _LOW
         if waiting >= self._high or kept > self._high_bytes:
             level = self._level(waiting, kept)
             if level is Level.FULL:
+                release(message)
                 return level
         elif len(queue) >= self._turn_at:
             self._turn_at += TURN
@@ -370,7 +375,7 @@ class MemoryOutbox:
     def _forget(self, message: Message) -> None:
         # a bound, not a ledger: an OS thread may come between the reading and the writing,
         # and the count begins anew whenever the outbox is empty
-        self._bytes -= len(message.body) + OVERHEAD
+        self._bytes -= release(message)
         if not self.waiting:
             self._bytes = 0
 
@@ -387,6 +392,13 @@ class MemoryOutbox:
         How many messages are lost if the process is killed: all of them.
         """
         return self.waiting
+
+    @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long its disk has not answered: it has none.
+        """
+        return 0.0
 
     @property
     def level(self) -> Level:

@@ -22,10 +22,12 @@ from amqp.serialization import dumps, loads
 from eventlet import patcher
 
 from nameko_eventlog.delivery import private
+from nameko_eventlog.delivery.disk import DiskThread, Stalled
 from nameko_eventlog.delivery.lines import bounded_lines
 from nameko_eventlog.delivery.message import Message, shortstr
 from nameko_eventlog.limits import SPOOL_LINE_BYTES
 from nameko_eventlog.serialization import encode_plain, is_plain
+from nameko_eventlog.tables import SharedTable
 
 
 _os = patcher.original("os")  # eventlet's waits for files that are always ready
@@ -84,6 +86,8 @@ def encode(message: Message) -> bytes:
             Or if the line is longer than `SPOOL_LINE_BYTES`, and would not be read again.
     """
     found: Any = message.headers
+    if type(found) is SharedTable:
+        found = dict(found)
     stored = _Stored(
         str(message.message_id),
         shortstr(message.event_type),
@@ -157,7 +161,7 @@ def decode(line: bytes) -> Message:
         body,
         stored.content_type,
         stored.content_encoding,
-        headers,
+        SharedTable(headers),
         stored.event_type,
         stored.timestamp,
         message_id=stored.message_id,
@@ -246,6 +250,8 @@ class Segment:
         self, directory: int, path: pathlib.Path, is_new: bool = False, service: str = ""
     ) -> None:
         self.path = path
+        self.disk: DiskThread | None = None
+        """Makes the calls that may have to wait, if there is one."""
         self.is_growing = is_new
         self.is_known = True
         self.is_said_corrupt = False
@@ -300,16 +306,29 @@ class Segment:
         written = 0
         try:
             while written < len(line):  # when a part was, the next attempt says why
-                more = _os.pwrite(self.fd, line[written:], start + written)
+                more = self._pwrite(line[written:], start + written)
                 if not more:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 written += more
+        except Stalled:
+            raise  # what comes late is cut off when it comes
         except OSError:
             _os.ftruncate(self.fd, start)
             raise
         self.written = start + written
         self.is_dirty = True
         return start
+
+    def _pwrite(self, part: bytes, at: int) -> int:
+        written: int = (_os.pwrite if self.disk is None else self.disk.write)(self.fd, part, at)
+        return written
+
+    def _pread(self, size: int, at: int) -> bytes:
+        if self.disk is None:
+            found: bytes = _os.pread(self.fd, size, at)
+        else:
+            found = self.disk.call(lambda: _os.pread(self.fd, size, at))
+        return found
 
     def sync(self) -> None:
         """
@@ -381,7 +400,7 @@ class Segment:
         size = _CHUNK
         while True:
             wanted = min(size, self.written - self.read_up_to)
-            chunk = _os.pread(self.fd, wanted, self.read_up_to)
+            chunk = self._pread(wanted, self.read_up_to)
             end = chunk.rfind(b"\n") + 1
             if end or self.read_up_to + len(chunk) >= self.written or len(chunk) < wanted:
                 break

@@ -331,6 +331,8 @@ class BrokerDelivery:
             "oldest_seconds": 0 if oldest is None else max(0, int(time() - oldest.timestamp)),
             "reconnects": max(0, self._relay.connections - 1),
             "blocked_seconds": int(self._relay.blocked_seconds),
+            "at_risk": self._outbox.at_risk,
+            "stalled_seconds": int(self._outbox.stalled_seconds),
         }
 
     def _summarize(self) -> None:

@@ -21,11 +21,12 @@ from nameko.exceptions import ConfigurationError
 
 from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.disk import Stalled
+from nameko_eventlog.delivery.holding import hold, release
 from nameko_eventlog.delivery.holdings import Holdings, directory_name
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.outbox import (
-    OVERHEAD,
     TURN,
     Ledger,
     Level,
@@ -55,7 +56,7 @@ class SpooledOutbox:
         directory: The spool; one for all services of a machine will do.
         service: The service's name.
         size: The most messages in memory.
-        size_bytes: The most bytes in memory, bodies and what a message costs beside.
+        size_bytes: The most bytes in memory, of all that messages take.
         max_bytes: The most bytes on disk.
         identify: Gives a message its id.
         ledger: Where to count what was adopted, and what was found corrupt.
@@ -90,8 +91,8 @@ class SpooledOutbox:
         self._wanted = 0  # by the last one that found no room
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
-        self._memory = 0  # what both take
         self._taken: dict[Message, None] = {}
+        self._memory = 0  # of all three
         self._gathered = 0  # since something was last taken
         self._failure = ""
         self._care_failure = ""
@@ -137,7 +138,7 @@ class SpooledOutbox:
                 return Level.FULL
             if self._is_busy:  # a signal handler, or a finalizer, in the middle of this
                 self._tail.append(message)
-                self._memory += _cost(message)
+                self._memory += hold(message)
                 self._ledger.enter()
                 return Level.LOW
             self._is_busy = True
@@ -167,7 +168,8 @@ class SpooledOutbox:
         self._wanted = 0
         try:
             self._write_tail()
-            self._write(message, line)
+            if self._write(message, line):
+                self._memory += hold(message)
         except OSError as exc:
             self._fail(exc)
             return self._put_behind(message)
@@ -176,7 +178,10 @@ class SpooledOutbox:
         self._gathered += 1
         return Level.LOW if self._gathered % TURN else Level.GATHERED
 
-    def _write(self, message: Message, line: bytes) -> None:
+    def _write(self, message: Message, line: bytes) -> bool:
+        """
+        Write *message* to the disk, and tell whether it stays in memory as well.
+        """
         segment, start = message.place = self._holdings.append(line)
         if (
             self._holdings.is_read
@@ -186,20 +191,22 @@ class SpooledOutbox:
             segment.keep(start)
             segment.read_up_to = segment.written
             self._ahead.append(message)
-            self._memory += _cost(message)
-        else:
-            self._holdings.leave(segment)
+            return True
+        self._holdings.leave(segment)
+        return False
 
     def _put_behind(self, message: Message) -> Level:
-        level = self._memory_level(_cost(message))
-        if level is not Level.FULL:
+        self._memory += hold(message)
+        level = self._memory_level()
+        if level is Level.FULL:
+            self._memory -= release(message)
+        else:
             self._tail.append(message)
-            self._memory += _cost(message)
         return level
 
-    def _memory_level(self, cost: int = 0) -> Level:
+    def _memory_level(self) -> Level:
         waiting = len(self._tail) + len(self._ahead) + len(self._taken)
-        return fill_level(waiting, self._size, self._memory + cost, self._size_bytes)
+        return fill_level(waiting, self._size, self._memory, self._size_bytes)
 
     def _write_tail(self) -> None:
         while self._tail:
@@ -211,9 +218,9 @@ class SpooledOutbox:
             except Exception:
                 self._ahead.append(self._tail.popleft())
                 continue
-            self._write(message, line)
+            if not self._write(message, line):
+                self._memory -= release(message)
             self._tail.popleft()
-            self._memory -= _cost(message)
 
     def _recover(self) -> None:
         self._failure = ""
@@ -240,7 +247,6 @@ class SpooledOutbox:
                 if not self._ahead and not self._read_ahead():
                     break
                 moved = move(self._ahead, self._taken, limit - len(batch))
-                self._memory -= sum(map(_cost, moved))
                 batch += claimed(moved, self, self._ledger.withdrawn)
             self._gathered = 0
             self._tidy()
@@ -250,11 +256,16 @@ class SpooledOutbox:
         """
         Read the next ones into memory, and tell whether there are any.
         """
-        found, lost = self._holdings.read()
+        if self._taken and self._memory_level() is Level.FULL:
+            return False  # what is on its way, or waits aside, takes all of it
+        try:
+            found, lost = self._holdings.read()
+        except Stalled:
+            return False  # what is in memory alone comes after what is on the disk
         for _ in range(lost):
             self._ledger.undelivered.increment()
         self._ahead += found
-        self._memory += sum(map(_cost, found))
+        self._memory += sum(map(hold, found))
         if not self._ahead:
             while self._tail:
                 self._ahead.append(self._tail.popleft())
@@ -277,6 +288,7 @@ class SpooledOutbox:
         with self._lock:
             if not remove_and_count(self._taken, message, counter):
                 return False
+            self._forget(message)
             if message.place is not None:
                 segment, start = message.place
                 segment.settle(start)
@@ -293,8 +305,13 @@ class SpooledOutbox:
                 with contextlib.suppress(ValueError):
                     queue.remove(message)
                     self._ledger.withdrawn.increment()
-                    self._memory -= _cost(message)
+                    self._forget(message)
         return True
+
+    def _forget(self, message: Message) -> None:
+        self._memory -= release(message)
+        if not (self._taken or self._ahead or self._tail):
+            self._memory = 0
 
     def holds(self, message: Message) -> bool:
         """
@@ -323,7 +340,6 @@ class SpooledOutbox:
             self._taken.update(dict.fromkeys(alone))
             self._ahead = deque(message for message in queued if message.place is not None)
             self._tail.clear()
-            self._memory = sum(map(_cost, self._ahead))
             claimed(alone, self, self._ledger.withdrawn)
             self._holdings.close()
             return [message for message in self._taken if message.place is None]
@@ -353,6 +369,13 @@ class SpooledOutbox:
             return sum(message.place is None for message in kept)
 
     @property
+    def stalled_seconds(self) -> float:
+        """
+        For how long the disk has not answered.
+        """
+        return self._holdings.disk.stalled_seconds
+
+    @property
     def level(self) -> Level:
         """
         How full it is.
@@ -377,6 +400,8 @@ class SpooledOutbox:
             if self._is_closed:  # in a forked child
                 return
             try:
+                if self._holdings.disk.is_stalled:
+                    continue
                 self._check_place()
                 self._retry()
                 is_well = self._sync()
@@ -458,7 +483,3 @@ class SpooledOutbox:
                 self._service,
             )
             return True
-
-
-def _cost(message: Message) -> int:
-    return len(message.body) + OVERHEAD

@@ -35,6 +35,8 @@ from nameko_eventlog.frames import FRAME_END, FRAME_OVERHEAD
 
 _MOST_KEPT = 1_000
 """Of each thing that is encoded once and kept."""
+_MOST_KEPT_BYTES = 1 << 20
+"""Of encoded properties, which hold a worker's context data."""
 
 # The beginnings of frames: type, channel, size of the payload (AMQP 0-9-1, 4.2.3), and what the
 # payload begins with. The last has the end of the frame before it.
@@ -150,6 +152,7 @@ class PropertiesEncoder:
         self._service = service
         # by the identity of the headers, which are kept with it
         self._common: dict[tuple[int, str, str], tuple[Mapping[str, Any], bytes]] = {}
+        self._common_bytes = 0
         self._tails: dict[tuple[int, str], bytes] = {}
 
     def encode(self, message: Message) -> bytes:
@@ -171,13 +174,15 @@ class PropertiesEncoder:
         key = (id(message.headers), message.content_type, message.content_encoding)
         known = self._common.get(key)
         if known is None:
-            if len(self._common) >= _MOST_KEPT:
+            if len(self._common) >= _MOST_KEPT or self._common_bytes > _MOST_KEPT_BYTES:
                 self._common.clear()
+                self._common_bytes = 0
             whole = AMQPMessage(
                 application_headers=sent_headers(message, self._settings),
                 **properties(message, self._settings, self._service),
             )._serialize_properties()
             known = self._common[key] = message.headers, whole[: -len(own)]
+            self._common_bytes += len(known[1])
         return known[1] + own
 
 

@@ -10,6 +10,7 @@ from eventlet import patcher
 from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
 from nameko_eventlog.delivery.waiting import GreenWaiter
+from nameko_eventlog.tables import SharedTable
 from tests.delivery.conftest import make_message
 
 
@@ -106,9 +107,51 @@ class TestMemoryOutbox:
         outbox.settle(outbox.take(1)[0], Counter())
 
         assert Level.LOW is outbox.level
-        put = [outbox.put(make_message(body=b"")) for _ in range(6)]
+        put = [outbox.put(make_message(body=b"", headers={}, event_type="")) for _ in range(6)]
         assert Level.FULL not in put[:5]
         assert Level.FULL is put[5]
+
+    def test_headers_are_counted(self) -> None:
+        """
+        What is in the headers counts, however deep, and until the message is settled.
+        """
+        outbox = MemoryOutbox(100, 100_000, Ledger())
+        context = {"nameko.basket": [{"name": "x" * 9_000, "count": 1}]}
+        put = [outbox.put(make_message(headers=dict(context))) for _ in range(20)]
+        assert 9 == outbox.waiting
+        assert Level.FULL is put[-1]
+        for message in outbox.take(5):
+            outbox.settle(message, Counter())
+
+        assert Level.FULL is not outbox.put(make_message(headers=context))
+
+    def test_shared_headers_count_once(self) -> None:
+        """
+        The headers that the messages of a worker share count once, until the last is settled.
+        """
+        outbox = MemoryOutbox(1000, 100_000, Ledger())
+        workers = [SharedTable({"nameko.basket": "x" * 10_000}) for _ in range(5)]
+        for _ in range(10):
+            for headers in workers:
+                assert Level.FULL is not outbox.put(make_message(headers=headers))
+        assert 70_000 < outbox._bytes < 80_000
+        messages = outbox.take(50)
+        for message in messages[:-5]:
+            outbox.settle(message, Counter())
+        assert 50_000 < outbox._bytes < 55_000
+        outbox.settle(messages[-1], Counter())
+        assert 40_000 < outbox._bytes < 45_000
+
+    def test_what_is_rejected_does_not_count(self) -> None:
+        """
+        Headers of a message that found no room are not counted for the next one.
+        """
+        outbox = MemoryOutbox(100, 20_000, Ledger())
+        headers = SharedTable({"nameko.basket": "x" * 15_000})
+        outbox.put(make_message(body=b"x" * 10_000))
+        assert Level.FULL is outbox.put(make_message(headers=headers))
+        assert Level.FULL is outbox.put(make_message(headers=headers))
+        assert 0 == headers.holders
 
     def test_levels(self) -> None:
         """

@@ -118,11 +118,11 @@ class TestFull:
         """
         delivery = make_delivery(nowhere, spool="/proc/eventlog", buffer_bytes=10_000, start=False)
         for number in range(100):
-            delivery.accept(make_message(number, body=b"x" * 600))
+            delivery.accept(make_message(number, body=b"x" * 600, headers={}))
 
         stats = check_sum(delivery)
-        assert 10 == stats["waiting"]
-        assert 90 == stats["undelivered"] == len(undelivered)
+        assert 9 == stats["waiting"]
+        assert 91 == stats["undelivered"] == len(undelivered)
 
     def test_comes_later(
         self,
@@ -311,6 +311,45 @@ class TestVanished:
         assert 1 == check_sum(second)["accepted"]
         assert 2 == check_sum(first)["waiting"]
         assert 1 == len(said.saying("has vanished"))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "segment deleted",
+            "segment replaced",
+            "lock deleted",
+            "lock replaced",
+            "folder replaced",
+        ],
+    )
+    def test_any_part(
+        self,
+        nowhere: str,
+        make_spooled: Make,
+        files: Any,
+        said: Lines,
+        quick: None,
+        change: str,
+    ) -> None:
+        """
+        A file or directory under a running spool that was deleted, or replaced by another of its
+        name, is noticed by what it is; what comes then is written to a new directory.
+        """
+        delivery = make_spooled(nowhere)
+        delivery.accept(make_message(1))
+        (path,) = files()
+        part, _, what = change.partition(" ")
+        found = {"segment": path, "lock": path.parent / "lock", "folder": path.parent}[part]
+        found.rename(aside := path.parent.parent.parent / "aside")
+        if what == "replaced":
+            (shutil.copytree if aside.is_dir() else shutil.copy)(aside, found)
+        wait_until(lambda: said.saying("has vanished"))
+        delivery.accept(make_message(2))
+
+        assert [2] == [
+            number for one in files() if one.parent != path.parent for number in numbers(one)
+        ]
+        assert 2 == check_sum(delivery)["waiting"]
 
 
 class TestLookedAfter:

@@ -841,6 +841,8 @@ class TestMessage:
             "oldest_seconds": 0,
             "reconnects": 0,
             "blocked_seconds": 0,
+            "at_risk": 0,
+            "stalled_seconds": 0,
             "refused": 0,
         } == stats
 

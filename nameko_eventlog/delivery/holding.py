@@ -1,0 +1,41 @@
+"""
+How much memory the messages take that an outbox holds.
+
+Headers are those of a worker, and all of its messages share them: they count once, as long as one
+of these is held. This is a bound and no ledger: OS threads that come between each other's steps
+may make it wrong by a message.
+"""
+
+from __future__ import annotations
+
+from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.tables import SharedTable, weigh
+
+
+OVERHEAD = 400
+"""About what a message takes in memory beside its body, event type and headers, in bytes."""
+
+
+def hold(message: Message) -> int:
+    """
+    Return how many bytes more are held with *message*.
+    """
+    size = OVERHEAD + len(message.body) + len(message.event_type)
+    headers = message.headers
+    if type(headers) is SharedTable:
+        holders = headers.holders
+        headers.holders = holders + 1
+        return size if holders else size + headers.weight
+    return size + weigh(headers) if headers else size
+
+
+def release(message: Message) -> int:
+    """
+    Return how many bytes less are held without *message*.
+    """
+    size = OVERHEAD + len(message.body) + len(message.event_type)
+    headers = message.headers
+    if type(headers) is SharedTable:
+        holders = headers.holders = headers.holders - 1
+        return size if holders > 0 else size + headers.weight
+    return size + weigh(headers) if headers else size
