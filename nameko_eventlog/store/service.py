@@ -54,6 +54,8 @@ class Database(DependencyProvider):
     The store's database, which it writes to and reads from without blocking green threads.
     """
 
+    _is_set_up = False
+
     def setup(self) -> None:
         """
         Read the configuration; nothing is connected yet.
@@ -71,6 +73,7 @@ class Database(DependencyProvider):
         self._retention = None if days is None else Retention(self.config.uri, days)
         self._readers = Readers(self.config.uri)
         self.ask = self._readers.ask
+        self._is_set_up = True
 
     def start(self) -> None:
         """
@@ -84,8 +87,10 @@ class Database(DependencyProvider):
 
     def stop(self) -> None:
         """
-        Close the connections.
+        Close the connections, if there are any: what could not be set up is stopped as well.
         """
+        if not self._is_set_up:
+            return
         self._readers.close()
         with suppress(DatabaseError):  # it does not answer: the process ends all the same
             self._writing.run(self._writer.close)

@@ -79,6 +79,7 @@ class EventLogWriter:
         self._migration = Migration(self._engine)
         self._accept = content_types(accept)
         self._is_migrated = False
+        self._connections = 0
         # it may be another file, or a server that was set up anew
         event.listen(self._engine, "connect", self._forget)
 
@@ -97,6 +98,7 @@ class EventLogWriter:
 
     def _forget(self, *_: Any) -> None:
         self._is_migrated = False
+        self._connections += 1
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
         """
@@ -154,23 +156,45 @@ class EventLogWriter:
         Begin a transaction, which has ended in the file that is at its path when this has ended.
         """
         with self._engine.connect() as connection:
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except DBAPIError as exc:
+                if _is_about_connection(exc):
+                    connection.invalidate()
+                raise
             check_in_place(connection)
 
     def _write(self, portion: _Portion, now: int) -> list[str]:
+        """
+        Write *portion*, if need be over a new connection.
+
+        A kept connection may have been closed while it was idle, by the server, a pool in between
+        or a failover, and only the next statement tells. Whatever became of it, what is written
+        twice is there once.
+        """
+        connections = self._connections
+        with database_errors(self._engine.url):
+            try:
+                return self._try_to_write(portion, now)
+            except DBAPIError as exc:
+                if self._connections != connections or not _is_about_connection(exc):
+                    raise
+            self.prepare()
+            return self._try_to_write(portion, now)
+
+    def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
         # one order for all writers: two that have the same rows do not wait for each other
         rows.sort(key=lambda pair: pair[0]["message_id"])
-        with database_errors(self._engine.url):
-            try:
-                with self._transaction() as connection:
-                    insert(connection, event_logs, [row for row, _ in rows])
-                    insert(connection, rejects, rejected)
-            except StatementError as exc:
-                if not _is_about_a_row(exc):
-                    raise
-                rejected = self._write_singly(rows, rejected, now)
+        try:
+            with self._transaction() as connection:
+                insert(connection, event_logs, [row for row, _ in rows])
+                insert(connection, rejects, rejected)
+        except StatementError as exc:
+            if not _is_about_a_row(exc):
+                raise
+            rejected = self._write_singly(rows, rejected, now)
         return [reject["reason"] for reject in rejected]
 
     def _write_singly(
@@ -373,3 +397,11 @@ def _is_about_a_row(exc: StatementError) -> bool:
     if not isinstance(exc, DBAPIError) or isinstance(exc, (DataError, IntegrityError)):
         return True
     return str(getattr(exc.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
+
+
+def _is_about_connection(exc: DBAPIError) -> bool:
+    """
+    Tell whether another connection may do: this one has been closed, or leads to a standby.
+    """
+    state = str(getattr(exc.orig, "pgcode", None) or "")
+    return exc.connection_invalidated or state.startswith(("08", "25006", "57P"))
