@@ -23,6 +23,7 @@ from nameko_eventlog.limits import (
     PATTERN_WILDCARDS,
     SEARCH_CHARACTERS,
 )
+from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.rows import MAX_DEPTH, MAX_TEXT, Unstorable, make_plain, spelt_out
 from nameko_eventlog.store.times import now_ms, parse_time
 
@@ -101,6 +102,7 @@ class Filters:
         level: Any = None,
         call_id: Any = None,
         origin_call_id: Any = None,
+        time_note: Any = None,
         since: Any = None,
         until: Any = None,
         data: Any = None,
@@ -126,9 +128,12 @@ class Filters:
                 ("level", "level"),
                 ("call_id", "call_id"),
                 ("origin_call_id", "origin_call_id"),
+                ("time_note", "time_note"),
             )
             if given[name] is not None
         }
+        for note in columns.get("time_note", ()):
+            check_choice("time_note", note, NOTES)
         patterns: tuple[str, ...] = ()
         if any("*" in one for one in columns.get("event_type", ())):
             patterns = columns.pop("event_type")
