@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import eventlet
@@ -18,6 +19,7 @@ from nameko.timer import timer
 from nameko_eventlog import compat
 from nameko_eventlog.consumers import EventLogConsumer
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.exceptions import Unavailable
 from nameko_eventlog.limits import QUERY_SECONDS
 from nameko_eventlog.store.background import Background
@@ -69,6 +71,7 @@ class Database(DependencyProvider):
         self._writing = Background(WRITE_SECONDS)
         self._probing = Background(QUERY_SECONDS)
         self._refused: list[ReceivedMessage] = []
+        self.counts = StoreCounts()
         days = self.config.retention_days
         self._retention = None if days is None else Retention(self.config.uri, days)
         self._readers = Readers(self.config.uri)
@@ -108,11 +111,15 @@ class Database(DependencyProvider):
         Raises:
             Unavailable: If the database cannot take it now.
         """
+        begun = monotonic()
         try:
             reasons = self._writing.run(partial(self._writer.write, messages))
         except DatabaseError as exc:
             self._refused = messages
             raise Unavailable(str(exc)) from exc
+        finally:
+            self.counts.write_seconds += monotonic() - begun
+        self.counts.rejects += len(reasons)
         self._refused = []
         if reasons:
             _log.warning(
@@ -139,9 +146,13 @@ class Database(DependencyProvider):
         if self._retention is None:
             return
         try:
-            self._retention.run(Background(WRITE_SECONDS), partial(eventlet.sleep, _REST))
+            deleted = self._retention.run(
+                Background(WRITE_SECONDS), partial(eventlet.sleep, _REST)
+            )
         except DatabaseError as exc:
             _log.warning("what is too old could not be deleted: %s", exc)
+            return
+        self.counts.purged += deleted
 
 
 class StoreConsumer(EventLogConsumer):
@@ -184,8 +195,17 @@ class StoreConsumer(EventLogConsumer):
         Only then does the queue go on: on quorum queues each round of delivering and giving back
         counts, and what never met a database that works would become a dead letter.
         """
-        databases = (one for one in self.container.dependencies if isinstance(one, Database))
-        return next(databases).probe()
+        return self._database.probe()
+
+    def stats(self) -> dict[str, float]:
+        """
+        Return the counts of the consumer, and those of the store.
+        """
+        return {**super().stats(), **self._database.counts.as_dict()}
+
+    @property
+    def _database(self) -> Database:
+        return next(one for one in self.container.dependencies if isinstance(one, Database))
 
 
 _store_event_logs = StoreConsumer.decorator
