@@ -67,11 +67,11 @@ class Database(DependencyProvider):
         """
         self.config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
-        self._writer = EventLogWriter(self.config.uri, self.container.accept)
+        self.counts = StoreCounts()
+        self._writer = EventLogWriter(self.config.uri, self.container.accept, self.counts)
         self._writing = Background(WRITE_SECONDS)
         self._probing = Background(QUERY_SECONDS)
         self._refused: list[ReceivedMessage] = []
-        self.counts = StoreCounts()
         days = self.config.retention_days
         self._retention = None if days is None else Retention(self.config.uri, days)
         self._readers = Readers(self.config.uri)
@@ -136,7 +136,7 @@ class Database(DependencyProvider):
             DatabaseError: It does not.
         """
         return self._probing.run(
-            Trial(self.config.uri, self.container.accept, list(self._refused))
+            Trial(self.config.uri, self.container.accept, list(self._refused), self.counts)
         )
 
     def apply_retention(self) -> None:
@@ -146,13 +146,11 @@ class Database(DependencyProvider):
         if self._retention is None:
             return
         try:
-            deleted = self._retention.run(
-                Background(WRITE_SECONDS), partial(eventlet.sleep, _REST)
-            )
+            self._retention.run(Background(WRITE_SECONDS), partial(eventlet.sleep, _REST))
         except DatabaseError as exc:
             _log.warning("what is too old could not be deleted: %s", exc)
-            return
-        self.counts.purged += deleted
+        finally:
+            self.counts.purged = self._retention.purged
 
 
 class StoreConsumer(EventLogConsumer):

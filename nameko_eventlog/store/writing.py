@@ -28,6 +28,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.consuming.reasons import shown
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
 from nameko_eventlog.store.deadlines import Deadline
@@ -69,12 +70,16 @@ class EventLogWriter:
     Args:
         uri: The database's address.
         accept: The content types, or the names of kombu's serializers, that may be decoded.
+        counts: Where rows and duplicates are counted.
 
     Raises:
         DatabaseError: If *uri* is no address of a database that can be used.
     """
 
-    def __init__(self, uri: str, accept: Collection[str]) -> None:
+    def __init__(
+        self, uri: str, accept: Collection[str], counts: StoreCounts | None = None
+    ) -> None:
+        self._counts = StoreCounts() if counts is None else counts
         self._engine = open_engine(uri, writes=True)
         self._migration = Migration(self._engine)
         self._accept = content_types(accept)
@@ -189,8 +194,9 @@ class EventLogWriter:
         rows.sort(key=lambda pair: pair[0]["message_id"])
         try:
             with self._transaction() as connection:
-                insert(connection, event_logs, [row for row, _ in rows])
+                inserted = insert(connection, event_logs, [row for row, _ in rows])
                 insert(connection, rejects, rejected)
+            self._count(inserted, len(rows))
         except StatementError as exc:
             if not _is_about_a_row(exc):
                 raise
@@ -207,7 +213,8 @@ class EventLogWriter:
         for row, message in rows:
             try:
                 with self._transaction() as connection:
-                    insert(connection, event_logs, [row])
+                    inserted = insert(connection, event_logs, [row])
+                self._count(inserted, 1)
             except StatementError as exc:
                 if not _is_about_a_row(exc):
                     raise
@@ -215,6 +222,10 @@ class EventLogWriter:
         with self._transaction() as connection:
             insert(connection, rejects, rejected)
         return rejected
+
+    def _count(self, inserted: int, number: int) -> None:
+        self._counts.rows += inserted
+        self._counts.duplicates += number - inserted
 
 
 class Probe:
@@ -282,12 +293,17 @@ class Trial:
         uri: The database's address.
         accept: The content types that may be decoded.
         refused: The batch.
+        counts: Where rows and duplicates are counted.
     """
 
     def __init__(
-        self, uri: str, accept: Collection[str], refused: Sequence[ReceivedMessage]
+        self,
+        uri: str,
+        accept: Collection[str],
+        refused: Sequence[ReceivedMessage],
+        counts: StoreCounts | None = None,
     ) -> None:
-        self._writer = EventLogWriter(uri, accept)
+        self._writer = EventLogWriter(uri, accept, counts)
         self._refused = refused
 
     def __call__(self) -> bool:
@@ -320,18 +336,22 @@ def content_types(accept: Collection[str]) -> frozenset[str]:
     return frozenset(accept) | {names[name] for name in accept if name in names}
 
 
-def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
     """
     Insert *rows*; one whose key is there already is left out.
+
+    Returns:
+        How many were inserted, of event logs.
     """
     if not rows:
-        return
+        return 0
     if connection.dialect.name != "postgresql":
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+        result = connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
     elif table is event_logs:
-        connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
+        result = connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
     else:
-        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+        result = connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+    return max(result.rowcount, 0)
 
 
 def _as_one_document() -> Insert:

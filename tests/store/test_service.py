@@ -19,7 +19,7 @@ from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
 from sqlalchemy import func, select
 
-from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog import EventLogDispatcher, consumer_stats
 from nameko_eventlog.explorer.service import Pages
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
@@ -395,6 +395,11 @@ class TestEventLogStore:
         with entrypoint_hook(store, "apply_retention") as apply_retention:
             apply_retention()
 
+        counts = consumer_stats()["eventlog_store.store"]
+        assert (4, 0, 0, 2) == tuple(
+            counts[name] for name in ("rows", "duplicates", "rejects", "purged")
+        )
+        assert 0 < counts["write_seconds"] < 60
         assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
 
     @pytest.mark.parametrize("provider", [Database, Pages])
