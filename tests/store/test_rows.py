@@ -5,6 +5,7 @@ From messages to rows and rejects, whatever they hold.
 from __future__ import annotations
 
 import math
+import os
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ import kombu.serialization
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
@@ -253,6 +254,41 @@ class TestMakeRow:
             for row in sorted(rows, key=lambda r: (r["time_ms"], r["message_id"]))
         ]
         assert {None} >= {row["time_note"] for row in rows}
+
+
+class TestStoredOnce:
+    def test_any_time(self, database: str) -> None:
+        """
+        Whatever bodies and ids say about times, each event log is one row however often it is
+        written, and none is a reject.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.prepare()
+        engine = open_engine(database)
+        found = select(event_logs.c.time_ms)
+
+        @settings(max_examples=15, deadline=None)
+        @given(st.lists(st.tuples(timestamps, st.none() | ids), max_size=30))
+        def write(told: list[tuple[Any, str | None]]) -> None:
+            with engine.begin() as connection:
+                connection.execute(delete(event_logs))
+            messages = [
+                make_message(body(timestamp=one), message_id=message_id, nonce=os.urandom(10))
+                for one, message_id in told
+            ]
+            assert [] == writer.write(messages) + writer.write(messages[::-1])
+            latest = now_ms() + limits.AHEAD_SECONDS * 1000
+            with engine.begin() as connection:
+                times = connection.scalars(found).all()
+            given = [message_id for _, message_id in told]
+            assert given.count(None) + len({*given} - {None}) == len(times)
+            assert all(EARLIEST_MS <= one <= latest for one in times)
+
+        try:
+            write()
+        finally:
+            writer.close()
+            engine.dispose()
 
 
 class TestHostile:
