@@ -25,12 +25,16 @@ from nameko_eventlog.store import EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.service import Database
+from nameko_eventlog.store.times import format_time
 
 
 _INSERT = (
     "INSERT INTO event_logs (message_id, time_ms, service_name, event_type, entrypoint_name,"
     " level, call_id, origin_call_id, body) VALUES ({0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0})"
 )
+
+
+_BEGIN = time() - 3600
 
 
 def body(number: int) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def body(number: int) -> dict[str, Any]:
         "call_id": call,
         "call_stack": ["standalone_rpc_proxy.call.3f34a8c1-6d3c-4d6e-8a58-0c7c1f2b7d10", call],
         **METADATA,
-        "timestamp": "2026-11-24T08:00:00+00:00",
+        "timestamp": format_time(int(_BEGIN + number / 1000) * 1000),
         "event_type": "session_created",
         "data": {**EVENT_DATA, "number": number},
     }
@@ -161,8 +165,8 @@ def run(side: str, uri: str, database: str, count: int, again: bool = True) -> d
     with Connection(uri) as connection:
         get_event_exchange(SERVICE, {})(connection.default_channel).declare()
 
-    generator, begin = UUID7Generator(), time() - 3600
-    ids = [generator.make(begin + number / 1000) for number in range(count)]
+    generator = UUID7Generator()
+    ids = [generator.make(_BEGIN + number / 1000) for number in range(count)]
 
     def once() -> tuple[float, _Progress]:
         progress = _Progress(count)

@@ -3,6 +3,7 @@ Event logs for Nameko through the standard loggers.
 """
 
 from nameko_eventlog.consumers import EventLogConsumer, event_log_handler
+from nameko_eventlog.consuming.counts import consumer_stats
 from nameko_eventlog.delivery import process_stats
 from nameko_eventlog.dispatcher import EventLogDispatcher
 from nameko_eventlog.exceptions import (
@@ -24,6 +25,7 @@ __all__ = [
     "NotConfirmed",
     "OversizedEvent",
     "Unavailable",
+    "consumer_stats",
     "event_log_handler",
     "process_stats",
 ]

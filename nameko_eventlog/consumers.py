@@ -21,6 +21,7 @@ from nameko_eventlog import compat, limits
 from nameko_eventlog.addresses import masked
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
 from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
+from nameko_eventlog.consuming.counts import ConsumerCounts, register, unregister
 from nameko_eventlog.consuming.queues import lacks_fan_in
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.consuming.subscription import Pause, Subscription
@@ -114,6 +115,7 @@ class EventLogConsumer(Entrypoint):
         self._weight = 0  # of what runs
         self._first_at: float | None = None
         self._held_since: float | None = None
+        self.counts = ConsumerCounts()
         self._ended = Event()
         self._stop_wanted = Event()
 
@@ -149,7 +151,9 @@ class EventLogConsumer(Entrypoint):
         prefetch = self.prefetch or min(
             2 * (self.batch_size or 0) or self.container.max_workers, options.MOST_PREFETCHED
         )
-        self._subscription = Subscription(settings, queue_options, prefetch, self._turn)
+        self._subscription = Subscription(
+            settings, queue_options, prefetch, self._turn, self.counts
+        )
 
     def _exchanges(self) -> tuple[Exchange, ...]:
         if not self.services:
@@ -161,6 +165,7 @@ class EventLogConsumer(Entrypoint):
         Begin consuming: from here on nothing passes by, if the broker is there.
         """
         self._is_started = True
+        register(self)
         self.container.spawn_managed_thread(self._run, identifier="event_log_handler")
         self._subscription.tried.wait()
 
@@ -182,6 +187,33 @@ class EventLogConsumer(Entrypoint):
         self._stopping = True
         if self._is_started:
             self._subscription.stop()
+
+    @property
+    def label(self) -> str:
+        """
+        The service and the method, with a dot between them.
+        """
+        return f"{self.container.service_name}.{self.method_name}"
+
+    def stats(self) -> dict[str, float]:
+        """
+        Return the counts of this handler, in this service instance.
+
+        .. versionadded:: 0.2.0
+        """
+        counts, since = self.counts, self._held_since
+        return {
+            "received": counts.received,
+            "handled": counts.handled,
+            "skipped": counts.skipped,
+            "dead_letters": counts.dead_letters,
+            "isolated": counts.isolated,
+            "returned": counts.returned,
+            "waiting": counts.waiting,
+            "running": self._running,
+            "retries": counts.retries,
+            "held_seconds": 0 if since is None else int(monotonic() - since),
+        }
 
     def probe(self) -> bool:
         """
@@ -207,6 +239,12 @@ class EventLogConsumer(Entrypoint):
         try:
             self._subscription.run(self._wait_until_available)
         finally:
+            unregister(self)
+            _log.info(
+                "event logs for %s: %s",
+                self.label,
+                ", ".join(f"{count:g} {name}" for name, count in self.stats().items()),
+            )
             self._ended.send()
 
     def _turn(self) -> None:
@@ -288,7 +326,7 @@ class EventLogConsumer(Entrypoint):
             self._bury(message, f"cannot be read: {told(exc)}")
             return
         if value is SKIPPED:
-            self._subscription.acknowledge([message])
+            self._subscription.acknowledge([message], "skipped")
             return
         batch.messages.append(message)
         batch.values.append(value)

@@ -111,7 +111,10 @@ QUERIES_AT_ONCE = 4
 """How many queries a process works on at the same time."""
 
 AHEAD_SECONDS = 300
-"""How far ahead of now a query goes that has no ``until``: what is dated later is left out."""
+"""
+How far ahead of now a query goes that has no ``until``, and how far the store believes a time:
+what is dated later is stored as of its arrival.
+"""
 
 # Web page
 

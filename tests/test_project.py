@@ -42,6 +42,7 @@ PUBLIC = {
         "NotConfirmed",
         "OversizedEvent",
         "Unavailable",
+        "consumer_stats",
         "event_log_handler",
         "process_stats",
     },

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.matching import is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.parameters import Filters, compile_patterns
@@ -162,6 +163,12 @@ _OPTIONS = (
 _TIMES = (
     click.option("--since", type=Moment(), help="From: how long ago (2h), or ISO 8601."),
     click.option("--until", type=Moment(), help="Until before: the same."),
+    click.option(
+        "--time-note",
+        type=click.Choice(NOTES),
+        multiple=True,
+        help="What is odd about the sender's clock.",
+    ),
 )
 
 
@@ -176,7 +183,7 @@ def filter_options(command: F) -> F:
 
 def time_options(command: F) -> F:
     """
-    Give a command ``--since`` and ``--until``.
+    Give a command ``--since``, ``--until`` and ``--time-note``, which the store alone knows.
     """
     for option in reversed(_TIMES):
         command = option(command)

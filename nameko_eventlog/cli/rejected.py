@@ -9,7 +9,14 @@ import sys
 
 import click
 
-from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
+from nameko_eventlog.cli.settings import (
+    NOTHING,
+    Failure,
+    config_option,
+    read_config,
+    store_config,
+    telling,
+)
 from nameko_eventlog.cli.terminal import json_line, printable
 from nameko_eventlog.store.rejecting import Reject, Rejects
 
@@ -85,9 +92,10 @@ def show(path: str, id: int) -> None:  # noqa: A002
 @telling
 def retry(path: str, ids: tuple[int, ...]) -> None:
     """
-    Try to store some again, for instance with a later version.
+    Try to store some again, for instance with a later version, or with another ACCEPT.
     """
-    store = Rejects(store_config(path).uri)
+    accept = read_config(path).get("ACCEPT") or ("json",)
+    store = Rejects(store_config(path).uri, accept)
     failed = 0
     for id in ids:  # noqa: A001
         _find(store, id)

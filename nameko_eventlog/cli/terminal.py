@@ -99,4 +99,6 @@ def row_line(row: EventLogRow) -> Text:
     line = event_line(local_time(row["time"]), row["body"])
     if "omitted_bytes" in row:
         line.append(f"  ({row['omitted_bytes']:,} bytes: --json has them)", style="dim")
+    if "time_note" in row:
+        line.append(f"  (sender's clock: {row['time_note']})", style="dim")
     return line

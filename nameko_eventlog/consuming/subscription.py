@@ -29,6 +29,7 @@ from nameko_eventlog import limits
 from nameko_eventlog.addresses import masked, masked_text
 from nameko_eventlog.compat import Settings
 from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
 from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
 from nameko_eventlog.consuming.decoding import UNREADABLE
 from nameko_eventlog.consuming.deliveries import DeliveryAssembler
@@ -105,6 +106,7 @@ class Subscription:
         on_turn: Called after each time the connection was listened to; it takes from `waiting`
             and answers by `acknowledge` and `bury`. Without a connection it is called as well,
             after `wake`.
+        counts: What becomes of the messages is added to it.
     """
 
     def __init__(
@@ -113,7 +115,9 @@ class Subscription:
         options: QueueOptions,
         prefetch: int,
         on_turn: Callable[[], None],
+        counts: ConsumerCounts | None = None,
     ) -> None:
+        self._counts = ConsumerCounts() if counts is None else counts
         self._options = options
         self._prefetch = prefetch
         self._on_turn = on_turn
@@ -184,14 +188,21 @@ class Subscription:
         elif self._resting is not None and not self._resting.ready():
             self._resting.send()
 
-    def acknowledge(self, messages: list[ReceivedMessage]) -> None:
+    def acknowledge(self, messages: list[ReceivedMessage], outcome: Outcome = "handled") -> None:
         """
         Let the broker forget *messages*, if they are of this connection.
+
+        Args:
+            messages: Which.
+            outcome: What they are counted as.
 
         Raises:
             Exception: The connection is lost.
         """
-        for tag, all_before in self._unsettled.settle(one.delivery_tag for one in messages):
+        before = len(self._unsettled)
+        settled = self._unsettled.settle(one.delivery_tag for one in messages)
+        self._counts.add(outcome, before - len(self._unsettled))
+        for tag, all_before in settled:
             self._channel.basic_ack(tag, multiple=all_before)
 
     def bury(self, message: ReceivedMessage, reason: str) -> bool:
@@ -220,7 +231,7 @@ class Subscription:
         if self._returned:
             self._options.declare_dead_letters(self._channel)
             return False
-        self.acknowledge([message])
+        self.acknowledge([message], "dead_letters")
         return True
 
     def _publish(self, letter: dict[str, Any]) -> None:
@@ -269,6 +280,7 @@ class Subscription:
             eventlet.sleep(0)
 
     def _received(self, received: ReceivedMessage) -> None:
+        self._counts.received += 1
         self._unsettled.add(received.delivery_tag, received.weight)
         self.waiting.append(received)
 
@@ -374,6 +386,7 @@ class Subscription:
     def _close(self) -> None:
         self.connection = None
         self.waiting.clear()
+        self._counts.returned += len(self._unsettled)
         self._unsettled = Settling()
         self._reader = None
         with suppress(*self._errors, eventlet.Timeout), eventlet.Timeout(1):

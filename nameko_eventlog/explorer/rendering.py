@@ -22,6 +22,7 @@ from nameko_eventlog.store.answers import (
     EventLogRow,
 )
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.dating import AHEAD, DIFFERS, PAST, UNREADABLE
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.visible import visible as make_visible
 
@@ -310,6 +311,15 @@ def _cut(text: str, most: int) -> str:
     return f"{text[:most]}\N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
 
 
+_INSTEAD = "the time above is that of the message id, or when the store received it."
+_CLOCK = {
+    AHEAD: f"The body's time is ahead of the store's clock: {_INSTEAD}",
+    PAST: f"The body's time is before the year 2000: {_INSTEAD}",
+    UNREADABLE: f"The body has no time that can be read: {_INSTEAD}",
+    DIFFERS: "The message id bears another time than the body, which is believed.",
+}
+
+
 def make_environment() -> Environment:
     """
     Make Jinja's environment: everything is escaped, and visible.
@@ -323,6 +333,7 @@ def make_environment() -> Environment:
     )
     environment.filters["shortened"] = shortened
     environment.globals.update(
+        CLOCK=_CLOCK,
         FAILURE_LEVELS=FAILURE_LEVELS,
         WARNING_LEVELS=WARNING_LEVELS,
         event_log_url=views.event_log_url,

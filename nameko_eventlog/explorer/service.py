@@ -45,7 +45,6 @@ from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.levels import expand_levels
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import Readers
-from nameko_eventlog.store.rows import AHEAD_MS
 from nameko_eventlog.store.waiting import wait_in_real_threads
 
 
@@ -58,8 +57,8 @@ _RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
 
 _AROUND = timedelta(minutes=1)
 
-# the store takes nothing that is dated further ahead
-_AHEAD = timedelta(milliseconds=AHEAD_MS)
+# the store dates nothing so far ahead; before 0.2.0 it did, or its own clock was ahead
+_AHEAD = timedelta(days=1)
 
 # of the call stack, as a line
 _MOST_OF_STACK = 20
@@ -71,6 +70,8 @@ class Pages(DependencyProvider):
     """
     Answers of the store, rendered.
     """
+
+    _is_set_up = False
 
     def setup(self) -> None:
         """
@@ -84,12 +85,14 @@ class Pages(DependencyProvider):
         self._readers = Readers(config.uri, PAGE_SECONDS)
         self.ask = self._readers.ask
         self._environment = make_environment()
+        self._is_set_up = True
 
     def stop(self) -> None:
         """
-        Close the connections.
+        Close the connections, if there are any: what could not be set up is stopped as well.
         """
-        self._readers.close()
+        if self._is_set_up:
+            self._readers.close()
 
     def get_dependency(self, worker_ctx: Any) -> Pages:
         """
@@ -163,7 +166,8 @@ class EventLogExplorer:
             if "omitted_bytes" in row:  # as it is stored: it is not decoded for this
                 content = self.pages.ask("get_json", row["message_id"]) or "null"
                 if not is_body:
-                    told = {name: json.dumps(row[name]) for name in ("message_id", "time")}
+                    names = ("message_id", "time", "time_note")
+                    told = {name: json.dumps(row[name]) for name in names if name in row}
                     told["body"] = content
                     content = f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in told.items())}}}"
             else:

@@ -14,14 +14,18 @@ from urllib.parse import quote, urlencode
 
 from nameko_eventlog.limits import PATTERN_WILDCARDS
 from nameko_eventlog.store.answers import EventLogRow
+from nameko_eventlog.store.dating import EARLIEST_MS
 from nameko_eventlog.store.parameters import MAX_PATH_LEVELS, InvalidQuery
 from nameko_eventlog.store.paths import write_path
-from nameko_eventlog.store.rows import EARLIEST_MS, MAX_TEXT
+from nameko_eventlog.store.rows import MAX_TEXT
 from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
-NAMES = ("service", "entrypoint", "event_type", "caller", "level", "call_id", "origin_call_id")
+NAMES = (
+    "service", "entrypoint", "event_type", "caller", "level", "call_id", "origin_call_id",
+    "time_note",
+)  # fmt: skip
 EQUALITIES = ("data", "metadata")
 CONTAINMENTS = ("data_contains", "metadata_contains")
 RANGE = ("since", "until")

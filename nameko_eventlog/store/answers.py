@@ -29,9 +29,13 @@ class EventLogRow(_Row, total=False):
 
     ``omitted_bytes`` is there if the body was too large for a list: the size of it as the
     database keeps it, in the place of the body, of which there is what the table's columns tell.
+
+    ``time_note`` is there if the sender's clock cannot have been right: ``ahead``, ``past``,
+    ``unreadable`` or ``differs``. The body has what the sender said, and ``time`` is the store's.
     """
 
     omitted_bytes: int
+    time_note: str
 
 
 class Page(TypedDict):

@@ -23,6 +23,7 @@ from nameko_eventlog.limits import (
     PATTERN_WILDCARDS,
     SEARCH_CHARACTERS,
 )
+from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import expand_levels, level_number
 from nameko_eventlog.store.paths import Keys, read_path
 from nameko_eventlog.store.rows import MAX_DEPTH, MAX_TEXT, Unstorable, make_plain, spelt_out
@@ -54,6 +55,7 @@ COLUMNS = {
     "level": "level",
     "call_id": "call_id",
     "origin_call_id": "origin_call_id",
+    "time_note": "time_note",
 }
 """The filters that have a column of their own, and an index."""
 
@@ -116,6 +118,7 @@ class Filters:
         level: Any = None,
         call_id: Any = None,
         origin_call_id: Any = None,
+        time_note: Any = None,
         since: Any = None,
         until: Any = None,
         data: Any = None,
@@ -140,6 +143,8 @@ class Filters:
         if "level" in columns:
             names, least_level = expand_levels(columns["level"])
             columns["level"] = tuple(sorted(names))
+        for note in columns.get("time_note", ()):
+            check_choice("time_note", note, NOTES)
         patterns: tuple[str, ...] = ()
         if any("*" in one for one in columns.get("event_type", ())):
             patterns = columns.pop("event_type")

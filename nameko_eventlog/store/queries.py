@@ -75,6 +75,7 @@ GROUPS = {
     "event_type": event_logs.c.event_type,
     "entrypoint": event_logs.c.entrypoint_name,
     "level": event_logs.c.level,
+    "time_note": event_logs.c.time_note,
 }
 
 
@@ -137,6 +138,8 @@ class EventLogQuery:
                 - ``event_type``: the same; ``*`` stands for any text.
                 - ``caller``: the name of the service that has called, or a list of names.
                 - ``call_id``, ``origin_call_id``: an id or a list of ids.
+                - ``time_note``: what is odd about the sender's clock, or a list: ``ahead``,
+                  ``past``, ``unreadable``, ``differs``.
                 - ``since``, ``until``: a datetime or ISO 8601; from the one until before the
                   other.
                 - ``data``, ``metadata``: a mapping of paths, ``"customer.id"``, to what is there.
@@ -195,7 +198,8 @@ class EventLogQuery:
         Count event logs: of the last 24 hours, if there is no ``since``.
 
         Args:
-            group_by: ``service``, ``event_type``, ``entrypoint``, ``level`` or ``time``.
+            group_by: ``service``, ``event_type``, ``entrypoint``, ``level``, ``time_note`` or
+                ``time``.
             bucket: The length of a group by time, in seconds.
             limit: How many groups: 1000 at the most; the largest, or the latest.
             **filters: Which event logs: those of `query`.
@@ -447,7 +451,7 @@ class EventLogQuery:
                     "body": bodies[one.message_id],
                     "omitted_bytes": one.size,
                 }
-                rows.append(row)
+                rows.append(_noted(row, one))
         return rows
 
     @contextmanager
@@ -553,8 +557,15 @@ def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _row(found: Any) -> EventLogRow:
-    return {
+    row: EventLogRow = {
         "message_id": found.message_id,
         "time": format_time(found.time_ms),
         "body": found.body,
     }
+    return _noted(row, found)
+
+
+def _noted(row: EventLogRow, found: Any) -> EventLogRow:
+    if found.time_note is not None:
+        row["time_note"] = found.time_note
+    return row

@@ -20,7 +20,7 @@ from nameko_eventlog.store.databases import (
 )
 from nameko_eventlog.store.rows import Unstorable, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
-from nameko_eventlog.store.times import format_time, now_ms
+from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.writing import content_types, insert
 
 
@@ -114,7 +114,8 @@ class Rejects:
             delivery_tag=0,
         )
         try:
-            row = make_row(message, self._accept, now_ms())
+            # without a time of its own, it is from when it arrived
+            row = make_row(message, self._accept, parse_time(reject.rejected_at))
         except Unstorable:
             return False
         with database_errors(self._engine.url), self._engine.begin() as connection:

@@ -76,6 +76,8 @@ class Retention:
         self._clock = clock
         self._elapsed = elapsed
         self._held_since: float | None = None
+        self.purged = 0
+        """How many event logs and rejects were deleted so far."""
 
     def run(self, thread: Background, rest: Callable[[], None]) -> int:
         """
@@ -104,6 +106,7 @@ class Retention:
         try:
             while step := thread.run(partial(next, steps, 0)):
                 deleted += step
+                self.purged += step
                 rest()
         finally:
             if deleted:

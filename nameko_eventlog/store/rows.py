@@ -21,8 +21,8 @@ from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.decoding import JSON, decode_json, load, weight_of
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.dating import claimed_time, decide_time
 from nameko_eventlog.store.levels import normal_level
-from nameko_eventlog.store.times import parse_time
 
 
 MAX_TEXT = 500
@@ -31,14 +31,8 @@ MAX_TEXT = 500
 MAX_DEPTH = limits.BODY_DEPTH
 """How deep a body may be nested."""
 
-EARLIEST_MS = 946_684_800_000
-"""The year 2000."""
-
 NONCE_BYTES = 10
 """As many as a UUID of version 7 has beside its time."""
-
-AHEAD_MS = 86_400_000
-"""How far a clock may be ahead of the store's: a day."""
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
 _SURROGATES_AND_NUL = re.compile("[\x00\ud800-\udfff]")
@@ -48,6 +42,7 @@ _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _EXPONENT = re.compile(rb"[\[:,]\s*-?\d+(?:\.\d+)?[eE][+-]?\d\d")
 _DIGITS_WRITTEN = 330  # of a number with an exponent, at the most
 _SMALL = limits.BODY_BYTES // _DIGITS_WRITTEN * len(b"1e99,")  # in which there are too few
+_LATEST_OF_ID = 2**48 - 1  # milliseconds
 _LONG = b"0" * 19  # digits of an integer that may need more than 64 bits
 
 
@@ -79,19 +74,19 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
     level = normal_level(body.get("level"))
     parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
-    time_ms = _body_time(body.get("timestamp"), now)
+    body_ms, id_ms = claimed_time(body.get("timestamp")), None
     message_id = message.properties.get("message_id")
     if message_id is None or message_id == "":
-        message_id = _own_id(now if time_ms is None else time_ms, message.nonce)
+        message_id = _own_id(body_ms, message.nonce)
     else:
         message_id = spelt_out(str(message_id))
         if _UUID7.fullmatch(message_id):
-            time_ms = _within_bounds(int(message_id[:8] + message_id[9:13], 16), message_id, now)
-    if time_ms is None:
-        raise Unstorable("the body has no timestamp, and the message id bears none")
+            id_ms = int(message_id[:8] + message_id[9:13], 16)
+    time_ms, time_note = decide_time(body_ms, id_ms, now)
     return {
         "message_id": _bounded("message_id", message_id),
         "time_ms": time_ms,
+        "time_note": time_note,
         "service_name": _text(body, "service_name"),
         "event_type": _text(body, "event_type"),
         "entrypoint_protocol": _text_or_none(body, "entrypoint_protocol"),
@@ -251,30 +246,14 @@ def is_plain(body: bytes) -> bool:
     )
 
 
-def _body_time(value: Any, now: int) -> int | None:
-    if value is None:
-        return None
-    try:
-        time_ms = parse_time(value)
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        raise Unstorable(f"timestamp is no ISO 8601 time but {_shown(value)}") from None
-    return _within_bounds(time_ms, value, now)
-
-
-def _within_bounds(time_ms: int, value: Any, now: int) -> int:
-    if time_ms < EARLIEST_MS:
-        raise Unstorable(f"its time is before the year 2000: {_shown(value)}")
-    if time_ms > now + AHEAD_MS:
-        raise Unstorable(f"its time is more than a day ahead of the store's: {_shown(value)}")
-    return time_ms
-
-
-def _own_id(time_ms: int, nonce: bytes | None) -> str:
+def _own_id(body_ms: int | None, nonce: bytes | None) -> str:
     """
-    Make a message id that bears its time, for senders that give none.
+    Make a message id that bears the body's time, for senders that give none.
+
+    It is the same whenever the message is written, and so it does not depend on the clock.
     """
     random = int.from_bytes(os.urandom(NONCE_BYTES) if nonce is None else nonce, "big")
-    number = time_ms << 80 | random
+    number = min(max(body_ms or 0, 0), _LATEST_OF_ID) << 80 | random
     number = number & ~(0xF << 76) | 0x7 << 76
     return str(UUID(int=number & ~(0x3 << 62) | 0x2 << 62))
 

@@ -32,7 +32,7 @@ event_logs = Table(
     metadata,
     # What duplicates are known by; one of the store's own where the sender gave none.
     Column("message_id", _TEXT, primary_key=True),
-    # The order: milliseconds since 1970 out of the message id, or of the body's time.
+    # The order: milliseconds since 1970 out of the message id, or of the body's time; `dating`.
     Column("time_ms", BigInteger, nullable=False),
     Column("service_name", _TEXT, nullable=False),
     Column("event_type", _TEXT, nullable=False),
@@ -45,6 +45,8 @@ event_logs = Table(
     Column("parent_call_id", _TEXT),
     # The service of the latter.
     Column("caller", _TEXT),
+    # What is odd about the sender's time, mostly nothing.
+    Column("time_note", _TEXT),
     Column("body", _JSON, nullable=False),
 )
 
@@ -57,6 +59,7 @@ for _name in (
     "call_id",
     "origin_call_id",
     "caller",
+    "time_note",
 ):
     _column = event_logs.c[_name]
     # Most event logs have no level, and what happens outside calls has no call.

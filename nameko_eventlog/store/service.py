@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import eventlet
@@ -18,6 +19,7 @@ from nameko.timer import timer
 from nameko_eventlog import compat
 from nameko_eventlog.consumers import EventLogConsumer
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.exceptions import Unavailable
 from nameko_eventlog.limits import QUERY_SECONDS
 from nameko_eventlog.store.background import Background
@@ -54,6 +56,8 @@ class Database(DependencyProvider):
     The store's database, which it writes to and reads from without blocking green threads.
     """
 
+    _is_set_up = False
+
     def setup(self) -> None:
         """
         Read the configuration; nothing is connected yet.
@@ -63,7 +67,8 @@ class Database(DependencyProvider):
         """
         self.config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
-        self._writer = EventLogWriter(self.config.uri, self.container.accept)
+        self.counts = StoreCounts()
+        self._writer = EventLogWriter(self.config.uri, self.container.accept, self.counts)
         self._writing = Background(WRITE_SECONDS)
         self._probing = Background(QUERY_SECONDS)
         self._refused: list[ReceivedMessage] = []
@@ -71,6 +76,7 @@ class Database(DependencyProvider):
         self._retention = None if days is None else Retention(self.config.uri, days)
         self._readers = Readers(self.config.uri)
         self.ask = self._readers.ask
+        self._is_set_up = True
 
     def start(self) -> None:
         """
@@ -84,8 +90,10 @@ class Database(DependencyProvider):
 
     def stop(self) -> None:
         """
-        Close the connections.
+        Close the connections, if there are any: what could not be set up is stopped as well.
         """
+        if not self._is_set_up:
+            return
         self._readers.close()
         with suppress(DatabaseError):  # it does not answer: the process ends all the same
             self._writing.run(self._writer.close)
@@ -104,15 +112,19 @@ class Database(DependencyProvider):
             Unavailable: If the database cannot take it now.
         """
         reasons: list[str] = []
+        begun = monotonic()
         try:
             while messages:  # each transaction has its time: what is done is not done again
                 write = partial(self._writer.write_first, messages)
                 number, some = self._writing.run(write)
                 reasons += some
+                self.counts.rejects += len(some)
                 messages = messages[number:]
         except DatabaseError as exc:
             self._refused = messages
             raise Unavailable(str(exc)) from exc
+        finally:
+            self.counts.write_seconds += monotonic() - begun
         self._refused = []
         if reasons:
             _log.warning(
@@ -129,7 +141,7 @@ class Database(DependencyProvider):
             DatabaseError: It does not.
         """
         return self._probing.run(
-            Trial(self.config.uri, self.container.accept, list(self._refused))
+            Trial(self.config.uri, self.container.accept, list(self._refused), self.counts)
         )
 
     def apply_retention(self) -> None:
@@ -142,6 +154,8 @@ class Database(DependencyProvider):
             self._retention.run(Background(WRITE_SECONDS), partial(eventlet.sleep, _REST))
         except DatabaseError as exc:
             _log.warning("what is too old could not be deleted: %s", exc)
+        finally:
+            self.counts.purged = self._retention.purged
 
 
 class StoreConsumer(EventLogConsumer):
@@ -184,8 +198,17 @@ class StoreConsumer(EventLogConsumer):
         Only then does the queue go on: on quorum queues each round of delivering and giving back
         counts, and what never met a database that works would become a dead letter.
         """
-        databases = (one for one in self.container.dependencies if isinstance(one, Database))
-        return next(databases).probe()
+        return self._database.probe()
+
+    def stats(self) -> dict[str, float]:
+        """
+        Return the counts of the consumer, and those of the store.
+        """
+        return {**super().stats(), **self._database.counts.as_dict()}
+
+    @property
+    def _database(self) -> Database:
+        return next(one for one in self.container.dependencies if isinstance(one, Database))
 
 
 _store_event_logs = StoreConsumer.decorator

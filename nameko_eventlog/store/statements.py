@@ -40,6 +40,7 @@ from nameko_eventlog.store.schema import event_logs
 _BY_SELECTIVITY = (
     "call_id",
     "origin_call_id",
+    "time_note",
     "entrypoint_name",
     "caller",
     "event_type",
@@ -90,6 +91,7 @@ WRITTEN = func.octet_length(cast(event_logs.c.body, Text))
 ROW = (
     event_logs.c.message_id,
     event_logs.c.time_ms,
+    event_logs.c.time_note,
     type_coerce(
         case((_SIZE <= LISTED_BODY_BYTES, event_logs.c.body)), event_logs.c.body.type
     ).label("body"),
@@ -100,7 +102,13 @@ ROW = (
 COLUMNS = tuple(column for column in event_logs.c if column.name != "body")
 """What is told of an event log without its body."""
 
-WHOLE = (event_logs.c.message_id, event_logs.c.time_ms, event_logs.c.body, _SIZE.label("size"))
+WHOLE = (
+    event_logs.c.message_id,
+    event_logs.c.time_ms,
+    event_logs.c.time_note,
+    event_logs.c.body,
+    _SIZE.label("size"),
+)
 """All of an event log."""
 
 

@@ -28,6 +28,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.consuming.reasons import shown
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
 from nameko_eventlog.store.deadlines import Deadline
@@ -69,16 +70,21 @@ class EventLogWriter:
     Args:
         uri: The database's address.
         accept: The content types, or the names of kombu's serializers, that may be decoded.
+        counts: Where rows and duplicates are counted.
 
     Raises:
         DatabaseError: If *uri* is no address of a database that can be used.
     """
 
-    def __init__(self, uri: str, accept: Collection[str]) -> None:
+    def __init__(
+        self, uri: str, accept: Collection[str], counts: StoreCounts | None = None
+    ) -> None:
+        self._counts = StoreCounts() if counts is None else counts
         self._engine = open_engine(uri, writes=True)
         self._migration = Migration(self._engine)
         self._accept = content_types(accept)
         self._is_migrated = False
+        self._connections = 0
         # it may be another file, or a server that was set up anew
         event.listen(self._engine, "connect", self._forget)
 
@@ -97,6 +103,7 @@ class EventLogWriter:
 
     def _forget(self, *_: Any) -> None:
         self._is_migrated = False
+        self._connections += 1
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
         """
@@ -171,23 +178,46 @@ class EventLogWriter:
         Begin a transaction, which has ended in the file that is at its path when this has ended.
         """
         with self._engine.connect() as connection:
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except DBAPIError as exc:
+                if _is_about_connection(exc):
+                    connection.invalidate()
+                raise
             check_in_place(connection)
 
     def _write(self, portion: _Portion, now: int) -> list[str]:
+        """
+        Write *portion*, if need be over a new connection.
+
+        A kept connection may have been closed while it was idle, by the server, a pool in between
+        or a failover, and only the next statement tells. Whatever became of it, what is written
+        twice is there once.
+        """
+        connections = self._connections
+        with database_errors(self._engine.url):
+            try:
+                return self._try_to_write(portion, now)
+            except DBAPIError as exc:
+                if self._connections != connections or not _is_about_connection(exc):
+                    raise
+            self.prepare()
+            return self._try_to_write(portion, now)
+
+    def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
         # one order for all writers: two that have the same rows do not wait for each other
         rows.sort(key=lambda pair: pair[0]["message_id"])
-        with database_errors(self._engine.url):
-            try:
-                with self._transaction() as connection:
-                    insert(connection, event_logs, [row for row, _ in rows])
-                    insert(connection, rejects, rejected)
-            except StatementError as exc:
-                if not _is_about_a_row(exc):
-                    raise
-                rejected = self._write_singly(rows, rejected, now)
+        try:
+            with self._transaction() as connection:
+                inserted = insert(connection, event_logs, [row for row, _ in rows])
+                insert(connection, rejects, rejected)
+            self._count(inserted, len(rows))
+        except StatementError as exc:
+            if not _is_about_a_row(exc):
+                raise
+            rejected = self._write_singly(rows, rejected, now)
         return [reject["reason"] for reject in rejected]
 
     def _write_singly(
@@ -200,7 +230,8 @@ class EventLogWriter:
         for row, message in rows:
             try:
                 with self._transaction() as connection:
-                    insert(connection, event_logs, [row])
+                    inserted = insert(connection, event_logs, [row])
+                self._count(inserted, 1)
             except StatementError as exc:
                 if not _is_about_a_row(exc):
                     raise
@@ -208,6 +239,10 @@ class EventLogWriter:
         with self._transaction() as connection:
             insert(connection, rejects, rejected)
         return rejected
+
+    def _count(self, inserted: int, number: int) -> None:
+        self._counts.rows += inserted
+        self._counts.duplicates += number - inserted
 
 
 class Probe:
@@ -275,12 +310,17 @@ class Trial:
         uri: The database's address.
         accept: The content types that may be decoded.
         refused: The batch.
+        counts: Where rows and duplicates are counted.
     """
 
     def __init__(
-        self, uri: str, accept: Collection[str], refused: Sequence[ReceivedMessage]
+        self,
+        uri: str,
+        accept: Collection[str],
+        refused: Sequence[ReceivedMessage],
+        counts: StoreCounts | None = None,
     ) -> None:
-        self._writer = EventLogWriter(uri, accept)
+        self._writer = EventLogWriter(uri, accept, counts)
         self._refused = refused
 
     def __call__(self) -> bool:
@@ -313,18 +353,22 @@ def content_types(accept: Collection[str]) -> frozenset[str]:
     return frozenset(accept) | {names[name] for name in accept if name in names}
 
 
-def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
     """
     Insert *rows*; one whose key is there already is left out.
+
+    Returns:
+        How many were inserted, of event logs.
     """
     if not rows:
-        return
+        return 0
     if connection.dialect.name != "postgresql":
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+        result = connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
     elif table is event_logs:
-        connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
+        result = connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
     else:
-        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+        result = connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+    return max(result.rowcount, 0)
 
 
 def _as_one_document() -> Insert:
@@ -390,3 +434,11 @@ def _is_about_a_row(exc: StatementError) -> bool:
     if not isinstance(exc, DBAPIError) or isinstance(exc, (DataError, IntegrityError)):
         return True
     return str(getattr(exc.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
+
+
+def _is_about_connection(exc: DBAPIError) -> bool:
+    """
+    Tell whether another connection may do: this one has been closed, or leads to a standby.
+    """
+    state = str(getattr(exc.orig, "pgcode", None) or "")
+    return exc.connection_invalidated or state.startswith(("08", "25006", "57P"))

@@ -88,13 +88,12 @@ def store_bodies(uri: str, *bodies: Body) -> list[str]:
     Write bodies, a second apart, the last one now.
     """
     now = datetime.now(timezone.utc)
-    return store(
-        uri,
-        (
-            make_message(body, now - timedelta(seconds=len(bodies) - 1 - number), number)
-            for number, body in enumerate(bodies)
-        ),
-    )
+    messages = []
+    for number, body in enumerate(bodies):
+        at = now - timedelta(seconds=len(bodies) - 1 - number)
+        body = {**body, "timestamp": at.isoformat(timespec="seconds")}
+        messages.append(make_message(body, at, number))
+    return store(uri, messages)
 
 
 def shop_messages(now: datetime, hours: float = 7.0) -> Iterator[ReceivedMessage]:

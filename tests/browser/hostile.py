@@ -100,7 +100,9 @@ def hostile_messages() -> Iterator[ReceivedMessage]:
     now = datetime.now(timezone.utc)
     bodies = hostile_bodies()
     for number, body in enumerate(bodies):
-        yield make_message(body, now - timedelta(seconds=len(bodies) - number), number)
+        at = now - timedelta(seconds=len(bodies) - number)
+        body = {**body, "timestamp": at.isoformat(timespec="seconds")}
+        yield make_message(body, at, number)
     for number, text in enumerate(TEXTS.values()):
         body = make_body(
             event_type=f"id {number}", service_name="ids", call_stack=[], call_id=None

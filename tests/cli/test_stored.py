@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
+import yaml
 
 from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.writing import EventLogWriter
@@ -301,37 +302,48 @@ class TestPurge:
 
 class TestRejects:
     def test_retry(
-        self, run: Cli, folder: pathlib.Path, message: Make, monkeypatch: pytest.MonkeyPatch
+        self, run: Cli, folder: pathlib.Path, message: Make, configure: Callable[..., None]
     ) -> None:
         """
-        Rejects are listed with their reasons, shown whole, and stored when they can be.
+        Rejects are listed with their reasons, shown whole, and stored when they can be: as ACCEPT
+        says now, and from when they arrived if they tell no time.
         """
-        soon = datetime.now(timezone.utc) + timedelta(hours=25)
         writer = EventLogWriter(f"sqlite:///{folder}/eventlog.db", ["json"])
         writer.write(
             [
                 message(b"\xff\x1b", message_id="bad"),
-                message(body(timestamp=soon.isoformat()), message_id="early"),
+                message(
+                    yaml.safe_dump(body(timestamp="yesterday")).encode(),
+                    content_type="application/x-yaml",
+                    message_id="other",
+                ),
             ]
         )
         writer.close()
 
         listed = run("rejects", "list").stdout
-        assert "more than a day ahead" in listed
+        assert "application/x-yaml' is not accepted" in listed
         assert "cannot be decoded" in listed
         shown = json.loads(run("rejects", "show", "1").stdout)
         assert ("bad", "base64") == (shown["properties"]["message_id"], shown["body_encoding"])
         assert (
-            "early" == json.loads(run("rejects", "show", "2").stdout)["properties"]["message_id"]
+            "other" == json.loads(run("rejects", "show", "2").stdout)["properties"]["message_id"]
         )
 
-        later = int((soon - timedelta(hours=1)).timestamp() * 1000)
-        monkeypatch.setattr("nameko_eventlog.store.rejecting.now_ms", lambda: later)
+        assert "2: still cannot be stored" in run("rejects", "retry", "2").stderr
+        configure(ACCEPT=["json", "yaml"])
         result = run("rejects", "retry", "1", "2")
         assert 1 == result.exit_code
         assert "2: stored" in result.stdout
         assert "1: still cannot be stored" in result.stderr
-        assert 1 == len(
-            run("query", "--until", (soon + timedelta(hours=1)).isoformat()).stdout.splitlines()
+        (row,) = run("query", "--time-note", "unreadable").stdout.splitlines()
+        assert "(sender's clock: unreadable)" in row
+        (row,) = run("query", "--json").stdout.splitlines()
+        assert ("unreadable", "yesterday") == (
+            json.loads(row)["time_note"],
+            json.loads(row)["body"]["timestamp"],
         )
+        counted = run("count", "--by", "time_note", "--json").stdout
+        assert {"group": "unreadable", "count": 1} == json.loads(counted)
+        assert 0 < run("query", "--time-note", "late").exit_code
         assert 1 == len(run("rejects", "list").stdout.splitlines())

@@ -97,7 +97,7 @@ def stored(uri: str, message: Make) -> Callable[..., list[str]]:
             at = f"{int(moment.timestamp() * 1000):012x}"
             messages.append(
                 message(
-                    json.dumps(body(**change)).encode(),
+                    json.dumps(body(**{"timestamp": moment.isoformat(), **change})).encode(),
                     message_id=f"{at[:8]}-{at[8:]}-7000-8000-{number:012x}",
                 )
             )

@@ -204,13 +204,25 @@ class TestStored:
     """
 
     @settings(max_examples=60, deadline=None)
-    @given(records(values), contexts, st.sampled_from([(), ("call_stack", "a", "service_name")]))
+    @given(
+        records(values),
+        contexts,
+        st.sampled_from([(), ("call_stack", "a", "service_name")]),
+        st.none() | st.floats() | st.floats(-(10**9), 10**9).map(lambda ago: time.time() + ago),
+    )
     def test_records(
-        self, record: logging.LogRecord, context: dict[str, Any], redact: tuple[str, ...]
+        self,
+        record: logging.LogRecord,
+        context: dict[str, Any],
+        redact: tuple[str, ...],
+        created: float | None,
     ) -> None:
         """
-        Whatever a record, its worker's context and the redacted keys are, it becomes a row.
+        Whatever a record, its time, its worker's context and the redacted keys are, it becomes a
+        row.
         """
+        if created is not None:
+            record.created = created
         stored(sent(lambda sink: EventLogHandler().handle(record), context, redact))
 
     @settings(max_examples=50, deadline=None)

@@ -36,29 +36,34 @@ def body(**attributes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def message() -> Make:
+_ids = UUID7Generator()
+
+
+def make_message(content: Any, **changes: Any) -> ReceivedMessage:
     """
     Make a message: of a body, or of bytes; ``message_id=None`` is an old sender's.
     """
-    ids = UUID7Generator()
+    properties: dict[str, Any] = {"message_id": _ids.make(time())}
+    if "message_id" in changes:
+        given = changes.pop("message_id")
+        properties = {} if given is None else {"message_id": given}
+    values: dict[str, Any] = {
+        "body": content if isinstance(content, bytes) else json.dumps(content).encode(),
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "headers": {},
+        "properties": properties,
+        "exchange": "shop.events",
+        "routing_key": "log_event",
+        "redelivered": False,
+        "delivery_tag": 1,
+    }
+    return ReceivedMessage(**{**values, **changes})
 
-    def make(content: Any, **changes: Any) -> ReceivedMessage:
-        properties: dict[str, Any] = {"message_id": ids.make(time())}
-        if "message_id" in changes:
-            given = changes.pop("message_id")
-            properties = {} if given is None else {"message_id": given}
-        values: dict[str, Any] = {
-            "body": content if isinstance(content, bytes) else json.dumps(content).encode(),
-            "content_type": "application/json",
-            "content_encoding": "utf-8",
-            "headers": {},
-            "properties": properties,
-            "exchange": "shop.events",
-            "routing_key": "log_event",
-            "redelivered": False,
-            "delivery_tag": 1,
-        }
-        return ReceivedMessage(**{**values, **changes})
 
-    return make
+@pytest.fixture
+def message() -> Make:
+    """
+    `make_message`.
+    """
+    return make_message

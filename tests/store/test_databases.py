@@ -22,6 +22,7 @@ from eventlet import patcher, tpool
 from nameko.exceptions import ConfigurationError
 from sqlalchemy import inspect, text
 
+from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.call_ids import names_of
@@ -35,6 +36,21 @@ from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, Trial
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body
+
+
+class TestCounts:
+    def test_rows_and_duplicates(self, database: str, message: Make) -> None:
+        """
+        What is inserted is counted, and so is what was there before, rejects aside.
+        """
+        counts = StoreCounts()
+        writer = EventLogWriter(database, ["json"], counts)
+        some = [message(body()) for _ in range(3)]
+        for messages in (some, [*some, message(body()), message(b"rubbish")]):
+            writer.write(messages)
+        writer.close()
+
+        assert (4, 3) == (counts.rows, counts.duplicates)
 
 
 class TestMigrate:

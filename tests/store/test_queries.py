@@ -57,6 +57,7 @@ def bodies(database: str, message: Make) -> list[dict[str, Any]]:
     begin = time() - NUMBER * 60
     made = [
         body(
+            timestamp=format_time(int(begin + number * 60) * 1000),
             service_name=SERVICES[number % 3],
             entrypoint_name=f"method_{number % 5}",
             event_type=f"order_{number % 7}" if number % 2 else f"login_{number % 4}",

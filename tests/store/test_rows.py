@@ -5,29 +5,59 @@ From messages to rows and rejects, whatever they hold.
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta, timezone
+import os
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import kombu.serialization
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
+from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.rows import Unstorable, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
-from nameko_eventlog.store.times import now_ms
+from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples
-from tests.store.conftest import Make, body
+from tests.store.conftest import Make, body, make_message
 from tests.store.hostile import HOSTILE_MESSAGES
 
 
 ACCEPT = content_types(["json"])
+
+
+NOW = now_ms()
+DAY = 86_400
+
+
+def uuid7(at_ms: int) -> str:
+    """
+    Make a message id that bears a time, in milliseconds since 1970.
+    """
+    return str(UUID(int=max(at_ms, 0) << 80 | 0x7 << 76 | 0x2 << 62 | 5))
+
+
+ids = st.integers(0, 2**48 - 1).map(uuid7) | st.integers(NOW - 10**7, NOW + 10**7).map(uuid7)
+timestamps = (
+    st.none()
+    | st.datetimes().map(str)
+    | st.datetimes(timezones=st.timezones()).map(str)
+    | st.integers(NOW - 10**7, NOW + 10**7).map(format_time)
+    | st.text(max_size=30)
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.lists(st.integers(), max_size=2)
+    | st.sampled_from(["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "12:00", "2026"])
+)
 
 
 class TestMakeRow:
@@ -41,6 +71,7 @@ class TestMakeRow:
         assert {
             "message_id": "4711",
             "time_ms": 1767319445000,
+            "time_note": None,
             "service_name": "shop",
             "event_type": "order_paid",
             "entrypoint_protocol": "Rpc",
@@ -57,7 +88,8 @@ class TestMakeRow:
         """
         A UUID of version 7 orders: the body's seconds cannot.
         """
-        sent = message(body(), message_id="0192a3b4-c5d6-7abc-8def-0123456789ab")
+        made = body(timestamp="2024-10-19T07:36:26Z")
+        sent = message(made, message_id="0192a3b4-c5d6-7abc-8def-0123456789ab")
 
         assert 0x0192A3B4C5D6 == make_row(sent, ACCEPT, now_ms())["time_ms"]
 
@@ -107,9 +139,6 @@ class TestMakeRow:
             (body(event_type="x" * 501), "event_type has 501 characters, of 500"),
             (body(call_stack="abc"), "call_stack is no list"),
             (body(call_stack=[1]), "call_stack is no list"),
-            (body(timestamp="yesterday"), "timestamp is no ISO 8601 time but 'yesterday'"),
-            (body(timestamp="1970-01-01T00:00:00Z"), "before the year 2000"),
-            (body(timestamp="9999-01-01T00:00:00Z"), "more than a day ahead"),
             (b'{"data": ' + b"[" * 250 + b"]" * 250 + b"}", "deeper than 200 levels"),
             (b"[" * 100_000, "cannot be decoded"),
         ],
@@ -128,13 +157,138 @@ class TestMakeRow:
         with pytest.raises(Unstorable, match="cannot be decoded: ContentDisallowed"):
             make_row(message(b"x", content_type="application/x-python-serialize"), ACCEPT, 0)
 
-    def test_future(self, message: Make) -> None:
+    @pytest.mark.parametrize(
+        ("timestamp", "id_seconds", "row_seconds", "note"),
+        [
+            (0, None, 0, None),
+            (-3 * DAY, None, -3 * DAY, None),
+            (250, 250, 250, None),
+            (3 * DAY, 3 * DAY, 0, "ahead"),
+            (7200, None, 0, "ahead"),
+            (3 * DAY, -5, -5, "ahead"),
+            (0, 3 * DAY, 0, "differs"),
+            (-5, 7200, -5, "differs"),
+            (-7200, 0, -7200, "differs"),
+            (-5, -3 * DAY, -5, "differs"),
+            (295, 302, 295, None),
+            ("1970-01-01T00:00:07Z", None, 0, "past"),
+            ("1970-01-01T00:00:07Z", -5, -5, "past"),
+            ("1970-01-01T00:00:07Z", -100 * 365 * DAY, 0, "past"),
+            ("yesterday", None, 0, "unreadable"),
+            ("yesterday", -5, -5, "unreadable"),
+            ("yesterday", 3 * DAY, 0, "unreadable"),
+            (None, -5, -5, "unreadable"),
+            ({"at": [5]}, None, 0, "unreadable"),
+            (1e300, None, 0, "unreadable"),
+        ],
+    )
+    def test_clocks(
+        self,
+        message: Make,
+        timestamp: Any,
+        id_seconds: float | None,
+        row_seconds: float,
+        note: str | None,
+    ) -> None:
         """
-        A clock may be ahead by a day.
+        The time of a row is the id's where it agrees with the body's, else the body's, the id's or
+        the store's, the first that can be; and what is odd is noted. Numbers are seconds from now.
         """
-        soon = datetime.now(timezone.utc) + timedelta(hours=23)
+        if type(timestamp) is int:
+            timestamp = format_time(NOW + timestamp * 1000)
+        message_id = "m" if id_seconds is None else uuid7(NOW + int(id_seconds * 1000))
+        sent = body(timestamp=timestamp)
+        row = make_row(message(sent, message_id=message_id), ACCEPT, NOW)
 
-        assert make_row(message(body(timestamp=soon.isoformat())), ACCEPT, now_ms())
+        assert (row_seconds, note, sent) == (
+            (row["time_ms"] - NOW) / 1000,
+            row["time_note"],
+            row["body"],
+        )
+
+    def test_clock_of_the_store(self, message: Make) -> None:
+        """
+        A store whose clock has never been set keeps what arrives, from the year 2000.
+        """
+        row = make_row(message(body()), ACCEPT, 5_000)
+
+        assert (EARLIEST_MS, "ahead") == (row["time_ms"], row["time_note"])
+
+    @pytest.mark.parametrize("timestamp", ["9999-01-01T00:00:00Z", "yesterday", None])
+    def test_same_row(self, message: Make, timestamp: str | None) -> None:
+        """
+        What has no id, and no time that can be, has the same id whenever it is written again.
+        """
+        sent = message(body(timestamp=timestamp), message_id=None, nonce=b"0123456789")
+
+        assert 1 == len({make_row(sent, ACCEPT, NOW + n)["message_id"] for n in (0, 5, 10**13)})
+
+    @given(timestamps, st.none() | st.text(max_size=3) | ids, st.sampled_from([NOW, 0, NOW * 2]))
+    def test_any_time(self, timestamp: Any, message_id: str | None, now: int) -> None:
+        """
+        Whatever the body and the id say, the row's time is between 2000 and a little ahead of now.
+        """
+        sent = make_message(body(timestamp=timestamp), message_id=message_id)
+        row = make_row(sent, ACCEPT, now)
+
+        latest = max(now, EARLIEST_MS) + limits.AHEAD_SECONDS * 1000
+        assert EARLIEST_MS <= row["time_ms"] <= latest
+        assert row["time_note"] in (None, *NOTES)
+
+    @given(st.lists(st.integers(NOW - 10**9, NOW + 10**5), max_size=30), st.booleans())
+    def test_order(self, times: list[int], has_fraction: bool) -> None:
+        """
+        What one sender has sent whose clock is right is in the order of its ids, without a note.
+        """
+        generator = UUID7Generator()
+        rows = []
+        for at in sorted(times):
+            with patch("nameko_eventlog.delivery.identifiers.time", lambda at=at: at / 1000 + 1):
+                message_id = generator.make(at / 1000)
+            text = format_time(at) if has_fraction else format_time(at // 1000 * 1000)
+            sent = make_message(body(timestamp=text), message_id=message_id)
+            rows.append(make_row(sent, ACCEPT, NOW))
+
+        assert [row["message_id"] for row in rows] == [
+            row["message_id"]
+            for row in sorted(rows, key=lambda r: (r["time_ms"], r["message_id"]))
+        ]
+        assert {None} >= {row["time_note"] for row in rows}
+
+
+class TestStoredOnce:
+    def test_any_time(self, database: str) -> None:
+        """
+        Whatever bodies and ids say about times, each event log is one row however often it is
+        written, and none is a reject.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.prepare()
+        engine = open_engine(database)
+        found = select(event_logs.c.time_ms)
+
+        @settings(max_examples=15, deadline=None)
+        @given(st.lists(st.tuples(timestamps, st.none() | ids), max_size=30))
+        def write(told: list[tuple[Any, str | None]]) -> None:
+            with engine.begin() as connection:
+                connection.execute(delete(event_logs))
+            messages = [
+                make_message(body(timestamp=one), message_id=message_id, nonce=os.urandom(10))
+                for one, message_id in told
+            ]
+            assert [] == writer.write(messages) + writer.write(messages[::-1])
+            latest = now_ms() + limits.AHEAD_SECONDS * 1000
+            with engine.begin() as connection:
+                times = connection.scalars(found).all()
+            given = [message_id for _, message_id in told]
+            assert given.count(None) + len({*given} - {None}) == len(times)
+            assert all(EARLIEST_MS <= one <= latest for one in times)
+
+        try:
+            write()
+        finally:
+            writer.close()
+            engine.dispose()
 
 
 class TestHostile:

@@ -14,15 +14,18 @@ import eventlet
 import kombu
 import pytest
 from kombu import Connection, Exchange
+from nameko.exceptions import ConfigurationError
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
 from sqlalchemy import func, select
 
-from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog import EventLogDispatcher, consumer_stats
+from nameko_eventlog.explorer.service import Pages
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.service import Database
 from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
@@ -393,7 +396,28 @@ class TestEventLogStore:
         with entrypoint_hook(store, "apply_retention") as apply_retention:
             apply_retention()
 
+        counts = consumer_stats()["eventlog_store.store"]
+        assert (4, 0, 0, 2) == tuple(
+            counts[name] for name in ("rows", "duplicates", "rejects", "purged")
+        )
+        assert 0 < counts["write_seconds"] < 60
         assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
+
+    @pytest.mark.parametrize("provider", [Database, Pages])
+    def test_wrong_configuration(
+        self, rabbit_config: Any, run_service: Run, provider: type
+    ) -> None:
+        """
+        What a wrong configuration has kept from its start can be stopped all the same.
+        """
+        service = type("Service", (), {"name": "service", "database": provider()})
+        section = {"uri": "mysql://localhost/eventlog"}
+        config = {**rabbit_config, "EVENTLOG_STORE": section}
+        container = run_service(service, config, start=False)
+        with pytest.raises(ConfigurationError):
+            container.start()
+
+        container.stop()
 
     @pytest.mark.skipif(NAMEKO == 3, reason="nameko-eventlog-dispatcher needs Nameko 2")
     def test_old_library(self, rabbit_config: Any, database: str, start: Run) -> None:

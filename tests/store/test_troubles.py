@@ -15,16 +15,18 @@ import pytest
 from kombu import Connection
 from sqlalchemy import text
 
-from nameko_eventlog.store import EventLogStore
+from nameko_eventlog.store import DatabaseError, EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.service import StoreConsumer
+from nameko_eventlog.store.writing import EventLogWriter
 from tests.conftest import global_config
 from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
 from tests.proxy import Proxy
 from tests.rabbitmq import Broker
+from tests.store.conftest import Make, body
 from tests.store.numbered import left, numbers, send
 from tests.waiting import wait_until
 
@@ -227,6 +229,9 @@ OTHERS = (
 )
 """Ends all other sessions of a database."""
 
+ACTIVE = "FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+"""What is in the middle of a transaction."""
+
 
 class TestTerminated:
     def test_in_the_middle(self, rabbit_config: Any, postgresql: PostgreSQL, start: Start) -> None:
@@ -249,6 +254,94 @@ class TestTerminated:
         wait_until(lambda: len(numbers(uri)) >= 60)
         assert list(range(60)) == numbers(uri)
         assert (0, 0) == left(rabbit_config)
+
+
+class TestIdle:
+    @pytest.mark.parametrize("has_id", [True, False])
+    def test_ended(
+        self,
+        rabbit_config: Any,
+        postgresql: PostgreSQL,
+        start: Start,
+        caplog: pytest.LogCaptureFixture,
+        has_id: bool,
+    ) -> None:
+        """
+        A server that ends idle connections costs nothing, not a line.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        engine = open_engine(uri, writes=True)
+        start(rabbit_config, uri=uri)
+        for first in range(0, 15, 5):
+            send(rabbit_config, first, 5, has_id)
+            wait_until(lambda first=first: len(numbers(uri)) == first + 5)
+            with engine.begin() as connection:
+                wait_until(lambda: not connection.scalar(text(f"SELECT count(*) {ACTIVE}")))
+                assert connection.execute(text(OTHERS)).all()
+        engine.dispose()
+
+        assert list(range(15)) == numbers(uri)
+        assert [] == [one.message for one in caplog.records if one.levelname != "INFO"]
+
+    def test_timeout(
+        self,
+        rabbit_config: Any,
+        postgresql: PostgreSQL,
+        start: Start,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """
+        The same, where the server ends what has been idle for long.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        name = uri.rsplit("/", 1)[1]
+        engine = open_engine(uri)
+        with engine.begin() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} SET idle_session_timeout = '50ms'"))
+        engine.dispose()
+        start(rabbit_config, uri=uri)
+        other = open_engine(uri.replace(name, "postgres"))
+        sessions = text(f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'")
+        with other.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for first in (0, 5):
+                wait_until(lambda: not connection.scalar(sessions))
+                send(rabbit_config, first, 5)
+                wait_until(lambda first=first: len(numbers(uri)) == first + 5)
+        other.dispose()
+
+        assert list(range(10)) == numbers(uri)
+        assert [] == [one.message for one in caplog.records if one.levelname != "INFO"]
+
+    def test_standby(self, postgresql: PostgreSQL, message: Make) -> None:
+        """
+        A connection that takes no writes any more, as after a failover, is left for another.
+        """
+        postgresql.start()
+        uri = postgresql.create_database()
+        writer = EventLogWriter(uri, ["json"])
+        writer.write([message(body(data={"number": 1}))])
+        with writer._engine.connect() as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = on")
+            connection.commit()
+        writer.write([message(body(data={"number": 2}))])
+        writer.close()
+
+        assert [1, 2] == numbers(uri)
+
+    def test_away(self, postgresql: PostgreSQL, message: Make) -> None:
+        """
+        A server that is not there any more is tried once more, and then away.
+        """
+        postgresql.start()
+        writer = EventLogWriter(postgresql.create_database(), ["json"])
+        writer.write([message(body())])
+        postgresql.stop()
+        with pytest.raises(DatabaseError, match="cannot be used"):
+            writer.write([message(body())])
+        writer.close()
+        postgresql.start()
 
 
 class TestRedelivered:

@@ -28,6 +28,8 @@ from nameko_eventlog import (
     EventLogValueError,
     NotConfirmed,
     OversizedEvent,
+    consumer_stats,
+    process_stats,
 )
 from nameko_eventlog.testing import CapturedEventLogs, capture_event_logs
 
@@ -162,3 +164,7 @@ with capture_event_logs("foo", level=logging.INFO) as event_logs:
     assert_type(event_logs.dispatch.stats(), dict[str, int])
     event_logs.dispatch(5)  # type: ignore[arg-type]
     event_logs.dispatch("paid", [5])  # type: ignore[arg-type]
+
+# What Prometheus's collectors read.
+assert_type(consumer_stats(), dict[str, dict[str, float]])
+assert_type(process_stats(), dict[str, dict[str, int]])
