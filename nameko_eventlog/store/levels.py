@@ -78,8 +78,7 @@ def expand_levels(values: Iterable[str]) -> tuple[set[str], int | None]:
     names: set[str] = set()
     least: int | None = None
     for value in values:
-        name = normal_level(value) or value
-        names.add(name)
+        names.add(str(normal_level(value)))
         number = level_number(normal_level(value[:-1]) or "") if value.endswith("+") else None
         if number is not None:
             names |= {one for one, other in _NUMBERS.items() if other >= number}
