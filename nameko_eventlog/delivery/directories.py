@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 from collections import deque
+from collections.abc import Iterator, Sequence
 from zlib import crc32
 
 import eventlet
@@ -20,6 +21,7 @@ from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import SUFFIX, Segment, read_position
+from nameko_eventlog.delivery.steps import in_one_step
 
 
 _os = patcher.original("os")
@@ -63,7 +65,6 @@ class Directory:
         self._service = service
         self._news = news
         self.segments: deque[Segment] = deque()
-        self.unread = 0
         self._number = 0
         self._growing: Segment | None = None
         self._position_fd = -1
@@ -98,7 +99,7 @@ class Directory:
                 if segment.is_known:
                     if name == settled:
                         segment.read_up_to = max(segment.first, min(offset, segment.written))
-                    self.unread += segment.count()
+                    segment.count()
                     self.segments.append(segment)
                     eventlet.sleep(0)
                     continue
@@ -117,6 +118,20 @@ class Directory:
         return self.unread
 
     @property
+    def unread(self) -> int:
+        """
+        How many event logs it holds that are not in memory.
+        """
+        return sum([segment.unread for segment in list(self.segments)])  # a thread may look
+
+    @property
+    def is_read(self) -> bool:
+        """
+        Whether there are none.
+        """
+        return not any([segment.unread for segment in self.segments])
+
+    @property
     def files(self) -> int:
         """
         About how many files it has open.
@@ -130,9 +145,9 @@ class Directory:
         """
         return sum(segment.written for segment in self.segments)
 
-    def append(self, line: bytes) -> tuple[Segment, int]:
+    def append(self, line: bytes, message: Message) -> tuple[Segment, int]:
         """
-        Write a line.
+        Write a line, which *message* is.
 
         Returns:
             Where it is.
@@ -144,63 +159,61 @@ class Directory:
         if segment is None or segment.written >= self._segment_bytes:
             segment = self._grow()
         try:
-            return segment, segment.append(line)
+            return segment, segment.append(line, message)
         except OSError as exc:
             if exc.errno not in FULL:  # a full disk empties; anything else wants another file
                 self.finish()
             raise
 
-    def leave(self, segment: Segment) -> None:
-        """
-        Count what was appended to *segment* as not in memory.
-        """
-        segment.unread += 1
-        self.unread += 1
-
-    def read(self) -> tuple[list[Message], int]:
+    def read(self, ahead: deque[Message], lost: Sequence[Iterator[int]]) -> None:
         """
         Read on, some at a time, in the order of writing.
 
         What is no message is set aside; a segment that cannot be read is left where it is.
 
-        Returns:
-            Messages, and how many event logs were found to be lost.
+        Args:
+            ahead: Takes the messages.
+            lost: What counts event logs that are found to be lost.
         """
         for segment in self.segments:
             if not segment.has_unread:
                 continue
-            before = segment.unread
             corrupt: list[bytes] = []
             try:
-                found = segment.read(corrupt.append)
+                segment.read(ahead, corrupt.append)
             except OSError as exc:
+                segment.lose(lost)
                 self._give_up(segment, exc)
-                self.unread -= before
-                return [], before
+                return
             if corrupt:
                 self._set_aside(segment, corrupt)
-            lost = segment.take_lost()
-            if lost and not corrupt:
-                self._say(
-                    "%d event logs of the spool's file %s are not there any more: counted as"
-                    " undelivered",
-                    lost,
-                    segment.path,
-                )
-            self.unread -= before - segment.unread
-            for start, message in found:
-                message.place = segment, start
-            return [message for _, message in found], lost
-        return [], 0
+            if segment.unread and not segment.has_unread:
+                self._lose(segment, lost, is_said=bool(corrupt))
+            return
+        for segment in self.segments:  # all of it is read, but it was not counted
+            self._lose(segment, lost, is_said=False)
+
+    def _lose(self, segment: Segment, lost: Sequence[Iterator[int]], is_said: bool) -> None:
+        count = segment.lose(lost)
+        if count and not is_said:
+            self._say(
+                "%d event logs of the spool's file %s are not there any more: counted as"
+                " undelivered",
+                count,
+                segment.path,
+            )
 
     def _grow(self) -> Segment:
         self.finish()
         self._number += 1
         path = self.path / f"{self._number:08d}{SUFFIX}"
-        self._growing = Segment(self._fd, path, is_new=True, service=self._service)
+        segment = Segment(self._fd, path, is_new=True, service=self._service)
         self._is_new = True
-        self.segments.append(self._growing)
-        return self._growing
+        in_one_step(
+            map(self.segments.append, (segment,)),
+            map(setattr, (self,), ("_growing",), (segment,)),
+        )
+        return segment
 
     def finish(self) -> None:
         """
@@ -256,10 +269,11 @@ class Directory:
         ):
             self.finish()
         while self.segments and self.segments[0].is_done:
-            segment = self.segments.popleft()
-            segment.close()
+            segment = self.segments[0]
             with contextlib.suppress(OSError):
                 os.unlink(segment.path.name, dir_fd=self._fd)
+            segment.close()
+            self.segments.popleft()  # last: interrupted, this is done again
         if self.segments:
             first = self.segments[0]
             position = first.path.name, first.settled_up_to

@@ -11,7 +11,7 @@ import os
 import pathlib
 import resource
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from nameko_eventlog.delivery.directories import FULL, SEGMENT_BYTES, Directory
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import Segment
+from nameko_eventlog.delivery.steps import in_one_step
 from nameko_eventlog.delivery.waiting import run_in_thread
 
 
@@ -114,9 +115,9 @@ class Holdings:
             self._noted.add(text)
             self._news.add(logging.WARNING, "%s", text)
 
-    def append(self, line: bytes) -> tuple[Segment, int]:
+    def append(self, line: bytes, message: Message) -> tuple[Segment, int]:
         """
-        Write a line to the directory of its own.
+        Write a line, which *message* is, to the directory of its own.
 
         Returns:
             Where it is.
@@ -130,28 +131,21 @@ class Holdings:
                 raise OSError(errno.EAGAIN, "to be tried again in a second")
             own = self.open_own()
         try:
-            segment, start = own.append(line)
+            segment, start = own.append(line, message)
         except OSError as exc:
             if exc.errno not in FULL:
                 raise
             self.tidy(is_full=True)  # what is settled is what fills it, maybe
-            segment, start = own.append(line)
+            segment, start = own.append(line, message)
         self.size += len(line) if start > segment.first else segment.written
         return segment, start
-
-    def leave(self, segment: Segment) -> None:
-        """
-        Count what was appended to *segment* as not in memory.
-        """
-        if self._own is not None:
-            self._own.leave(segment)
 
     @property
     def is_read(self) -> bool:
         """
         Whether what is appended next is the next one to be published.
         """
-        return not (self._adopted or (self._own is not None and self._own.unread))
+        return not self._adopted and (self._own is None or self._own.is_read)
 
     @property
     def unread(self) -> int:
@@ -160,21 +154,17 @@ class Holdings:
         """
         return sum(one.unread for one in self._all)
 
-    def read(self) -> tuple[list[Message], int]:
+    def read(self, ahead: deque[Message], lost: Sequence[Iterator[int]]) -> None:
         """
         Read on, some at a time.
 
-        Returns:
-            Messages, none only if there are no more, and how many were found to be lost.
+        Args:
+            ahead: Takes the messages; none come only if there are no more.
+            lost: What counts event logs that are found to be lost.
         """
-        lost = 0
         for directory in self._all:
-            while directory.unread:
-                found, missing = directory.read()
-                lost += missing
-                if found:
-                    return found, lost
-        return [], lost
+            while not (ahead or directory.is_read):
+                directory.read(ahead, lost)
 
     def tidy(self, is_full: bool) -> None:
         """
@@ -186,7 +176,8 @@ class Holdings:
         for directory in self._all:
             directory.tidy(is_full)
         while self._adopted and not self._adopted[0].segments:
-            self._adopted.popleft().close()
+            self._adopted[0].close()
+            self._adopted.popleft()
         self.size = sum(one.size for one in self._all)
 
     def replace_vanished(self) -> None:
@@ -202,8 +193,10 @@ class Holdings:
         if own is None or own.is_there():
             return
         own.finish()
-        self._adopted.append(own)
-        self._own = None
+        in_one_step(
+            map(self._adopted.append, (own,)),
+            map(setattr, (self,), ("_own",), (None,)),
+        )
         self._news.add(
             logging.ERROR,
             "the spool at %s has vanished: what waits is in files without a name,"
@@ -268,6 +261,12 @@ class Holdings:
             self._has_more = True
             directory.close()
         return has_room
+
+    def has(self, directory: Directory) -> bool:
+        """
+        Tell whether *directory* is held.
+        """
+        return directory in self._all
 
     def close(self) -> None:
         """

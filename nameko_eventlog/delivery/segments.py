@@ -11,9 +11,10 @@ import base64
 import errno
 import os
 import pathlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from eventlet import patcher
 
 from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.message import Message, shortstr
+from nameko_eventlog.delivery.steps import in_one_step
 from nameko_eventlog.serialization import encode_plain, is_plain
 
 
@@ -241,7 +243,9 @@ class Segment:
         self.is_dirty = False
         self.unread = 0
         """How many event logs it holds that are not in memory."""
-        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        self._unread_before = 0  # the last one was appended
+        self.unsettled: OrderedDict[int, None] = OrderedDict()
+        """Where the messages begin that are in memory and unsettled."""
         take = private.make_file if is_new else private.open_file
         self.fd = take(directory, path, os.O_RDWR)
         self.written = 0
@@ -273,9 +277,13 @@ class Segment:
         self.is_known = header.nameko_eventlog_spool == VERSION
         return len(line) + len(end)
 
-    def append(self, line: bytes) -> int:
+    def append(self, line: bytes, message: Message | None = None) -> int:
         """
         Write *line* at the end.
+
+        Args:
+            line: What to write.
+            message: What it is; its place is set before it is written, for `mend`.
 
         Returns:
             Where it begins.
@@ -284,6 +292,9 @@ class Segment:
             OSError: If it cannot be written; then nothing of it is left.
         """
         start = self.written
+        self._unread_before = self.unread
+        if message is not None:
+            message.place = self, start
         # to where we know that the end is: whoever cuts the file, and an exception out of a
         # signal handler right after the writing, must not shift what comes
         written = 0
@@ -294,11 +305,39 @@ class Segment:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 written += more
         except OSError:
+            if message is not None:
+                message.place = None
             _os.ftruncate(self.fd, start)
             raise
-        self.written = start + written
         self.is_dirty = True
+        self.written = start + written
         return start
+
+    def leave(self) -> None:
+        """
+        Count what was appended last as not in memory.
+        """
+        self.unread = self._unread_before + 1  # however often
+
+    def mend(self, message: Message, start: int, ahead: deque[Message]) -> None:
+        """
+        Finish or undo the last `append`, which was interrupted, or what was to follow it.
+
+        Args:
+            message: What was appended.
+            start: Where it was to begin.
+            ahead: What is in memory; at its end, maybe, is *message*.
+        """
+        if self.written <= start:
+            message.place = None
+            with suppress(OSError):
+                _os.ftruncate(self.fd, start)
+        elif start not in self.unsettled:
+            self.leave()
+        else:
+            if not ahead or ahead[-1] is not message:
+                ahead.append(message)
+            self.read_up_to = self.written
 
     def sync(self) -> None:
         """
@@ -318,20 +357,14 @@ class Segment:
         """
         Remember that the message that begins at *start* is in memory and unsettled.
         """
-        self._unsettled[start] = None
-
-    def settle(self, start: int) -> None:
-        """
-        Forget it.
-        """
-        self._unsettled.pop(start, None)
+        self.unsettled[start] = None
 
     @property
     def settled_up_to(self) -> int:
         """
         Before where everything is settled.
         """
-        return next(iter(self._unsettled), self.read_up_to)
+        return next(iter(self.unsettled), self.read_up_to)
 
     @property
     def has_unread(self) -> bool:
@@ -345,24 +378,22 @@ class Segment:
         """
         Whether it holds something, and all of it is settled.
         """
-        return self.written > self.first and not (self.has_unread or self._unsettled)
+        return self.written > self.first and not (self.has_unread or self.unsettled)
 
     @property
     def is_done(self) -> bool:
         """
         Whether nothing in it is of use any more.
         """
-        return not (self.is_growing or self.has_unread or self._unsettled)
+        return not (self.is_growing or self.has_unread or self.unsettled)
 
-    def read(self, on_corrupt: Callable[[bytes], object]) -> list[tuple[int, Message]]:
+    def read(self, ahead: deque[Message], on_corrupt: Callable[[bytes], object]) -> None:
         """
         Read on, some at a time.
 
         Args:
+            ahead: Takes the messages, in the step in which they count as read.
             on_corrupt: Called with what is no message.
-
-        Returns:
-            Where each message begins, and the message.
 
         Raises:
             OSError: If it cannot be read.
@@ -377,10 +408,10 @@ class Segment:
             size *= 2
         if not chunk:  # somebody has cut it
             self.read_up_to = self.written
-            return []
+            return
         if not end:  # the last line is not whole: its call has not returned, or it was cut
             end = len(chunk)
-        found = []
+        starts, found = [], []
         start = self.read_up_to
         for line in chunk[:end].removesuffix(b"\n").split(b"\n"):
             begin, message = _find(line)
@@ -389,21 +420,30 @@ class Segment:
             else:
                 if begin:
                     on_corrupt(line[:begin])
-                self.keep(start + begin)
-                found.append((start + begin, message))
+                message.place = self, start + begin
+                starts.append(start + begin)
+                found.append(message)
             start += len(line) + 1
-        self.read_up_to = min(start, self.written)
-        self.unread = max(0, self.unread - len(found))
-        return found
+        up_to, unread = min(start, self.written), max(0, self.unread - len(found))
+        in_one_step(
+            map(self.unsettled.__setitem__, starts, repeat(None)),
+            map(ahead.append, found),
+            map(setattr, (self, self), ("read_up_to", "unread"), (up_to, unread)),
+        )
 
-    def take_lost(self) -> int:
+    def lose(self, lost: Sequence[Iterator[int]]) -> int:
         """
-        Return how many event logs were not found in it, now that everything is read.
+        Count what is unread as not found in it, and return how many those are.
+
+        Args:
+            lost: What counts them.
         """
-        if self.has_unread:
-            return 0
-        lost, self.unread = self.unread, 0
-        return lost
+        count = self.unread
+        in_one_step(
+            zip(repeat(None, count), *lost, strict=False),
+            map(setattr, (self,), ("unread",), (0,)),
+        )
+        return count
 
     def count(self) -> int:
         """

@@ -8,11 +8,13 @@ own in it, which it holds a lock on; what a dead one has left is adopted by the 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import pathlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, KeysView
 from time import monotonic
+from typing import Any
 
 import eventlet
 from eventlet import patcher
@@ -31,11 +33,10 @@ from nameko_eventlog.delivery.outbox import (
     Level,
     claimed,
     fill_level,
-    move,
     oldest,
-    remove_and_count,
 )
 from nameko_eventlog.delivery.segments import encode
+from nameko_eventlog.delivery.steps import move, remove_and_count
 
 
 _os_threading = patcher.original("threading")
@@ -91,7 +92,8 @@ class SpooledOutbox:
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
         self._memory = 0  # what both take
-        self._taken: dict[Message, None] = {}
+        self._taken: dict[Message, Any] = {}
+        self._putting: Message | None = None  # being written, or interrupted in that
         self._gathered = 0  # since something was last taken
         self._failure = ""
         self._care_failure = ""
@@ -99,6 +101,7 @@ class SpooledOutbox:
         self._is_closed = False
         self._lock = _os_threading.RLock()
         self._thread: GreenThread | None = None
+        ledger.queued = self._queued
         try:
             self._holdings.open_own()
         except OSError as exc:
@@ -110,8 +113,11 @@ class SpooledOutbox:
         Keep other threads, and what interrupts this one, out of the block.
         """
         with self._lock:
-            was, self._is_busy = self._is_busy, True
+            was = self._is_busy
             try:
+                self._is_busy = True
+                if not was:
+                    self._mend()
                 yield
             finally:
                 self._is_busy = was
@@ -138,13 +144,12 @@ class SpooledOutbox:
             if self._is_busy:  # a signal handler, or a finalizer, in the middle of this
                 self._tail.append(message)
                 self._memory += _cost(message)
-                self._ledger.enter()
                 return Level.LOW
-            self._is_busy = True
             try:
+                self._is_busy = True
+                if self._putting is not None:
+                    self._mend()
                 level = self._put(message)
-                if level is not Level.FULL:
-                    self._ledger.enter()
             finally:
                 self._is_busy = False
         if self._news:
@@ -177,7 +182,8 @@ class SpooledOutbox:
         return Level.LOW if self._gathered % TURN else Level.GATHERED
 
     def _write(self, message: Message, line: bytes) -> None:
-        segment, start = message.place = self._holdings.append(line)
+        self._putting = message
+        segment, start = self._holdings.append(line, message)
         if (
             self._holdings.is_read
             and len(self._ahead) < self._size
@@ -188,7 +194,24 @@ class SpooledOutbox:
             self._ahead.append(message)
             self._memory += _cost(message)
         else:
-            self._holdings.leave(segment)
+            segment.leave()
+        if self._tail and self._tail[0] is message:
+            self._tail.popleft()
+        self._putting = None
+
+    def _mend(self) -> None:
+        """
+        Finish or undo the writing that a signal handler has interrupted, by an error.
+        """
+        message = self._putting
+        if message is None:
+            return
+        if message.place is not None:
+            segment, start = message.place
+            segment.mend(message, start, self._ahead)
+            if message.place is not None and self._tail and self._tail[0] is message:
+                self._tail.popleft()
+        self._putting = None
 
     def _put_behind(self, message: Message) -> Level:
         level = self._memory_level(_cost(message))
@@ -209,11 +232,14 @@ class SpooledOutbox:
             try:
                 line = encode(message)
             except Exception:
-                self._ahead.append(self._tail.popleft())
+                self._tail_to_ahead(1)
                 continue
             self._write(message, line)
-            self._tail.popleft()
             self._memory -= _cost(message)
+
+    def _tail_to_ahead(self, count: int) -> None:
+        first = itertools.islice(iter(self._tail.popleft, None), min(count, len(self._tail)))
+        self._ahead.extend(first)  # in one step
 
     def _recover(self) -> None:
         self._failure = ""
@@ -239,7 +265,7 @@ class SpooledOutbox:
             while len(batch) < limit:
                 if not self._ahead and not self._read_ahead():
                     break
-                moved = move(self._ahead, self._taken, limit - len(batch))
+                moved = move(self._ahead, self._taken, limit - len(batch), self._ledger.entered)
                 self._memory -= sum(map(_cost, moved))
                 batch += claimed(moved, self, self._ledger.withdrawn)
             self._gathered = 0
@@ -250,14 +276,11 @@ class SpooledOutbox:
         """
         Read the next ones into memory, and tell whether there are any.
         """
-        found, lost = self._holdings.read()
-        for _ in range(lost):
-            self._ledger.undelivered.increment()
-        self._ahead += found
-        self._memory += sum(map(_cost, found))
+        ledger = self._ledger
+        self._holdings.read(self._ahead, (ledger.undelivered.ticks, ledger.entered.ticks))
+        self._memory = sum(map(_cost, itertools.chain(self._ahead, self._tail)))
         if not self._ahead:
-            while self._tail:
-                self._ahead.append(self._tail.popleft())
+            self._tail_to_ahead(len(self._tail))
         return bool(self._ahead)
 
     @property
@@ -267,20 +290,18 @@ class SpooledOutbox:
         """
         return self._taken.keys()
 
-    def settle(self, message: Message, counter: Counter) -> bool:
+    def settle(self, message: Message, counter: Counter) -> None:
         """
-        Let go of a message that was taken, and count what became of it.
+        Let go of a message that was taken, and count what became of it, once.
+        """
+        self.settle_all([message], counter)
 
-        Returns:
-            False if that was done before, and nothing is counted.
+    def settle_all(self, messages: list[Message], counter: Counter) -> None:
+        """
+        Do so for several, in one step, on disk as well.
         """
         with self._lock:
-            if not remove_and_count(self._taken, message, counter):
-                return False
-            if message.place is not None:
-                segment, start = message.place
-                segment.settle(start)
-            return True
+            remove_and_count(self._taken, messages, counter, _let_go)
 
     def withdraw(self, message: Message) -> bool:
         """
@@ -292,7 +313,6 @@ class SpooledOutbox:
             for queue in (self._ahead, self._tail):
                 with contextlib.suppress(ValueError):
                     queue.remove(message)
-                    self._ledger.withdrawn.increment()
                     self._memory -= _cost(message)
         return True
 
@@ -300,8 +320,9 @@ class SpooledOutbox:
         """
         Tell whether *message* is kept; slowly.
         """
-        queues = (self._taken, self._ahead, self._tail)
-        return message.place is not None or any(message in queue for queue in queues)
+        with self._alone():  # which mends
+            queues = (self._taken, self._ahead, self._tail)
+            return message.place is not None or any(message in queue for queue in queues)
 
     def _tidy(self, is_full: bool = False) -> None:
         self._holdings.tidy(is_full or self.level is Level.FULL)
@@ -313,20 +334,15 @@ class SpooledOutbox:
         if self._thread is not None and self._news.is_home:
             self._thread.kill()
         with self._alone():
-            if self._is_closed:
-                return [message for message in self._taken if message.place is None]
             self._is_closed = True
             with contextlib.suppress(OSError):  # it was full a moment ago, maybe
                 self._write_tail()
-            queued = [*self._ahead, *self._tail]
-            alone = [message for message in queued if message.place is None]
-            self._taken.update(dict.fromkeys(alone))
-            self._ahead = deque(message for message in queued if message.place is not None)
-            self._tail.clear()
-            self._memory = sum(map(_cost, self._ahead))
-            claimed(alone, self, self._ledger.withdrawn)
+            self._tail_to_ahead(len(self._tail))
+            moved = move(self._ahead, self._taken, len(self._ahead), self._ledger.entered)
+            claimed(moved, self, self._ledger.withdrawn)
+            left = [message for message in self._taken if message.place is None]
             self._holdings.close()
-            return [message for message in self._taken if message.place is None]
+            return left
 
     def abandon(self) -> None:
         """
@@ -341,7 +357,10 @@ class SpooledOutbox:
         """
         How many messages are kept.
         """
-        return self._holdings.unread + len(self._ahead) + len(self._tail) + len(self._taken)
+        return self._queued() + len(self._taken)
+
+    def _queued(self) -> int:
+        return self._holdings.unread + len(self._ahead) + len(self._tail)
 
     @property
     def at_risk(self) -> int:
@@ -436,7 +455,13 @@ class SpooledOutbox:
         Take over what processes have left that are not there any more, the oldest first.
         """
         for directory, count in self._holdings.left():
-            if not self._take_over(directory, count):
+            try:
+                goes_on = self._take_over(directory, count)
+            except BaseException:  # a signal handler's
+                if not self._holdings.has(directory):
+                    directory.close()  # and its lock: the next look finds it again
+                raise
+            if not goes_on:
                 break
 
     def _take_over(self, directory: Directory, count: int) -> bool:
@@ -449,8 +474,6 @@ class SpooledOutbox:
                 return False
             if not self._holdings.adopt(directory):
                 return False
-            for _ in range(count):
-                self._ledger.enter()
             self._news.add(
                 logging.WARNING,
                 "%d event logs of %s that an earlier process has left are published now",
@@ -458,6 +481,19 @@ class SpooledOutbox:
                 self._service,
             )
             return True
+
+
+_NOWHERE: OrderedDict[int, None] = OrderedDict()
+
+
+def _let_go(messages: list[Message]) -> Iterator[object]:
+    """
+    Return what, taken one by one, forgets on disk that *messages* are unsettled.
+    """
+    places = [message.place or (None, 0) for message in messages]
+    unsettled = [_NOWHERE if segment is None else segment.unsettled for segment, _ in places]
+    starts = [start for _, start in places]
+    return map(OrderedDict.pop, unsettled, starts, itertools.repeat(None))
 
 
 def _cost(message: Message) -> int:

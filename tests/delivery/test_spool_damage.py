@@ -7,11 +7,14 @@ from __future__ import annotations
 import json
 import pathlib
 import tempfile
+from collections import deque
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import encode
 from tests.delivery.conftest import make_message
@@ -26,8 +29,8 @@ def _write() -> bytes:
         directory = Directory(pathlib.Path(folder) / "one", "foo", News())
         for number in range(COUNT):
             message = make_message(number, message_id=f"id-{number}", headers={"é": "x\n"})
-            segment, _ = directory.append(encode(message))
-            directory.leave(segment)
+            segment, _ = directory.append(encode(message), message)
+            segment.leave()
         content = segment.path.read_bytes()
         directory.close()
     return content
@@ -51,11 +54,12 @@ def read(content: bytes) -> tuple[list[int], int, int]:
         (path / "00000001.jsonl").write_bytes(content)
         directory = Directory(path, "foo", News())
         expected = directory.load()
-        found, lost = [], 0
+        ahead: deque[Message] = deque()
+        counter = Counter()
         while directory.unread:
-            messages, more = directory.read()
-            found += [json.loads(message.body)["number"] for message in messages]
-            lost += more
+            directory.read(ahead, [counter.ticks])
+        found = [json.loads(message.body)["number"] for message in ahead]
+        lost = counter.value
         kept = list((pathlib.Path(folder) / "corrupt").glob("*"))
         assert bool(lost) == bool(kept)
         directory.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -80,10 +81,13 @@ def storm(seed: random.Random) -> Iterator[Callable[[type[BaseException]], Storm
 
 class TestStorm:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError, RuntimeError])
+    @pytest.mark.parametrize("kind", ["memory", "spool", "spool, little memory"])
     def test_sum(
         self,
         uri: str,
+        tmp_path: pathlib.Path,
         make_delivery: Make,
+        kind: str,
         storm: Callable[[type[BaseException]], Storm],
         error: type[BaseException],
         undelivered: Lines,
@@ -92,7 +96,10 @@ class TestStorm:
         What was accepted arrives or is undelivered, and is counted once; the relay goes on.
         """
         received = Received(uri)
-        delivery = make_delivery(uri)
+        changes: dict[str, object] = {} if kind == "memory" else {"spool": str(tmp_path)}
+        if kind == "spool, little memory":  # the rest is read again from the disk
+            changes["buffer_size"] = 20
+        delivery = make_delivery(uri, **changes)
         delivery.deliver(make_message(0))
         blowing = storm(error)
         accepted, uncertain = {0}, set()

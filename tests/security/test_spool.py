@@ -316,8 +316,7 @@ class TestProcessDirectory:
         (path,) = [one for one in (shared / "foo").iterdir() if one.is_dir()]
         (path / "notes").write_bytes(VICTIM)
         for message in delivery._outbox.take(5):
-            delivery._outbox.settle(message)
-            delivery._ledger.confirmed.increment()
+            delivery._outbox.settle(message, delivery._ledger.confirmed)
         moved = path.rename(shared / "moved")
         path.symlink_to(victim)
         delivery.stop(0)
