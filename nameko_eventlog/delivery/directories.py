@@ -129,7 +129,7 @@ class Directory:
         """
         Whether there are none.
         """
-        return not any([segment.unread for segment in self.segments])
+        return not any(segment.unread for segment in self.segments)
 
     @property
     def files(self) -> int:

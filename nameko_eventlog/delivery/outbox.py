@@ -31,7 +31,7 @@ class Ledger:
         self.queued: Callable[[], int] = int
         """Returns how many are; the outbox puts its own here."""
         self.withdrawn = Counter()
-        """Those that were taken, and taken back: their callers heard that they are not accepted."""
+        """Those that were taken, and taken back: their callers heard that they were not kept."""
         self.confirmed = Counter()
         self.undelivered = Counter()
         self.rejected = Counter()

@@ -398,15 +398,17 @@ class BrokerDelivery:
         try:
             forwarding.suspended.set(True)
             try:
-                line = self._as_json(message, reason)
-            except Exception:  # a signal handler's
-                line = self._as_json(message, reason)
-            _undelivered.error("%s", line, extra={"reason": reason})
+                self._say_undelivered(message, reason)
+            except Exception:  # a signal handler's, maybe: rather twice than not at all
+                self._say_undelivered(message, reason)
         except Exception:
             with contextlib.suppress(Exception):
                 _log.exception("a handler failed on an undelivered event log")
         finally:
             forwarding.suspended.set(was_suspended)
+
+    def _say_undelivered(self, message: Message, reason: str) -> None:
+        _undelivered.error("%s", self._as_json(message, reason), extra={"reason": reason})
 
     def _as_json(self, message: Message, reason: str) -> str:
         route = self._route
