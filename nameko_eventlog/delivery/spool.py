@@ -174,8 +174,11 @@ class SpooledOutbox:
             self._write_tail()
             self._write(message, line)
         except OSError as exc:
-            self._fail(exc)
-            return self._put_behind(message)
+            self._mend()
+            if message.place is None:
+                self._fail(exc)
+                return self._put_behind(message)
+            # a signal handler's, after it was written
         if self._failure:
             self._recover()
         self._gathered += 1
