@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple
@@ -260,21 +260,24 @@ class Counter:
     eventlet has patched may hang when an OS thread contends for it (eventlet#742).
     """
 
-    __slots__ = ("_ticks", "increment")
+    __slots__ = ("increment", "ticks")
 
     increment: Callable[[], object]
     """Add one."""
 
+    ticks: Iterator[int]
+    """Each number that is taken from it adds one."""
+
     def __init__(self) -> None:
-        self._ticks = itertools.count()
-        self.increment = self._ticks.__next__
+        self.ticks = itertools.count()
+        self.increment = self.ticks.__next__
 
     @property
     def value(self) -> int:
         """
         How often `increment` was called.
         """
-        return int(repr(self._ticks)[6:-1])  # "count(5)", the documented way to look at one
+        return int(repr(self.ticks)[6:-1])  # "count(5)", the documented way to look at one
 
 
 not_forwarded = Counter()

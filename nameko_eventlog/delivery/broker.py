@@ -205,11 +205,11 @@ class Broker:
 
         RabbitMQ closes the connection then, and its reason may be lost with it.
         """
-        try:
-            # class, weight and body size before them, in a frame of its own
-            return 12 + 8 + len(self._properties.encode(message)) > self.frame_max
-        except Exception:
-            return True
+        for _ in range(2):  # what a signal handler raises says nothing against the message
+            with suppress(Exception):
+                # class, weight and body size before them, in a frame of its own
+                return 12 + 8 + len(self._properties.encode(message)) > self.frame_max
+        return True
 
     def publish(self, message: Message, mandatory: bool) -> None:
         """

@@ -8,7 +8,7 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import islice, takewhile
 
 from nameko_eventlog.delivery.message import Message
 
@@ -161,24 +161,25 @@ class Flight:
             multiple: Whether it stands for all before it as well.
             taken: Whether the broker has them, or refuses them.
         """
+        sent = self._sent
+        tags = [tag] if tag in sent else []
         if multiple:
-            tags = []
-            for earlier in self._sent:  # in the order of their tags
-                if earlier > tag:
-                    break
-                tags.append(earlier)
-        else:
-            tags = [tag] if tag in self._sent else []
-        messages = [self._sent.pop(tag)[0] for tag in tags]
+            tags = list(takewhile(tag.__ge__, sent))  # in their order
+        messages = [sent.pop(tag)[0] for tag in tags]
+        self._sent_bytes -= sum([len(message.body) for message in messages])
+        if self._retrying:
+            self._retried(messages, taken)
+        if self._window < WINDOW:
+            self._window = min(WINDOW, self._window + len(messages))
+        return messages
+
+    def _retried(self, messages: list[Message], taken: bool) -> None:
         for message in messages:
-            self._sent_bytes -= len(message.body)
             if message.refusals:
                 self._retrying -= 1
                 if taken:
                     self._retries = min(WINDOW, self._retries + 1)
                     self._pause = FIRST_BACKOFF
-        self._window = min(WINDOW, self._window + len(messages))
-        return messages
 
     def refuse(self, message: Message, now: float) -> None:
         """

@@ -4,32 +4,35 @@ The event logs accepted and not yet confirmed, and the count of what became of e
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, KeysView
+from collections.abc import Callable, Iterable, KeysView
 from contextlib import suppress
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.holding import hold, release
 from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.steps import move, remove_and_count
 
 
 class Ledger:
     """
     Count every accepted event log once, under what became of it.
 
-    The outbox counts what enters and leaves it, in the same step: a signal handler may raise
-    between any two of Python's steps, but not within a call that is written in C.
+    The outbox counts what is taken from its queue, and what leaves it, in the step that does so:
+    a signal handler may raise between any two of Python's steps, but not within a call that is
+    written in C. What is still in the queue counts by being there, so that a log call has
+    nothing to count.
     """
 
     def __init__(self) -> None:
-        self._entered = itertools.count(1)
-        self.entries: Iterator[int] = self._entered
-        """Each number taken from it counts an event log that was accepted; none of them is 0."""
+        self.entered = Counter()
+        """Those that were accepted, but for those that are still queued."""
+        self.queued: Callable[[], int] = int
+        """Returns how many are; the outbox puts its own here."""
         self.withdrawn = Counter()
-        """Those that were taken back: their callers were told that they were not accepted."""
+        """Those that were taken, and taken back: their callers heard that they were not kept."""
         self.confirmed = Counter()
         self.undelivered = Counter()
         self.rejected = Counter()
@@ -38,9 +41,9 @@ class Ledger:
 
     def enter(self) -> None:
         """
-        Count an event log that was accepted.
+        Count an event log that was accepted, and is not queued.
         """
-        next(self.entries)
+        self.entered.increment()
 
     def stats(self) -> dict[str, int]:
         """
@@ -51,8 +54,7 @@ class Ledger:
         undelivered = self.undelivered.value + rejected
         withdrawn = self.withdrawn.value
         # read last: whatever happens meanwhile counts as waiting, never below zero
-        entered = int(repr(self._entered)[6:-1]) - 1  # "count(5)", as documented
-        accepted = entered - withdrawn + rejected
+        accepted = self._entered_and_queued() - withdrawn + rejected
         return {
             "accepted": accepted,
             "confirmed": confirmed,
@@ -61,33 +63,11 @@ class Ledger:
             "republished": self.republished.value,
         }
 
-
-def remove_and_count(taken: dict[Message, None], message: Message, counter: Counter) -> bool:
-    """
-    Remove *message* and count it, in one step, and tell whether it was there.
-    """
-    step = zip(map(taken.__delitem__, (message,)), iter(counter.increment, None), strict=False)
-    try:
-        next(step)  # all of it in C: both happen, or neither
-    except KeyError:
-        return False
-    return True
-
-
-def move(queue: deque[Message], taken: dict[Message, None], limit: int) -> list[Message]:
-    """
-    Move the first messages of *queue* to *taken*, in one step, and return them.
-
-    Interrupted, they are in one of the two; `Outbox.taken` has what was not returned.
-    """
-    limit = min(limit, len(queue))
-    before = len(taken)
-    first = itertools.islice(iter(queue.popleft, None), limit)
-    with suppress(IndexError):  # one was withdrawn meanwhile
-        taken.update(zip(first, itertools.repeat(None)))
-    moved = list(itertools.islice(reversed(taken), len(taken) - before))
-    moved.reverse()
-    return moved
+    def _entered_and_queued(self) -> int:
+        while True:
+            entered, queued = self.entered.value, self.queued()
+            if entered == self.entered.value:  # or the relay has taken some meanwhile
+                return entered + queued
 
 
 class Level(IntEnum):
@@ -169,12 +149,14 @@ class Outbox(Protocol):
         After an interruption there may be more than what `take` has returned.
         """
 
-    def settle(self, message: Message, counter: Counter) -> bool:
+    def settle(self, message: Message, counter: Counter) -> None:
         """
-        Let go of a message that was taken, and count what became of it.
+        Let go of a message that was taken, and count what became of it, once.
+        """
 
-        Returns:
-            False if that was done before, and nothing is counted.
+    def settle_all(self, messages: list[Message], counter: Counter) -> None:
+        """
+        Do so for several, in one step.
         """
 
     def withdraw(self, message: Message) -> bool:
@@ -269,10 +251,11 @@ class MemoryOutbox:
         self._high = size * HIGH_WATER
         self._high_bytes = size_bytes * HIGH_WATER
         self._turn_at = TURN  # in the queue
-        self._entries = ledger.entries
+        self._entered = ledger.entered
         self._withdrawn = ledger.withdrawn
         self._queue: deque[Message] = deque()
-        self._taken: dict[Message, None] = {}
+        self._taken: dict[Message, Any] = {}
+        ledger.queued = self._queue.__len__
         self._bytes = 0
 
     def put(self, message: Message) -> Level:
@@ -297,8 +280,7 @@ class MemoryOutbox:
             self._turn_at += TURN
             level = Level.GATHERED
         self._bytes = kept
-        # append it and count it, in one step: no entry is 0
-        queue.extend(itertools.compress((message,), self._entries))
+        queue.append(message)
         return level
 
     def take(self, limit: int) -> list[Message]:
@@ -309,7 +291,7 @@ class MemoryOutbox:
         """
         batch: list[Message] = []
         while self._queue and len(batch) < limit:
-            moved = move(self._queue, self._taken, limit - len(batch))
+            moved = move(self._queue, self._taken, limit - len(batch), self._entered)
             batch += claimed(moved, self, self._withdrawn)
         self._turn_at = len(self._queue) + TURN
         return batch
@@ -321,32 +303,25 @@ class MemoryOutbox:
         """
         return self._taken.keys()
 
-    def settle(self, message: Message, counter: Counter) -> bool:
+    def settle(self, message: Message, counter: Counter) -> None:
         """
-        Let go of a message that was taken, and count what became of it.
+        Let go of a message that was taken, and count what became of it, once.
+        """
+        self.settle_all([message], counter)
 
-        Returns:
-            False if that was done before, and nothing is counted.
+    def settle_all(self, messages: list[Message], counter: Counter) -> None:
         """
-        if not remove_and_count(self._taken, message, counter):
-            return False
-        self._forget(message)
-        return True
+        Do so for several, in one step.
+        """
+        self._forget(remove_and_count(self._taken, messages, counter))
 
     def withdraw(self, message: Message) -> bool:
         """
         Let go of a message that its waiter has claimed back; the relay may have, before.
         """
-        step = zip(  # compares identities: quick
-            map(self._queue.remove, (message,)),
-            iter(self._withdrawn.increment, None),
-            strict=False,
-        )
-        try:
-            next(step)  # all of it in C: both happen, or neither
-        except ValueError:
-            return True
-        self._forget(message)
+        with suppress(ValueError):
+            self._queue.remove(message)  # compares identities: one step, and quick
+            self._forget([message])
         return True
 
     def holds(self, message: Message) -> bool:
@@ -372,10 +347,10 @@ class MemoryOutbox:
         Do nothing: the child has a copy of its own.
         """
 
-    def _forget(self, message: Message) -> None:
+    def _forget(self, messages: list[Message]) -> None:
         # a bound, not a ledger: an OS thread may come between the reading and the writing,
         # and the count begins anew whenever the outbox is empty
-        self._bytes -= release(message)
+        self._bytes -= sum(map(release, messages))
         if not self.waiting:
             self._bytes = 0
 

@@ -102,6 +102,7 @@ class Relay:
         self._bell = Bell(home)
         self.notice = self._bell.ring
         self._flight = Flight(most_aside, most_aside_bytes)
+        self._confirmed: list[Message] = []  # and not yet settled
         self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
         self._stopping = False
@@ -258,6 +259,7 @@ class Relay:
         Connect, and publish until there is nothing left to do.
         """
         # whatever has ended the last one, and wherever: the outbox knows what was taken
+        self._settle()
         kept = claimed(list(self._outbox.taken), self._outbox, self._ledger.withdrawn)
         self._flight.restore(kept, monotonic())
         self._broker.open()
@@ -277,7 +279,10 @@ class Relay:
             # half of what is on its way: who waited for it goes on while the broker is busy
             # with the other half
             limit = min(ACKS, self._flight.sent // 2 + 1)
-            read = self._broker.read(limit)
+            try:
+                read = self._broker.read(limit)
+            finally:
+                self._settle()
             now = monotonic()
             if now - heartbeat_at >= 1:
                 self._broker.check_heartbeat()
@@ -328,6 +333,7 @@ class Relay:
         except BrokerTimeout:
             self._wait_longer()
             raise
+        self._settle()
         return True
 
     def _send(self, message: Message) -> None:
@@ -422,23 +428,33 @@ class Relay:
         """
         Learn what became of a message, or of all up to it.
         """
-        now = monotonic()
         if self._probe is not None and (tag == self._probe or (multiple and tag > self._probe)):
             self._probe = None
             if self._changes.routed(not self._probe_returned, is_held=False):
-                self._declare(now, at_once=True)
+                self._declare(monotonic(), at_once=True)
             self._probe_returned = False
         messages = self._flight.confirm(tag, multiple, taken)
-        if not taken:
-            self._refuse(messages, now)
+        if taken:
+            self._confirmed += messages
+        else:
+            self._refuse(messages, monotonic())
+
+    def _settle(self) -> None:
+        """
+        Settle what was confirmed, all that was read at once.
+        """
+        messages = self._confirmed
+        if not messages:
             return
-        self._confirmed_at = now
+        self._confirmed_at = monotonic()
         self._backoff = FIRST_BACKOFF
         if self._hold_unroutable:
             messages = self._routed(messages)
         for message in messages:
-            if self._outbox.settle(message, self._ledger.confirmed) and message.waiter is not None:
+            if message.waiter is not None:  # before it is settled: rather twice than not at all
                 message.waiter.confirm()
+        self._outbox.settle_all(messages, self._ledger.confirmed)
+        self._confirmed = []
         self._changes.found()
         if self._longest_wait:
             self._changes.slow(self._longest_wait, self._patience, self._confirm_timeout)

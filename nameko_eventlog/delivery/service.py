@@ -14,6 +14,7 @@ from typing import Protocol
 
 import eventlet
 from eventlet.greenthread import GreenThread
+from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.compat import Settings
@@ -33,6 +34,9 @@ from nameko_eventlog.exceptions import NotConfirmed
 _log = logging.getLogger("nameko_eventlog")
 SUMMARY_SECONDS = 60.0
 """How often the counts are logged while something waits, or was undelivered meanwhile."""
+
+WATCH_SECONDS = 1.0
+"""How often is looked whether the relay lives: a signal handler that raises may end it."""
 
 HELD_UP_SECONDS = 1.0
 """How often is looked for what waits while something holds up the service's stop."""
@@ -107,7 +111,7 @@ class BrokerDelivery:
         self._outbox = self._make_outbox()
         self.service = route.service
         self._closed: str | None = None
-        self._summaries: GreenThread | None = None
+        self._watcher: GreenThread | None = None
         self._expecting: GreenThread | None = None
         self._relay = Relay(
             outbox=self._outbox,
@@ -160,8 +164,8 @@ class BrokerDelivery:
         """
         self._outbox.start()
         self._relay.start()
-        if self._summaries is None:
-            self._summaries = eventlet.spawn(self._summarize)
+        if self._watcher is None:
+            self._watcher = eventlet.spawn(self._watch)
 
     def accept(self, message: Message) -> None:
         """
@@ -287,7 +291,7 @@ class BrokerDelivery:
                 self._outbox.close(), self._closed
             )  # the first time was interrupted, maybe
             return
-        for thread in (self._summaries, self._expecting):
+        for thread in (self._watcher, self._expecting):
             if thread is not None and self._home.is_here:
                 thread.kill()
         self._relay.stop(seconds)
@@ -335,10 +339,22 @@ class BrokerDelivery:
             "stalled_seconds": int(self._outbox.stalled_seconds),
         }
 
-    def _summarize(self) -> None:
+    def _watch(self) -> None:
+        try:
+            self._look_and_summarize()
+        except GreenletExit:
+            pass
+        except BaseException:  # a signal handler's
+            self._watcher = eventlet.spawn(self._watch)
+            raise
+
+    def _look_and_summarize(self) -> None:
         undelivered = 0
         while self._closed is None:
-            eventlet.sleep(SUMMARY_SECONDS)
+            due = monotonic() + SUMMARY_SECONDS
+            while self._closed is None and (left := due - monotonic()) > 0:
+                eventlet.sleep(min(left, WATCH_SECONDS))
+                self._relay.revive()
             stats = self.stats()
             if stats["waiting"] or stats["undelivered"] > undelivered:
                 self._say(stats)
@@ -384,15 +400,17 @@ class BrokerDelivery:
         try:
             forwarding.suspended.set(True)
             try:
-                line = self._as_json(message, reason)
-            except Exception:  # a signal handler's
-                line = self._as_json(message, reason)
-            _undelivered.error("%s", line, extra={"reason": reason})
+                self._say_undelivered(message, reason)
+            except Exception:  # a signal handler's, maybe: rather twice than not at all
+                self._say_undelivered(message, reason)
         except Exception:
             with contextlib.suppress(Exception):
                 _log.exception("a handler failed on an undelivered event log")
         finally:
             forwarding.suspended.set(was_suspended)
+
+    def _say_undelivered(self, message: Message, reason: str) -> None:
+        _undelivered.error("%s", self._as_json(message, reason), extra={"reason": reason})
 
     def _as_json(self, message: Message, reason: str) -> str:
         route = self._route

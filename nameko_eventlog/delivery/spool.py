@@ -13,6 +13,7 @@ import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator, KeysView
 from time import monotonic
+from typing import Any
 
 import eventlet
 from eventlet import patcher
@@ -32,11 +33,10 @@ from nameko_eventlog.delivery.outbox import (
     Level,
     claimed,
     fill_level,
-    move,
     oldest,
-    remove_and_count,
 )
 from nameko_eventlog.delivery.segments import encode
+from nameko_eventlog.delivery.steps import move, remove_and_count
 
 
 _os_threading = patcher.original("threading")
@@ -91,7 +91,8 @@ class SpooledOutbox:
         self._wanted = 0  # by the last one that found no room
         self._ahead: deque[Message] = deque()  # in memory, the next ones
         self._tail: deque[Message] = deque()  # in memory alone, behind what is on disk
-        self._taken: dict[Message, None] = {}
+        self._taken: dict[Message, Any] = {}
+        self._moved = Counter()  # to there; the ledger has counted them before
         self._memory = 0  # of all three
         self._gathered = 0  # since something was last taken
         self._failure = ""
@@ -246,7 +247,7 @@ class SpooledOutbox:
             while len(batch) < limit:
                 if not self._ahead and not self._read_ahead():
                     break
-                moved = move(self._ahead, self._taken, limit - len(batch))
+                moved = move(self._ahead, self._taken, limit - len(batch), self._moved)
                 batch += claimed(moved, self, self._ledger.withdrawn)
             self._gathered = 0
             self._tidy()
@@ -278,21 +279,22 @@ class SpooledOutbox:
         """
         return self._taken.keys()
 
-    def settle(self, message: Message, counter: Counter) -> bool:
+    def settle(self, message: Message, counter: Counter) -> None:
         """
-        Let go of a message that was taken, and count what became of it.
+        Let go of a message that was taken, and count what became of it, once.
+        """
+        self.settle_all([message], counter)
 
-        Returns:
-            False if that was done before, and nothing is counted.
+    def settle_all(self, messages: list[Message], counter: Counter) -> None:
+        """
+        Do so for several.
         """
         with self._lock:
-            if not remove_and_count(self._taken, message, counter):
-                return False
-            self._forget(message)
-            if message.place is not None:
-                segment, start = message.place
-                segment.settle(start)
-            return True
+            for message in remove_and_count(self._taken, messages, counter):
+                self._forget(message)
+                if message.place is not None:
+                    segment, start = message.place
+                    segment.settle(start)
 
     def withdraw(self, message: Message) -> bool:
         """

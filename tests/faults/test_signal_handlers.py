@@ -118,7 +118,9 @@ class TestStorm:
         assert set() == accepted - arrived - by_name
         assert arrived <= accepted | uncertain
         stats = check_sum(delivery)
-        assert (len(arrived), 0) == (stats["confirmed"], stats["waiting"])
+        # what was given up after it was sent may have arrived as well
+        assert len(arrived - by_name) <= stats["confirmed"] <= len(arrived)
+        assert 0 == stats["waiting"]
         assert len(arrived | by_name) == stats["accepted"]
-        assert blowing.raised == 60
+        assert blowing.raised >= 60
         received.close()

@@ -1,0 +1,64 @@
+"""
+What happens as a whole or not at all, whatever a signal handler raises.
+
+It may raise between any two of Python's steps, but not within a call that is written in C.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain, islice
+from typing import Any
+
+from logging_ext.forwarding import Counter
+from nameko_eventlog.delivery.message import Message
+
+
+def in_one_step(*steps: Iterator[Any]) -> None:
+    """
+    Take all of *steps*, one after the other, within a single call; they are written in C.
+    """
+    deque(chain(*steps), maxlen=0)
+
+
+def remove_and_count(
+    taken: dict[Message, Any],
+    messages: Iterable[Message],
+    counter: Counter,
+    also: Callable[[list[Message]], Iterator[object]] | None = None,
+) -> list[Message]:
+    """
+    Remove *messages* and count them, in one step, and return those that were there.
+
+    Args:
+        taken: Where they are.
+        messages: Some may not be there any more.
+        counter: Counts them.
+        also: Given those that are, returns what is to be taken for each of them in that step.
+    """
+    there = list(filter(taken.__contains__, messages))
+    steps: list[Iterator[object]] = [map(taken.__delitem__, there), counter.ticks]
+    if also is not None:
+        steps.append(also(there))
+    in_one_step(zip(*steps, strict=False))
+    return there
+
+
+def move(
+    queue: deque[Message], taken: dict[Message, Any], limit: int, entered: Counter
+) -> list[Message]:
+    """
+    Move the first messages of *queue* to *taken* and count them, in one step, and return them.
+
+    Interrupted, they are in one of the two; `Outbox.taken` has what was not returned.
+    """
+    limit = min(limit, len(queue))
+    before = len(taken)
+    first = islice(iter(queue.popleft, None), limit)
+    with suppress(IndexError):  # one was withdrawn meanwhile
+        taken.update(zip(first, entered.ticks, strict=False))
+    moved = list(islice(reversed(taken), len(taken) - before))
+    moved.reverse()
+    return moved
