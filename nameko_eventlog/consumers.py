@@ -6,22 +6,23 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping
 from time import monotonic
 from typing import Any
 
 import eventlet
 from eventlet.event import Event
 from kombu import Exchange
-from nameko.exceptions import ConfigurationError, ContainerBeingKilled
+from nameko.exceptions import ConfigurationError
 from nameko.extensions import Entrypoint
 
 from nameko_eventlog import compat, limits
 from nameko_eventlog.addresses import masked
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
-from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
+from nameko_eventlog.consuming.batches import SKIPPED, Batch, retry_delay
+from nameko_eventlog.consuming.calls import Calls
 from nameko_eventlog.consuming.counts import ConsumerCounts, register, unregister
+from nameko_eventlog.consuming.earlier import EarlierCalls
 from nameko_eventlog.consuming.queues import lacks_fan_in
 from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.consuming.subscription import Pause, Subscription
@@ -54,6 +55,8 @@ class EventLogConsumer(Entrypoint):
             service's workers.
         max_attempts: How often the method is tried before an event log becomes a dead letter,
             in the queue ``{queue}.dead-letters``.
+        handler_timeout: Seconds after which a call is ended, which is a failed attempt; None for
+            never. Below RabbitMQ's ``consumer_timeout`` (30 minutes).
         fan_in_exchange: What binds all services' event logs together.
         routing_key: The Nameko event type under which they travel.
 
@@ -68,7 +71,7 @@ class EventLogConsumer(Entrypoint):
     """For how long messages are held while the method is `Unavailable`."""
 
     max_deliveries: int
-    """How often a message may come before it becomes a dead letter unseen."""
+    """How often a message of a quorum queue may come before it is handled alone."""
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class EventLogConsumer(Entrypoint):
         expires: float | None = None,
         prefetch: int | None = None,
         max_attempts: int = 5,
+        handler_timeout: float | None = None,
         fan_in_exchange: str = "eventlog",
         routing_key: str = "log_event",
         **kwargs: Any,
@@ -94,7 +98,9 @@ class EventLogConsumer(Entrypoint):
             max_length=max_length,
             max_attempts=max_attempts,
         )
-        options.check_seconds(batch_seconds=batch_seconds, expires=expires)
+        options.check_seconds(
+            batch_seconds=batch_seconds, expires=expires, handler_timeout=handler_timeout
+        )
         self.services = services
         self.event_types = None if event_types is None else frozenset(event_types)
         self.batch_size = batch_size
@@ -105,13 +111,14 @@ class EventLogConsumer(Entrypoint):
         self.expires = expires
         self.prefetch = prefetch
         self.max_attempts = self.max_deliveries = max_attempts
+        self.handler_timeout = handler_timeout
         self.fan_in_exchange = fan_in_exchange
         self.routing_key = routing_key
         self._is_started = self._stopping = False
-        self._running = 0
-        self._batches: deque[Batch] = deque()
-        self._done: deque[tuple[Batch, BaseException | None]] = deque()
-        self._weight = 0  # of what runs
+        self._batches: deque[Batch] = deque()  # of this connection
+        self._known_connection: int | None = None
+        self._earlier = EarlierCalls()
+        self._alone_since: float | None = None  # since when it is waited until nothing runs
         self._first_at: float | None = None
         self._held_since: float | None = None
         self.counts = ConsumerCounts()
@@ -149,6 +156,9 @@ class EventLogConsumer(Entrypoint):
         )
         prefetch = self.prefetch or min(
             2 * (self.batch_size or 0) or self.container.max_workers, options.MOST_PREFETCHED
+        )
+        self._calls = Calls(
+            self, self.batch_size is None, self.handler_timeout, lambda: self._subscription.wake()
         )
         self._subscription = Subscription(
             settings, queue_options, prefetch, self._turn, self.counts
@@ -209,7 +219,7 @@ class EventLogConsumer(Entrypoint):
             "isolated": counts.isolated,
             "returned": counts.returned,
             "waiting": counts.waiting,
-            "running": self._running,
+            "running": len(self._calls),
             "retries": counts.retries,
             "held_seconds": 0 if since is None else int(monotonic() - since),
         }
@@ -250,36 +260,98 @@ class EventLogConsumer(Entrypoint):
         """
         Settle what is done, try again what is due, and hand out what is new.
         """
-        while self._done:
-            batch, exc = self._done.popleft()
-            self._running -= 1
-            self._weight -= batch.weight
-            if batch.connection == self._subscription.connection:
-                self._settle(batch, exc)
+        connection = self._subscription.connection
+        if connection != self._known_connection:
+            self._connection_changed(connection)
+        while self._calls.ended:
+            attempt = self._calls.ended.popleft()
+            self._calls.forget(attempt)
+            batch: Batch | None = attempt.batch
+            if attempt.batch.connection != connection:
+                batch = self._earlier.ended(attempt, connection)
+            if batch is not None:
+                self._settle(batch, attempt.exc)
         if self._stopping:
-            if not self._running:
+            if not self._calls:
+                self._give_back()
                 self._subscription.stop()
             return
-        if self._subscription.connection is None:
+        if connection is None:
             return
         now, since = monotonic(), self._held_since
-        is_enough = since is not None and now - since > self.hold_seconds
+        held = 0.0 if since is None else now - since
+        # what runs is waited for as long again: it may hang, and the others must not wait for it
+        is_enough = self.hold_seconds < held <= 2 * self.hold_seconds
+        waits_for_one = self._calls.is_alone()
         for _ in range(len(self._batches)):
             batch = self._batches.popleft()
-            if batch.connection != self._subscription.connection:
-                continue
             if batch.due > now or (is_enough and batch.reason is None):
                 self._batches.append(batch)
             elif batch.reason is not None:
-                self._bury(batch.messages[0], batch.reason, batch.failures)
+                self._bury(batch.messages[0], batch.reason, batch.failures, batch.is_suspect)
+            elif waits_for_one or (batch.is_alone and self._calls):
+                self._batches.append(batch)
+                waits_for_one = waits_for_one or self._may_wait_for_others(now)
             else:
-                self._hand_out(batch)
-        if since is None:
-            self._gather(now)
-        # what runs may succeed, and would be delivered again; without any batch, the connection
-        # was lost, and with it what would have been tried again
-        elif not self._running and (is_enough or not self._batches):
-            raise Pause
+                self._begin(batch)
+                waits_for_one = waits_for_one or batch.is_alone
+        if since is not None and not self._calls.of(connection):
+            # what runs may succeed, and would be delivered again; without any batch, the
+            # connection was lost, and with it what would have been tried again
+            if held > self.hold_seconds or not self._batches:
+                self._give_back()
+                raise Pause
+        elif (since is None or not self._batches) and not waits_for_one:
+            if not self._handle_isolated(now):
+                self._gather(now)
+
+    def _connection_changed(self, connection: int | None) -> None:
+        """
+        Drop what came over the connection that is lost; what runs goes on.
+        """
+        self._known_connection = connection
+        self._calls.drop_waiting()
+        self._batches.clear()
+        self._earlier.connection_lost(self._calls)
+
+    def _give_back(self) -> None:
+        """
+        Put what is handled alone back into its queue, which would count its return as an attempt.
+        """
+        if self._subscription.connection is not None:
+            for batch in self._batches:
+                if batch.is_alone and batch.reason is None:
+                    self._subscription.isolate(batch.messages[0])
+            self._batches.clear()
+
+    def _handle_isolated(self, now: float) -> bool:
+        """
+        Begin with an event log that is handled alone, if there is one.
+
+        Returns:
+            Whether all others wait.
+        """
+        if not self._subscription.may_have_isolated:
+            return False
+        if self._calls:
+            return self._may_wait_for_others(now)
+        self._alone_since = None
+        message = self._subscription.take_isolated()
+        if message is None:
+            return False
+        batch = Batch([], [], self._subscription.connection, is_alone=True)
+        self._add(batch, message)
+        if batch.messages:
+            self._begin(batch)
+        return True
+
+    def _may_wait_for_others(self, now: float) -> bool:
+        """
+        Tell whether others wait until nothing runs: not for ever, as one may hang.
+        """
+        if self._alone_since is None:
+            self._alone_since = now
+        return now - self._alone_since < self.hold_seconds
 
     def _gather(self, now: float) -> None:
         """
@@ -289,8 +361,9 @@ class EventLogConsumer(Entrypoint):
         size = self.batch_size or 1
         if not waiting:
             self._first_at = None
+            return
         tried_again = sum(batch.weight for batch in self._batches)
-        while waiting and self._weight + tried_again < limits.DECODED_BYTES:
+        while waiting and self._calls.weight + tried_again < limits.DECODED_BYTES:
             if self._first_at is None:
                 self._first_at = now
             if (
@@ -308,12 +381,23 @@ class EventLogConsumer(Entrypoint):
                 if held >= most or batch.weight >= limits.DECODED_BYTES // 4:
                     break
             if batch.messages:
-                self._hand_out(batch)
+                self._begin(batch)
 
     def _add(self, batch: Batch, message: ReceivedMessage) -> None:
-        # on other queues it is anybody's header
-        if self.quorum and message.attempts_before >= self.max_deliveries:
-            self._bury(message, f"was delivered {message.attempts_before} times")
+        if self._earlier.was_handled(message):
+            self._subscription.acknowledge([message])
+            return
+        if self._earlier.keep(message, batch.is_alone):
+            return
+        before = message.attempts_before if self.quorum else 0  # elsewhere anybody's header
+        if batch.is_alone and before >= self.max_attempts:
+            reason = (
+                f"its process or its connection ended {before} times while it was handled alone"
+            )
+            self._bury(message, reason)
+            return
+        if before >= self.max_deliveries and not batch.is_alone:
+            self._bury(message, f"was delivered {before} times", is_suspect=True)
             return
         try:
             value = self.read(message)
@@ -329,44 +413,10 @@ class EventLogConsumer(Entrypoint):
         batch.values.append(value)
         batch.weight += message.decoded_weight
 
-    def _hand_out(self, batch: Batch) -> None:
-        self._running += 1
-        self._weight += batch.weight
-        # a full pool of workers makes who spawns wait: not the thread with the heartbeats
-        self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
-
-    def _work(self, batch: Batch) -> None:
-        attempt = Attempt(batch)
-        if self.batch_size is None:
-            args: Sequence[Any] = (batch.values[0],)
-        else:
-            args = (batch.values,)
-        try:
-            worker_ctx = self.container.spawn_worker(
-                self,
-                args,
-                {},
-                context_data=dict(batch.context),  # Nameko takes the call stack out of it
-                handle_result=partial(self._handle_result, attempt),
-            )
-            compat.worker_thread(self.container, worker_ctx).wait()
-        except ContainerBeingKilled:
-            return  # it goes back to the queue with the connection
-        except BaseException as exc:  # Nameko tells of no eventlet.Timeout, for one
-            if not compat.is_being_killed(self.container):
-                self._end(attempt, exc)
-
-    def _handle_result(
-        self, attempt: Attempt, worker_ctx: Any, result: Any, exc_info: Any
-    ) -> tuple[Any, Any]:
-        self._end(attempt, exc_info and exc_info[1])
-        return result, exc_info
-
-    def _end(self, attempt: Attempt, exc: BaseException | None) -> None:
-        if not attempt.is_over:
-            attempt.is_over = True
-            self._done.append((attempt.batch, exc))
-            self._subscription.wake()
+    def _begin(self, batch: Batch) -> None:
+        if batch.failures:
+            self.counts.retries += 1
+        self._calls.begin(batch)
 
     def _settle(self, batch: Batch, exc: BaseException | None) -> None:
         if exc is None:
@@ -390,26 +440,44 @@ class EventLogConsumer(Entrypoint):
                         batch.connection,
                         weight=message.decoded_weight,
                         attempts=self.max_attempts - 1,
+                        failures=1,
                     )
                 )
         else:
             self._bury(batch.messages[0], f"was not handled: {told(exc)}")
 
-    def _bury(self, message: ReceivedMessage, reason: str, failures: int = 0) -> None:
+    def _bury(
+        self,
+        message: ReceivedMessage,
+        reason: str,
+        failures: int = 0,
+        is_suspect: bool = False,
+    ) -> None:
         """
-        Make a dead letter of *message*; as long as the broker refuses it, it is held.
+        Move *message* to another queue; as long as the broker refuses it, it is held.
+
+        Args:
+            message: Which.
+            reason: Why.
+            failures: How often that was refused before.
+            is_suspect: Whether it is handled alone, and no dead letter.
         """
         connection = self._subscription.connection
-        if self._subscription.bury(message, reason):
+        if is_suspect:
+            is_moved = self._subscription.isolate(message)
+        else:
+            is_moved = self._subscription.bury(message, reason)
+        if is_moved:
             return
         if not failures:
             _log.warning(
-                "%s.%s: the broker refuses a dead letter, which is held and tried again (%s)",
-                self.container.service_name,
-                self.method_name,
+                "%s: the broker refuses a dead letter, which is held and tried again (%s)",
+                self.label,
                 reason,
             )
-        batch = Batch([message], [], connection, failures=failures, reason=reason)
+        batch = Batch(
+            [message], [], connection, failures=failures, reason=reason, is_suspect=is_suspect
+        )
         batch.postpone()
         self._batches.append(batch)
 
@@ -417,16 +485,15 @@ class EventLogConsumer(Entrypoint):
         if self._held_since is None:
             self._held_since = monotonic()
             _log.warning(
-                "%s.%s is unavailable (%s): its event logs wait",
-                self.container.service_name,
-                self.method_name,
+                "%s is unavailable (%s): its event logs wait",
+                self.label,
                 exc,
             )
 
     def _available(self) -> None:
         if self._held_since is not None:
             self._held_since = None
-            _log.warning("%s.%s is available again", self.container.service_name, self.method_name)
+            _log.warning("%s is available again", self.label)
 
     def _wait_until_available(self) -> None:
         """
