@@ -34,6 +34,10 @@ _log = logging.getLogger("nameko_eventlog")
 _LONGEST_NAME = 255 - len(".dead-letters")
 
 
+MOST_DELIVERIES = 15
+"""How often a message of a quorum queue may come at the most; RabbitMQ 4 drops it after 20 times."""
+
+
 class EventLogConsumer(Entrypoint):
     """
     Fires with the event logs that reach its queue.
@@ -118,7 +122,7 @@ class EventLogConsumer(Entrypoint):
         self._batches: deque[Batch] = deque()  # of this connection
         self._known_connection: int | None = None
         self._earlier = EarlierCalls()
-        self._alone_since: float | None = None  # since when it is waited until nothing runs
+        self._alone_since: float | None = None  # since when others wait for one alone
         self._first_at: float | None = None
         self._held_since: float | None = None
         self.counts = ConsumerCounts()
@@ -282,7 +286,7 @@ class EventLogConsumer(Entrypoint):
         held = 0.0 if since is None else now - since
         # what runs is waited for as long again: it may hang, and the others must not wait for it
         is_enough = self.hold_seconds < held <= 2 * self.hold_seconds
-        waits_for_one = self._calls.is_alone()
+        waits_for_one = self._calls.is_alone() and self._may_wait(now)
         for _ in range(len(self._batches)):
             batch = self._batches.popleft()
             if batch.due > now or (is_enough and batch.reason is None):
@@ -291,7 +295,7 @@ class EventLogConsumer(Entrypoint):
                 self._bury(batch.messages[0], batch.reason, batch.failures, batch.is_suspect)
             elif waits_for_one or (batch.is_alone and self._calls):
                 self._batches.append(batch)
-                waits_for_one = waits_for_one or self._may_wait_for_others(now)
+                waits_for_one = waits_for_one or self._may_wait(now)
             else:
                 self._begin(batch)
                 waits_for_one = waits_for_one or batch.is_alone
@@ -301,9 +305,12 @@ class EventLogConsumer(Entrypoint):
             if held > self.hold_seconds or not self._batches:
                 self._give_back()
                 raise Pause
-        elif (since is None or not self._batches) and not waits_for_one:
-            if not self._handle_isolated(now):
-                self._gather(now)
+        elif (
+            (since is None or not self._batches)
+            and not waits_for_one
+            and not self._handle_isolated(now)
+        ):
+            self._gather(now)
 
     def _connection_changed(self, connection: int | None) -> None:
         """
@@ -334,8 +341,7 @@ class EventLogConsumer(Entrypoint):
         if not self._subscription.may_have_isolated:
             return False
         if self._calls:
-            return self._may_wait_for_others(now)
-        self._alone_since = None
+            return self._may_wait(now)
         message = self._subscription.take_isolated()
         if message is None:
             return False
@@ -345,9 +351,9 @@ class EventLogConsumer(Entrypoint):
             self._begin(batch)
         return True
 
-    def _may_wait_for_others(self, now: float) -> bool:
+    def _may_wait(self, now: float) -> bool:
         """
-        Tell whether others wait until nothing runs: not for ever, as one may hang.
+        Tell whether others wait for one that is handled alone: not for ever, as a call may hang.
         """
         if self._alone_since is None:
             self._alone_since = now
@@ -390,13 +396,11 @@ class EventLogConsumer(Entrypoint):
         if self._earlier.keep(message, batch.is_alone):
             return
         before = message.attempts_before if self.quorum else 0  # elsewhere anybody's header
-        if batch.is_alone and before >= self.max_attempts:
-            reason = (
-                f"its process or its connection ended {before} times while it was handled alone"
-            )
+        if before >= self._most_deliveries(batch.is_alone) and batch.is_alone:
+            reason = f"was handled alone {before} times, and its process or connection ended"
             self._bury(message, reason)
             return
-        if before >= self.max_deliveries and not batch.is_alone:
+        if before >= self._most_deliveries(batch.is_alone):
             self._bury(message, f"was delivered {before} times", is_suspect=True)
             return
         try:
@@ -413,9 +417,17 @@ class EventLogConsumer(Entrypoint):
         batch.values.append(value)
         batch.weight += message.decoded_weight
 
+    def _most_deliveries(self, is_alone: bool) -> int:
+        most = self.max_attempts if is_alone else self.max_deliveries
+        # a connection that this process has lost, or given up, was no crash
+        lost = (self._subscription.connection or 1) - 1
+        return min(most + lost, MOST_DELIVERIES)
+
     def _begin(self, batch: Batch) -> None:
         if batch.failures:
             self.counts.retries += 1
+        if batch.is_alone:
+            self._alone_since = None
         self._calls.begin(batch)
 
     def _settle(self, batch: Batch, exc: BaseException | None) -> None:

@@ -1,10 +1,10 @@
 """
 Event logs that are handled alone, because a process may have ended for them.
 
-A quorum queue counts how often it has delivered a message, and that tells of no attempts: one crash,
-and one lost connection, counts for all that the process held. So what was delivered too often is
-moved to a queue of its own. From there one event log at a time is taken, at the moment at which it
-is handled and nothing else is: what that queue counts are attempts.
+A quorum queue counts how often it has delivered a message, which are no attempts: a crash, or a
+lost connection, counts for all that the process held. So what was delivered too often is moved to
+a queue of its own. From there one event log at a time is taken, when nothing else is handled: what
+that queue counts are attempts.
 """
 
 from __future__ import annotations

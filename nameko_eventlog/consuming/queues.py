@@ -60,8 +60,6 @@ class QueueOptions:
             Exception: What the broker answers: 406 if there is such a queue of another kind.
         """
         self.declare_dead_letters(channel, nowait)
-        if self.alone is not None:
-            self._declare(self.alone, channel, nowait)
         arguments = self._type()
         if self.max_length is not None:
             arguments["x-max-length"] = self.max_length
@@ -78,7 +76,7 @@ class QueueOptions:
 
     def declare_dead_letters(self, channel: Any, nowait: bool = False) -> None:
         """
-        Declare the queue of dead letters.
+        Declare the queue of dead letters, and that of what is handled alone.
 
         Args:
             channel: A channel of kombu's.
@@ -88,6 +86,8 @@ class QueueOptions:
             Exception: What the broker answers.
         """
         self._declare(self.dead_letters, channel, nowait)
+        if self.alone is not None:
+            self._declare(self.alone, channel, nowait)
 
     def _declare(self, name: str, channel: Any, nowait: bool) -> None:
         queue = Queue(name, durable=True, queue_arguments=self._type())

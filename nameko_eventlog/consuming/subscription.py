@@ -280,7 +280,7 @@ class Subscription:
         except MessageNacked:
             return False
         if self._returned:
-            self._options.declare(self._channel)
+            self._options.declare_dead_letters(self._channel)
             return False
         return True
 
@@ -311,7 +311,7 @@ class Subscription:
         self.waiting.clear()
         self._is_declared = False
         self._options.declare(channel)
-        self._is_declared, self._declared_at = True, monotonic()
+        self._declared_at = monotonic()
         self.may_have_isolated = is_amqp and self._options.alone is not None
         keep_compressed(channel)
         channel.basic_qos(0, self._prefetch, False)
@@ -328,6 +328,7 @@ class Subscription:
             # also of what py-amqp reads itself, while it waits for an answer
             connection.on_inbound_frame = assembler.handle
             self._reader = open_reader(connection)
+        self._is_declared = True
         self._restored()
         while not self._stopping:
             self._listen()
@@ -341,6 +342,8 @@ class Subscription:
         Declare all anew, without waiting for answers, on a channel that the broker may close.
         """
         self._declared_at = monotonic()
+        if self._options.alone is not None and not self._unsettled:
+            self.may_have_isolated = True  # of an instance that is no more
         if self._declaring is None:
             self._declaring = self._client.channel()
         self._options.declare(self._declaring, nowait=True)
