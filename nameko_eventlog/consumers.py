@@ -35,7 +35,7 @@ _LONGEST_NAME = 255 - len(".dead-letters")
 
 
 MOST_DELIVERIES = 15
-"""How often a message of a quorum queue may come at the most; RabbitMQ 4 drops it after 20 times."""
+"""How often a message of a quorum queue may come; RabbitMQ 4 drops what has come 20 times."""
 
 
 class EventLogConsumer(Entrypoint):
