@@ -37,8 +37,6 @@ class EarlierCalls:
         """
         Tell whether a call with *message* has returned since; it is asked once.
         """
-        if not self._handled or not message.redelivered:
-            return False
         message_id = _id(message)
         if message_id is None or message_id not in self._handled:
             return False
@@ -52,8 +50,6 @@ class EarlierCalls:
         Returns:
             Whether that is so.
         """
-        if not self._running or not message.redelivered:
-            return False
         message_id = _id(message)
         if message_id is None or message_id not in self._running:
             return False

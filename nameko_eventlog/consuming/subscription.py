@@ -261,7 +261,8 @@ class Subscription:
             self.may_have_isolated = False
             return None
         message = restored(ReceivedMessage.read(found))
-        self._add(message)
+        self._counts.received += 1
+        self._unsettled.add(message.delivery_tag, message.weight)
         return message
 
     def _move(self, message: ReceivedMessage, letter: dict[str, Any], queue: str) -> bool:
@@ -361,12 +362,9 @@ class Subscription:
             )
 
     def _received(self, received: ReceivedMessage) -> None:
-        self._add(received)
-        self.waiting.append(received)
-
-    def _add(self, received: ReceivedMessage) -> None:
         self._counts.received += 1
         self._unsettled.add(received.delivery_tag, received.weight)
+        self.waiting.append(received)
 
     def _note_return(self, *_: Any) -> None:
         self._returned = True

@@ -217,20 +217,7 @@ class Turns:
                 self._begin(batch)
 
     def _add(self, batch: Batch, message: ReceivedMessage) -> None:
-        if self._earlier.was_handled(message):
-            self._subscription.acknowledge([message])
-            return
-        if self._earlier.keep(message, batch.is_alone):
-            return
-        before = (
-            message.attempts_before if self._handler.quorum else 0
-        )  # elsewhere anybody's header
-        if before >= self._most_deliveries(batch.is_alone) and batch.is_alone:
-            reason = f"was handled alone {before} times, and its process or connection ended"
-            self._bury(message, reason)
-            return
-        if before >= self._most_deliveries(batch.is_alone):
-            self._bury(message, f"was delivered {before} times", is_suspect=True)
+        if message.redelivered and self._is_elsewhere(message, batch.is_alone):
             return
         try:
             value = self._handler.read(message)
@@ -246,11 +233,29 @@ class Turns:
         batch.values.append(value)
         batch.weight += message.decoded_weight
 
-    def _most_deliveries(self, is_alone: bool) -> int:
+    def _is_elsewhere(self, message: ReceivedMessage, is_alone: bool) -> bool:
+        """
+        Tell whether a message that was delivered before is not to be handled here and now.
+        """
+        if self._earlier.was_handled(message):
+            self._subscription.acknowledge([message])
+            return True
+        if self._earlier.keep(message, is_alone):
+            return True
+        if not self._handler.quorum:  # there it is anybody's header
+            return False
+        before = message.attempts_before
         most = self._handler.max_attempts if is_alone else self._handler.max_deliveries
         # a connection that this process has lost, or given up, was no crash
         lost = (self._subscription.connection or 1) - 1
-        return min(most + lost, MOST_DELIVERIES)
+        if before < min(most + lost, MOST_DELIVERIES):
+            return False
+        if is_alone:
+            reason = f"was handled alone {before} times, and its process or connection ended"
+            self._bury(message, reason)
+        else:
+            self._bury(message, f"was delivered {before} times", is_suspect=True)
+        return True
 
     def _begin(self, batch: Batch) -> None:
         if batch.failures:
