@@ -5,32 +5,30 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping
 from time import monotonic
 from typing import Any
 
 import eventlet
 from eventlet.event import Event
 from kombu import Exchange
-from nameko.exceptions import ConfigurationError, ContainerBeingKilled
+from nameko.exceptions import ConfigurationError
 from nameko.extensions import Entrypoint
 
-from nameko_eventlog import compat, limits
+from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
-from nameko_eventlog.consuming.batches import SKIPPED, Attempt, Batch, retry_delay
+from nameko_eventlog.consuming.batches import SKIPPED, retry_delay
+from nameko_eventlog.consuming.calls import Calls
 from nameko_eventlog.consuming.counts import ConsumerCounts, register, unregister
 from nameko_eventlog.consuming.queues import lacks_fan_in
-from nameko_eventlog.consuming.reasons import shown, told
-from nameko_eventlog.consuming.subscription import Pause, Subscription
-from nameko_eventlog.exceptions import Unavailable
+from nameko_eventlog.consuming.reasons import shown
+from nameko_eventlog.consuming.subscription import Subscription
+from nameko_eventlog.consuming.turns import Turns
 
 
 _log = logging.getLogger("nameko_eventlog")
 
-_LARGE = 1 << 20  # the weight of messages that take a noticeable time to decode
 _LONGEST_NAME = 255 - len(".dead-letters")
 
 
@@ -55,6 +53,8 @@ class EventLogConsumer(Entrypoint):
             service's workers.
         max_attempts: How often the method is tried before an event log becomes a dead letter,
             in the queue ``{queue}.dead-letters``.
+        handler_timeout: Seconds after which a call is ended, which is a failed attempt; None for
+            never. Below RabbitMQ's ``consumer_timeout`` (30 minutes).
         fan_in_exchange: What binds all services' event logs together.
         routing_key: The Nameko event type under which they travel.
 
@@ -69,7 +69,7 @@ class EventLogConsumer(Entrypoint):
     """For how long messages are held while the method is `Unavailable`."""
 
     max_deliveries: int
-    """How often a message may come before it becomes a dead letter unseen."""
+    """How often a message of a quorum queue may come before it is handled alone."""
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class EventLogConsumer(Entrypoint):
         expires: float | None = None,
         prefetch: int | None = None,
         max_attempts: int = 5,
+        handler_timeout: float | None = None,
         fan_in_exchange: str = "eventlog",
         routing_key: str = "log_event",
         **kwargs: Any,
@@ -95,7 +96,9 @@ class EventLogConsumer(Entrypoint):
             max_length=max_length,
             max_attempts=max_attempts,
         )
-        options.check_seconds(batch_seconds=batch_seconds, expires=expires)
+        options.check_seconds(
+            batch_seconds=batch_seconds, expires=expires, handler_timeout=handler_timeout
+        )
         self.services = services
         self.event_types = None if event_types is None else frozenset(event_types)
         self.batch_size = batch_size
@@ -106,15 +109,10 @@ class EventLogConsumer(Entrypoint):
         self.expires = expires
         self.prefetch = prefetch
         self.max_attempts = self.max_deliveries = max_attempts
+        self.handler_timeout = handler_timeout
         self.fan_in_exchange = fan_in_exchange
         self.routing_key = routing_key
         self._is_started = self._stopping = False
-        self._running = 0
-        self._batches: deque[Batch] = deque()
-        self._done: deque[tuple[Batch, BaseException | None]] = deque()
-        self._weight = 0  # of what runs
-        self._first_at: float | None = None
-        self._held_since: float | None = None
         self.counts = ConsumerCounts()
         self._ended = Event()
         self._stop_wanted = Event()
@@ -151,9 +149,13 @@ class EventLogConsumer(Entrypoint):
         prefetch = self.prefetch or min(
             2 * (self.batch_size or 0) or self.container.max_workers, options.MOST_PREFETCHED
         )
+        self._calls = Calls(
+            self, self.batch_size is None, self.handler_timeout, lambda: self._subscription.wake()
+        )
         self._subscription = Subscription(
             settings, queue_options, prefetch, self._turn, self.counts
         )
+        self._turns = Turns(self, self._subscription, self._calls, self.counts)
 
     def _exchanges(self) -> tuple[Exchange, ...]:
         if not self.services:
@@ -201,7 +203,7 @@ class EventLogConsumer(Entrypoint):
 
         .. versionadded:: 0.2.0
         """
-        counts, since = self.counts, self._held_since
+        counts, since = self.counts, self._turns.held_since
         return {
             "received": counts.received,
             "handled": counts.handled,
@@ -210,7 +212,7 @@ class EventLogConsumer(Entrypoint):
             "isolated": counts.isolated,
             "returned": counts.returned,
             "waiting": counts.waiting,
-            "running": self._running,
+            "running": len(self._calls),
             "retries": counts.retries,
             "held_seconds": 0 if since is None else int(monotonic() - since),
         }
@@ -248,188 +250,7 @@ class EventLogConsumer(Entrypoint):
             self._ended.send()
 
     def _turn(self) -> None:
-        """
-        Settle what is done, try again what is due, and hand out what is new.
-        """
-        while self._done:
-            batch, exc = self._done.popleft()
-            self._running -= 1
-            self._weight -= batch.weight
-            if batch.connection == self._subscription.connection:
-                self._settle(batch, exc)
-        if self._stopping:
-            if not self._running:
-                self._subscription.stop()
-            return
-        if self._subscription.connection is None:
-            return
-        now, since = monotonic(), self._held_since
-        is_enough = since is not None and now - since > self.hold_seconds
-        for _ in range(len(self._batches)):
-            batch = self._batches.popleft()
-            if batch.connection != self._subscription.connection:
-                continue
-            if batch.due > now or (is_enough and batch.reason is None):
-                self._batches.append(batch)
-            elif batch.reason is not None:
-                self._bury(batch.messages[0], batch.reason, batch.failures)
-            else:
-                self._hand_out(batch)
-        if since is None:
-            self._gather(now)
-        # what runs may succeed, and would be delivered again; without any batch, the connection
-        # was lost, and with it what would have been tried again
-        elif not self._running and (is_enough or not self._batches):
-            raise Pause
-
-    def _gather(self, now: float) -> None:
-        """
-        Make batches of what is waiting.
-        """
-        waiting = self._subscription.waiting
-        size = self.batch_size or 1
-        if not waiting:
-            self._first_at = None
-        tried_again = sum(batch.weight for batch in self._batches)
-        while waiting and self._weight + tried_again < limits.DECODED_BYTES:
-            if self._first_at is None:
-                self._first_at = now
-            if (
-                len(waiting) < size
-                and now - self._first_at < self.batch_seconds
-                and not self._subscription.is_full
-            ):
-                return
-            self._first_at = None
-            batch = Batch([], [], self._subscription.connection)
-            most, held = limits.HELD_BYTES // 4, 0
-            for _ in range(min(size, len(waiting))):
-                held += waiting[0].weight
-                self._add(batch, waiting.popleft())
-                if held >= most or batch.weight >= limits.DECODED_BYTES // 4:
-                    break
-            if batch.messages:
-                self._hand_out(batch)
-            if batch.weight >= _LARGE:
-                eventlet.sleep(0)  # decoding it has kept others waiting
-
-    def _add(self, batch: Batch, message: ReceivedMessage) -> None:
-        # on other queues it is anybody's header
-        if self.quorum and message.attempts_before >= self.max_deliveries:
-            self._bury(message, f"was delivered {message.attempts_before} times")
-            return
-        try:
-            value = self.read(message)
-            if self.batch_size is None and value is not SKIPPED:
-                batch.context = compat.context_data(message.headers)
-        except Exception as exc:
-            self._bury(message, f"cannot be read: {told(exc)}")
-            return
-        if value is SKIPPED:
-            self._subscription.acknowledge([message], "skipped")
-            return
-        batch.messages.append(message)
-        batch.values.append(value)
-        batch.weight += message.decoded_weight
-
-    def _hand_out(self, batch: Batch) -> None:
-        self._running += 1
-        self._weight += batch.weight
-        # a full pool of workers makes who spawns wait: not the thread with the heartbeats
-        self.container.spawn_managed_thread(partial(self._work, batch), identifier="event logs")
-
-    def _work(self, batch: Batch) -> None:
-        attempt = Attempt(batch)
-        if self.batch_size is None:
-            args: Sequence[Any] = (batch.values[0],)
-        else:
-            args = (batch.values,)
-        try:
-            worker_ctx = self.container.spawn_worker(
-                self,
-                args,
-                {},
-                context_data=dict(batch.context),  # Nameko takes the call stack out of it
-                handle_result=partial(self._handle_result, attempt),
-            )
-            compat.worker_thread(self.container, worker_ctx).wait()
-        except ContainerBeingKilled:
-            return  # it goes back to the queue with the connection
-        except BaseException as exc:  # Nameko tells of no eventlet.Timeout, for one
-            if not compat.is_being_killed(self.container):
-                self._end(attempt, exc)
-
-    def _handle_result(
-        self, attempt: Attempt, worker_ctx: Any, result: Any, exc_info: Any
-    ) -> tuple[Any, Any]:
-        self._end(attempt, exc_info and exc_info[1])
-        return result, exc_info
-
-    def _end(self, attempt: Attempt, exc: BaseException | None) -> None:
-        if not attempt.is_over:
-            attempt.is_over = True
-            self._done.append((attempt.batch, exc))
-            self._subscription.wake()
-
-    def _settle(self, batch: Batch, exc: BaseException | None) -> None:
-        if exc is None:
-            self._available()
-            self._subscription.acknowledge(batch.messages)
-            return
-        batch.postpone()
-        if isinstance(exc, Unavailable):
-            self._unavailable(exc)
-            self._batches.append(batch)
-            return
-        batch.attempts += 1
-        if batch.attempts < self.max_attempts:
-            self._batches.append(batch)
-        elif len(batch.messages) > 1:  # one of them may be to blame, and not the others
-            for message, value in zip(batch.messages, batch.values, strict=True):
-                self._batches.append(
-                    Batch(
-                        [message],
-                        [value],
-                        batch.connection,
-                        weight=message.decoded_weight,
-                        attempts=self.max_attempts - 1,
-                    )
-                )
-        else:
-            self._bury(batch.messages[0], f"was not handled: {told(exc)}")
-
-    def _bury(self, message: ReceivedMessage, reason: str, failures: int = 0) -> None:
-        """
-        Make a dead letter of *message*; as long as the broker refuses it, it is held.
-        """
-        connection = self._subscription.connection
-        if self._subscription.bury(message, reason):
-            return
-        if not failures:
-            _log.warning(
-                "%s.%s: the broker refuses a dead letter, which is held and tried again (%s)",
-                self.container.service_name,
-                self.method_name,
-                reason,
-            )
-        batch = Batch([message], [], connection, failures=failures, reason=reason)
-        batch.postpone()
-        self._batches.append(batch)
-
-    def _unavailable(self, exc: Unavailable) -> None:
-        if self._held_since is None:
-            self._held_since = monotonic()
-            _log.warning(
-                "%s.%s is unavailable (%s): its event logs wait",
-                self.container.service_name,
-                self.method_name,
-                exc,
-            )
-
-    def _available(self) -> None:
-        if self._held_since is not None:
-            self._held_since = None
-            _log.warning("%s.%s is available again", self.container.service_name, self.method_name)
+        self._turns.take(self._stopping)
 
     def _wait_until_available(self) -> None:
         """
@@ -446,7 +267,7 @@ class EventLogConsumer(Entrypoint):
                     break
             except Exception:
                 _log.debug("the probe of %s has failed", self.method_name, exc_info=True)
-        self._held_since = None
+        self._turns.held_since = None
 
 
 event_log_handler = EventLogConsumer.decorator

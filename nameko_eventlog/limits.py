@@ -46,6 +46,10 @@ HELD_BYTES = 1 << 25
 
 TRANSACTION_BYTES = 1 << 24
 """The weight of decoded messages from which on a transaction of the store takes no more."""
+
+REMEMBERED_IDS = 65_536
+"""Message ids, of calls that outlived their connection, that are known when they come again."""
+
 # Sent messages
 
 TABLE_VALUES = 100_000

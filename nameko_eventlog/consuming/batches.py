@@ -39,7 +39,9 @@ class Batch:
     attempts: int = 0
     due: float = 0.0
     failures: int = 0
-    reason: str | None = None  # why it becomes a dead letter, which is tried again
+    reason: str | None = None  # why it is moved to another queue, which is tried again
+    is_alone: bool = False  # it is handled while nothing else is
+    is_suspect: bool = False  # it is moved to the queue of those that are handled alone
 
     def postpone(self) -> None:
         """
@@ -49,7 +51,7 @@ class Batch:
         self.due = monotonic() + retry_delay(self.failures)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """
     One call of the handler.
@@ -57,6 +59,9 @@ class Attempt:
 
     batch: Batch
     is_over: bool = False
+    exc: BaseException | None = None
+    thread: Any = None  # waits for a worker, and then for its end
+    worker: Any = None
 
 
 def retry_delay(failures: int) -> float:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from amqp import ChannelError
 from amqp import Message as AMQPMessage
 
 from nameko_eventlog.consuming.decoding import UNREADABLE
@@ -37,11 +38,17 @@ class DeliveryAssembler:
         connection: Its handler of frames handles all others.
         channel: The number of the channel.
         on_delivery: Called with each delivery.
+        on_refusal: Called with what py-amqp raises when the broker closes another channel.
     """
 
     def __init__(
-        self, connection: Any, channel: int, on_delivery: Callable[[ReceivedMessage], None]
+        self,
+        connection: Any,
+        channel: int,
+        on_delivery: Callable[[ReceivedMessage], None],
+        on_refusal: Callable[[ChannelError], None] | None = None,
     ) -> None:
+        self._on_refusal = on_refusal
         self._connection = connection
         self._pass_on = connection.on_inbound_frame
         self._channel = channel
@@ -66,7 +73,7 @@ class DeliveryAssembler:
         """
         kind, channel, payload = frame
         if channel != self._channel:
-            return bool(self._pass_on(frame))
+            return self._handle_other(frame)
         if kind == _METHOD and payload[:4] == _DELIVER:
             self._connection.bytes_recv += 1  # a sign of life; py-amqp counts frames, too
             self._method = payload
@@ -85,6 +92,15 @@ class DeliveryAssembler:
             return False
         self._deliver()
         return True
+
+    def _handle_other(self, frame: tuple[int, int, bytes]) -> bool:
+        try:
+            return bool(self._pass_on(frame))
+        except ChannelError as exc:
+            if self._on_refusal is None:
+                raise
+            self._on_refusal(exc)
+            return True
 
     def _deliver(self) -> None:
         method, body = self._method or b"", b"".join(self._body)

@@ -57,14 +57,18 @@ def check_integers(*, batch_size: Any, prefetch: Any, max_length: Any, max_attem
             )
 
 
-def check_seconds(*, batch_seconds: Any, expires: Any) -> None:
+def check_seconds(*, batch_seconds: Any, expires: Any, handler_timeout: Any) -> None:
     """
     Check the options that are times; None for one without an end.
 
     Raises:
         EventLogValueError: One is no number, or out of range.
     """
-    for name, value in (("batch_seconds", batch_seconds), ("expires", expires)):
+    for name, value in (
+        ("batch_seconds", batch_seconds),
+        ("expires", expires),
+        ("handler_timeout", handler_timeout),
+    ):
         if value is None and name != "batch_seconds":
             continue
         if not isinstance(value, (int, float)) or not 0 < value <= MOST_SECONDS:

@@ -40,14 +40,26 @@ class QueueOptions:
         """
         return f"{self.name}.dead-letters"
 
-    def declare(self, channel: Any) -> None:
+    @property
+    def alone(self) -> str | None:
         """
-        Declare both queues, and bind the first one.
+        The name of the queue for what is handled alone; quorum queues have one.
+        """
+        return f"{self.name}.alone" if self.quorum else None
+
+    def declare(self, channel: Any, nowait: bool = False) -> None:
+        """
+        Declare the queues, and bind the first one.
+
+        Args:
+            channel: A channel of kombu's.
+            nowait: Whether the broker's answers are not waited for; it closes the channel if it
+                refuses one.
 
         Raises:
             Exception: What the broker answers: 406 if there is such a queue of another kind.
         """
-        self.declare_dead_letters(channel)
+        self.declare_dead_letters(channel, nowait)
         arguments = self._type()
         if self.max_length is not None:
             arguments["x-max-length"] = self.max_length
@@ -60,16 +72,26 @@ class QueueOptions:
                 routing_key=self.routing_key,
                 durable=True,
                 queue_arguments=arguments,
-            )(channel).declare()
+            )(channel).declare(nowait=nowait)
 
-    def declare_dead_letters(self, channel: Any) -> None:
+    def declare_dead_letters(self, channel: Any, nowait: bool = False) -> None:
         """
-        Declare the queue of dead letters.
+        Declare the queue of dead letters, and that of what is handled alone.
+
+        Args:
+            channel: A channel of kombu's.
+            nowait: Whether the broker's answer is not waited for.
 
         Raises:
             Exception: What the broker answers.
         """
-        Queue(self.dead_letters, durable=True, queue_arguments=self._type())(channel).declare()
+        self._declare(self.dead_letters, channel, nowait)
+        if self.alone is not None:
+            self._declare(self.alone, channel, nowait)
+
+    def _declare(self, name: str, channel: Any, nowait: bool) -> None:
+        queue = Queue(name, durable=True, queue_arguments=self._type())
+        queue(channel).declare(nowait=nowait)
 
     def _type(self) -> dict[str, Any]:
         return {"x-queue-type": "quorum"} if self.quorum else {}

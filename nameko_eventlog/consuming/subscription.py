@@ -33,6 +33,7 @@ from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
 from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
 from nameko_eventlog.consuming.decoding import UNREADABLE
 from nameko_eventlog.consuming.deliveries import DeliveryAssembler
+from nameko_eventlog.consuming.isolation import REASON, isolated, restored
 from nameko_eventlog.consuming.queues import QueueOptions
 from nameko_eventlog.consuming.reasons import told
 from nameko_eventlog.consuming.received import ReceivedMessage
@@ -52,6 +53,9 @@ _PORTION = 30  # frames, of 128 KiB at the most, that are read without looking a
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 """Seconds between attempts to reach the broker."""
+
+DECLARE_SECONDS = 10.0
+"""How often exchanges, queues and bindings are declared again: somebody may have deleted them."""
 
 CONFIRM_SECONDS = 30.0
 """For how long the confirm of a dead letter is waited for."""
@@ -142,6 +146,10 @@ class Subscription:
         self._is_lost = False
         self._connected_at: float | None = None
         self._beat_at = 0.0
+        self._declaring: Any = None  # the channel for declarations that are repeated
+        self._declared_at = 0.0
+        self._is_declared = False  # whether a refusal is no longer one of a declaration
+        self._is_refused = False
         self._returned = False
         self.tried = Event()
         """Sent when the broker was reached for the first time, or was not."""
@@ -150,6 +158,8 @@ class Subscription:
         self.connection: int | None = None
         """The number of the connection: what an earlier one has delivered is delivered again."""
         self._connections = 0
+        self.may_have_isolated = False
+        """Whether there may be something in the queue of what is handled alone."""
 
     def run(self, pause: Callable[[], None]) -> None:
         """
@@ -215,29 +225,70 @@ class Subscription:
         Raises:
             Exception: The connection is lost, and the message will be delivered again.
         """
+        if not self._move(message, dead_letter(message, reason), self._options.dead_letters):
+            return False
+        self.acknowledge([message], "dead_letters")
+        return True
+
+    def isolate(self, message: ReceivedMessage) -> bool:
+        """
+        Put *message* into the queue of what is handled alone, and then acknowledge it.
+
+        Returns:
+            Whether that was done: the broker may refuse it, and other queues have none.
+
+        Raises:
+            Exception: The connection is lost, and the message will be delivered again.
+        """
+        alone = self._options.alone
+        if alone is None or not self._move(message, isolated(message), alone):
+            return False
+        self.may_have_isolated = True
+        self.acknowledge([message], "isolated")
+        return True
+
+    def take_isolated(self) -> ReceivedMessage | None:
+        """
+        Take the next message that is handled alone, if there is one.
+
+        Raises:
+            Exception: The connection is lost.
+        """
+        late = ConnectionError(f"the broker has not answered in {CONFIRM_SECONDS:g} s")
+        with eventlet.Timeout(CONFIRM_SECONDS, late):
+            found = self._channel.basic_get(self._options.alone, no_ack=False)
+        if found is None:
+            self.may_have_isolated = False
+            return None
+        message = restored(ReceivedMessage.read(found))
+        self._counts.received += 1
+        self._unsettled.add(message.delivery_tag, message.weight)
+        return message
+
+    def _move(self, message: ReceivedMessage, letter: dict[str, Any], queue: str) -> bool:
         self._returned = False
         too_late = TimeoutError(f"a dead letter was not confirmed in {CONFIRM_SECONDS:g} s")
         try:
             with eventlet.Timeout(CONFIRM_SECONDS, too_late):
                 try:
-                    self._publish(dead_letter(message, reason))
+                    self._publish(letter, queue)
                 except (*self._errors, MessageNacked):
                     raise
                 except Exception:  # of a part of the message that cannot be sent again
                     _log.debug("a dead letter could not be sent whole", exc_info=True)
-                    self._publish(least_dead_letter(message, reason))
+                    reason = str(letter["headers"][REASON])
+                    self._publish(least_dead_letter(message, reason), queue)
         except MessageNacked:
             return False
         if self._returned:
             self._options.declare_dead_letters(self._channel)
             return False
-        self.acknowledge([message], "dead_letters")
         return True
 
-    def _publish(self, letter: dict[str, Any]) -> None:
+    def _publish(self, letter: dict[str, Any], queue: str) -> None:
         Producer(self._channel, on_return=self._note_return).publish(
             exchange="",
-            routing_key=self._options.dead_letters,
+            routing_key=queue,
             mandatory=True,  # without its queue it would be confirmed, and gone
             **letter,
         )
@@ -259,7 +310,10 @@ class Subscription:
         is_amqp = hasattr(connection, "on_inbound_frame")
         self._unsettled = Settling(is_singly=not is_amqp)
         self.waiting.clear()
+        self._is_declared = False
         self._options.declare(channel)
+        self._declared_at = monotonic()
+        self.may_have_isolated = is_amqp and self._options.alone is not None
         keep_compressed(channel)
         channel.basic_qos(0, self._prefetch, False)
         channel.basic_consume(
@@ -269,15 +323,43 @@ class Subscription:
             consumer_tag=f"eventlog-{uuid4()}",
         )
         if is_amqp:
-            assembler = DeliveryAssembler(connection, channel.channel_id, self._received)
+            assembler = DeliveryAssembler(
+                connection, channel.channel_id, self._received, self._declaration_refused
+            )
             # also of what py-amqp reads itself, while it waits for an answer
             connection.on_inbound_frame = assembler.handle
             self._reader = open_reader(connection)
+        self._is_declared = True
         self._restored()
         while not self._stopping:
             self._listen()
             self._on_turn()
+            if is_amqp and monotonic() - self._declared_at > DECLARE_SECONDS:
+                self._declare_again()
             eventlet.sleep(0)
+
+    def _declare_again(self) -> None:
+        """
+        Declare all anew, without waiting for answers, on a channel that the broker may close.
+        """
+        self._declared_at = monotonic()
+        if self._options.alone is not None and not self._unsettled:
+            self.may_have_isolated = True  # of an instance that is no more
+        if self._declaring is None:
+            self._declaring = self._client.channel()
+        self._options.declare(self._declaring, nowait=True)
+
+    def _declaration_refused(self, exc: Exception) -> None:
+        # py-amqp has opened the channel again
+        if not self._is_refused:
+            self._is_refused = True
+            _log.warning(
+                "the queue %s, or what belongs to it, cannot be declared again (%s%s); it is"
+                " consumed as it is",
+                self._options.name,
+                masked_text(str(exc)),
+                _MEND.get(getattr(exc, "code", 0), ""),
+            )
 
     def _received(self, received: ReceivedMessage) -> None:
         self._counts.received += 1
@@ -357,7 +439,8 @@ class Subscription:
                 self._options.name,
                 masked(self._client.as_uri(include_password=False)),
                 masked_text(str(exc)),
-                _MEND.get(getattr(exc, "code", 0), ""),
+                # later, 406 is the broker's consumer_timeout
+                "" if self._is_declared else _MEND.get(getattr(exc, "code", 0), ""),
             )
         self._has_tried()
         until = monotonic() + self._backoff * random.uniform(0.5, 1)
@@ -385,6 +468,7 @@ class Subscription:
 
     def _close(self) -> None:
         self.connection = None
+        self._declaring = None
         self.waiting.clear()
         self._counts.returned += len(self._unsettled)
         self._unsettled = Settling()

@@ -66,7 +66,7 @@ class RequestQueue(QueueOptions):
     The queue of a service's requests, as Nameko declares it; it has no dead letters.
     """
 
-    def declare_dead_letters(self, channel: Any) -> None:
+    def declare_dead_letters(self, channel: Any, nowait: bool = False) -> None:
         """
         Do nothing: who has asked has been told, or cannot be.
         """

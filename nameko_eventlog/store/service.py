@@ -40,10 +40,7 @@ WRITE_SECONDS = 60.0
 """For how long a transaction is waited for."""
 
 MAX_DELIVERIES = 15
-"""
-How often a message may come. Each crash and each lost connection counts for all that was held, on
-quorum queues; RabbitMQ 4 drops what has come 20 times.
-"""
+"""How often a message of a quorum queue may come before it is written alone."""
 
 RETENTION_SECONDS = 60.0
 """How often what is too old is looked for."""

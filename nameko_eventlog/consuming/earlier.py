@@ -1,0 +1,89 @@
+"""
+Calls that go on after the connection was lost that had delivered their event logs.
+
+The broker delivers these again, and the copy must not be handled beside the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nameko_eventlog import limits
+from nameko_eventlog.consuming.batches import Attempt, Batch
+from nameko_eventlog.consuming.received import ReceivedMessage
+
+
+class EarlierCalls:
+    """
+    Knows them by the message ids of their event logs; one without an id is handled again.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[str, Attempt] = {}
+        self._copies: dict[str, tuple[ReceivedMessage, bool]] = {}
+        self._handled: dict[str, None] = {}  # in the order in which their calls ended
+
+    def connection_lost(self, attempts: Iterable[Attempt]) -> None:
+        """
+        Note which calls go on; copies that an earlier connection has delivered are dropped.
+        """
+        self._copies.clear()
+        for attempt in attempts:
+            for message in attempt.batch.messages:
+                if (message_id := _id(message)) is not None:
+                    self._running[message_id] = attempt
+
+    def was_handled(self, message: ReceivedMessage) -> bool:
+        """
+        Tell whether a call with *message* has returned since; it is asked once.
+        """
+        message_id = _id(message)
+        if message_id is None or message_id not in self._handled:
+            return False
+        del self._handled[message_id]
+        return True
+
+    def keep(self, message: ReceivedMessage, is_alone: bool = False) -> bool:
+        """
+        Keep *message* if a call with it runs, until that has ended.
+
+        Returns:
+            Whether that is so.
+        """
+        message_id = _id(message)
+        if message_id is None or message_id not in self._running:
+            return False
+        self._copies[message_id] = (message, is_alone)
+        return True
+
+    def ended(self, attempt: Attempt, connection: int | None) -> Batch | None:
+        """
+        Note that a call has ended.
+
+        Returns:
+            What it was called with, as far as that was delivered again, to be settled as the call
+            has ended.
+        """
+        batch = attempt.batch
+        copy = Batch([], [], connection, batch.context, attempts=batch.attempts)
+        for message, value in zip(batch.messages, batch.values, strict=True):
+            message_id = _id(message)
+            if message_id is None or self._running.get(message_id) is not attempt:
+                continue
+            del self._running[message_id]
+            found = self._copies.pop(message_id, None)
+            if found is not None:
+                copy.messages.append(found[0])
+                copy.values.append(value)
+                copy.is_alone = found[1]
+                copy.weight += message.decoded_weight
+            elif attempt.exc is None:
+                self._handled[message_id] = None
+        while len(self._handled) > limits.REMEMBERED_IDS:
+            del self._handled[next(iter(self._handled))]
+        return copy if copy.messages else None
+
+
+def _id(message: ReceivedMessage) -> str | None:
+    message_id = message.properties.get("message_id")
+    return message_id if isinstance(message_id, str) and message_id else None
