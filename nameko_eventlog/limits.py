@@ -18,6 +18,7 @@ RPC_REQUEST_BYTES = 1 << 20
 
 RPC_REPLY_BYTES = 16 << 20
 """The largest RPC reply that the store sends: what RabbitMQ 4 takes."""
+
 BODY_VALUES = 1 << 20
 """
 The most values in a body: commas and opening brackets in JSON, bytes in any other content type.
@@ -76,7 +77,7 @@ NEAR_NAMES = 1_000
 """How many names are compared with one that no event log has."""
 
 NEAR_CHARACTERS = 100
-"""The longest name that is."""
+"""The longest name that is compared in that way."""
 
 NEAR_VALUES = 5
 """For how many values of a query that no event log has names like them are looked for."""
@@ -124,6 +125,7 @@ what is dated later is stored as of its arrival.
 
 SHOWN_BODY_BYTES = 1 << 20
 """The largest body that the page of an event log shows; of a larger one there is the download."""
+
 CONNECTIONS = 128
 """
 Connections to the explorer at once; fewer where the process may open fewer files: half of what is
@@ -217,6 +219,7 @@ SHOWN_CALLS = 1_000
 
 SHOWN_DEPTH = 40
 """How deep `trace` indents them; a deeper one says how deep it is."""
+
 REPLAY_LINE_BYTES = 64 << 20
 """The longest line of a file that `spool replay` reads."""
 
