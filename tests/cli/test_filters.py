@@ -77,12 +77,12 @@ class TestMatcher:
 
     def test_all_filters(self) -> None:
         """
-        `OPTIONS` has every filter there is but for the times, which tail does not take: a new one
-        that tail forgets changes nothing there, and fails above.
+        `OPTIONS` has every filter there is but for those that tail does not take, the times and what
+        the store alone knows: a new one that tail forgets changes nothing there, and fails above.
         """
         known = set(Filters.parse.__kwdefaults__ or {})
 
-        assert known - {"since", "until"} == {name for one in OPTIONS for name in one}
+        assert known - {"since", "until", "time_note"} == {name for one in OPTIONS for name in one}
 
     @pytest.mark.parametrize("call_stack", [5, {"a": 1}, "ab", [], [[]], [None, 1], True, 0.5])
     @pytest.mark.parametrize("options", [{}, {"caller": ("a",)}, {"origin_call_id": ("a",)}])
