@@ -79,9 +79,11 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
     if message_id is None or message_id == "":
         message_id = _own_id(body_ms, message.nonce)
     else:
-        message_id = spelt_out(str(message_id))
+        message_id = str(message_id)
         if _UUID7.fullmatch(message_id):
             id_ms = int(message_id[:8] + message_id[9:13], 16)
+        else:
+            message_id = spelt_out(message_id)
     time_ms, time_note = decide_time(body_ms, id_ms, now)
     return {
         "message_id": _bounded("message_id", message_id),

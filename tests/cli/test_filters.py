@@ -77,8 +77,8 @@ class TestMatcher:
 
     def test_all_filters(self) -> None:
         """
-        `OPTIONS` has every filter there is but for those that tail does not take, the times and what
-        the store alone knows: a new one that tail forgets changes nothing there, and fails above.
+        `OPTIONS` has every filter there is but for those that tail does not take, the times and
+        what the store alone knows: a new one that tail forgets changes nothing, and fails above.
         """
         known = set(Filters.parse.__kwdefaults__ or {})
 
