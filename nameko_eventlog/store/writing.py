@@ -115,6 +115,7 @@ class EventLogWriter:
         Raises:
             DatabaseError: If the database cannot be used now; some of them may be there.
         """
+        self.prepare()
         reasons: list[str] = []
         while messages:
             number, some = self.write_first(messages)
