@@ -557,7 +557,7 @@ class TestHeaders:
             def small(self) -> None:
                 self.eventlog("small")
 
-        config = {**rabbit_config, "EVENTLOG_DISPATCHER": {"confirm_timeout": 5}}
+        config = {**rabbit_config, "EVENTLOG_DISPATCHER": {"confirm_timeout": 30}}
         container = run_service(Service, config)
         listener = Listener(config)
         logger = log_through_handler()
