@@ -652,7 +652,7 @@ class TestRunning:
 
         wait_until(lambda: len(at_once) == 20)
         assert max(at_once) <= 2
-        wait_until(lambda: get_extension(container, EventLogConsumer)._weight == 0)
+        wait_until(lambda: get_extension(container, EventLogConsumer)._calls.weight == 0)
 
     def test_store(
         self, rabbit_config: dict[str, Any], store: Callable[[], tuple[int, list[str]]]
