@@ -92,7 +92,6 @@ class TestEventLog:
             ("event_type", "event_type=payment_failed"),
             ("tenant", "metadata=tenant%3D%22tea-house%22"),
             ("call_id", "call_id=payments.charge."),
-            ("0", "call_id=web.post_order."),
         ],
     )
     def test_same_value(self, visit: Open, shop: Explorer, field: str, expected: str) -> None:
