@@ -69,7 +69,6 @@ class Directory:
         self._service = service
         self._news = news
         self.segments: deque[Segment] = deque()
-        self.unread = 0
         self._number = 0
         self._growing: Segment | None = None
         self._position_fd = -1
@@ -105,7 +104,7 @@ class Directory:
                 if segment.is_known:
                     if name == settled:
                         segment.read_up_to = max(segment.first, min(offset, segment.written))
-                    self.unread += segment.count()
+                    segment.count()
                     self.segments.append(segment)
                     eventlet.sleep(0)
                     continue
@@ -137,9 +136,16 @@ class Directory:
         """
         return sum(segment.written for segment in self.segments)
 
+    @property
+    def unread(self) -> int:
+        """
+        How many event logs are not in memory.
+        """
+        return sum(segment.unread for segment in self.segments)
+
     def append(self, line: bytes) -> tuple[Segment, int]:
         """
-        Write a line.
+        Write a line; it is not kept before `Segment.keep` or `Segment.leave` is called.
 
         Returns:
             Where it is.
@@ -158,21 +164,27 @@ class Directory:
                 self.finish()
             raise
 
-    def leave(self, segment: Segment) -> None:
+    def cut(self) -> None:
         """
-        Count what was appended to *segment* as not in memory.
-        """
-        segment.unread += 1
-        self.unread += 1
+        Cut off what was written and not kept.
 
-    def read(self) -> tuple[list[Message], int]:
+        Raises:
+            OSError: If it cannot be.
+        """
+        if self._growing is not None:
+            self._call(self._growing.cut)
+
+    def read(self, into: deque[Message]) -> int:
         """
         Read on, some at a time, in the order of writing.
 
         What is no message is set aside; a segment that cannot be read is left where it is.
 
+        Args:
+            into: Where to append the messages.
+
         Returns:
-            Messages, and how many event logs were found to be lost.
+            How many event logs were found to be lost.
         """
         for segment in self.segments:
             if not segment.has_unread:
@@ -180,13 +192,12 @@ class Directory:
             before = segment.unread
             corrupt: list[bytes] = []
             try:
-                found = segment.read(corrupt.append)
+                segment.read(into, corrupt.append)
             except Stalled:
                 raise
             except OSError as exc:
                 self._give_up(segment, exc)
-                self.unread -= before
-                return [], before
+                return before
             if corrupt:
                 self._set_aside(segment, corrupt)
             lost = segment.take_lost()
@@ -197,11 +208,8 @@ class Directory:
                     lost,
                     segment.path,
                 )
-            self.unread -= before - segment.unread
-            for start, message in found:
-                message.place = segment, start
-            return [message for _, message in found], lost
-        return [], 0
+            return lost
+        return 0
 
     def _grow(self) -> Segment:
         self.finish()
@@ -276,11 +284,12 @@ class Directory:
         ):
             self.finish()
         while self.segments and self.segments[0].is_done:
-            segment = self.segments.popleft()
-            segment.close()
+            segment = self.segments[0]
             name = segment.path.name
             with contextlib.suppress(OSError):
                 self._call(functools.partial(os.unlink, name, dir_fd=self._fd))
+            self.segments.popleft()
+            segment.close()
         if self.segments:
             first = self.segments[0]
             position = first.path.name, first.settled_up_to

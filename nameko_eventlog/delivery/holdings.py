@@ -134,7 +134,7 @@ class Holdings:
 
     def append(self, line: bytes) -> tuple[Segment, int]:
         """
-        Write a line to the directory of its own.
+        Write a line to the directory of its own, as `Directory.append` does.
 
         Returns:
             Where it is.
@@ -154,15 +154,16 @@ class Holdings:
                 raise
             self.tidy(is_full=True)  # what is settled is what fills it, maybe
             segment, start = own.append(line)
-        self.size += len(line) if start > segment.first else segment.written
+        self.size += len(line) if start > segment.first else segment.first + len(line)
         return segment, start
 
-    def leave(self, segment: Segment) -> None:
+    def cut(self) -> None:
         """
-        Count what was appended to *segment* as not in memory.
+        Cut off what was written and not kept; where that fails, the next line overwrites it.
         """
-        if self._own is not None:
-            self._own.leave(segment)
+        with contextlib.suppress(OSError):
+            if self._own is not None:
+                self._own.cut()
 
     @property
     def is_read(self) -> bool:
@@ -178,21 +179,24 @@ class Holdings:
         """
         return sum(one.unread for one in self._all)
 
-    def read(self) -> tuple[list[Message], int]:
+    def read(self, into: deque[Message]) -> int:
         """
         Read on, some at a time.
 
+        Args:
+            into: Where to append the messages, none only if there are no more.
+
         Returns:
-            Messages, none only if there are no more, and how many were found to be lost.
+            How many were found to be lost.
         """
         lost = 0
+        before = len(into)
         for directory in self._all:
             while directory.unread:
-                found, missing = directory.read()
-                lost += missing
-                if found:
-                    return found, lost
-        return [], lost
+                lost += directory.read(into)
+                if len(into) > before:
+                    return lost
+        return lost
 
     def tidy(self, is_full: bool) -> None:
         """

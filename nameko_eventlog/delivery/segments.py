@@ -11,9 +11,10 @@ import base64
 import errno
 import os
 import pathlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 from zlib import crc32
 
@@ -25,6 +26,7 @@ from nameko_eventlog.delivery import private
 from nameko_eventlog.delivery.disk import DiskThread, Stalled
 from nameko_eventlog.delivery.lines import bounded_lines
 from nameko_eventlog.delivery.message import Message, shortstr
+from nameko_eventlog.delivery.steps import in_one_step
 from nameko_eventlog.limits import SPOOL_LINE_BYTES
 from nameko_eventlog.serialization import encode_plain, is_plain
 from nameko_eventlog.tables import SharedTable
@@ -258,13 +260,16 @@ class Segment:
         self.is_dirty = False
         self.unread = 0
         """How many event logs it holds that are not in memory."""
-        self._unsettled: OrderedDict[int, None] = OrderedDict()
+        self.unsettled: OrderedDict[int, None] = OrderedDict()
+        """Where each message begins that is in memory and unsettled, in the file's order."""
         take = private.make_file if is_new else private.open_file
         self.fd = take(directory, path, os.O_RDWR)
         self.written = 0
         if is_new:
             try:
-                self.append(_with_checksum(encode_plain(_Header(VERSION, service))))
+                line = _with_checksum(encode_plain(_Header(VERSION, service)))
+                self.append(line)
+                self.written = len(line)
             except OSError:
                 self.close()
                 with suppress(FileNotFoundError):
@@ -292,7 +297,7 @@ class Segment:
 
     def append(self, line: bytes) -> int:
         """
-        Write *line* at the end.
+        Write *line* at the end; it is not kept before `keep` or `leave` is called.
 
         Returns:
             Where it begins.
@@ -315,9 +320,17 @@ class Segment:
         except OSError:
             _os.ftruncate(self.fd, start)
             raise
-        self.written = start + written
-        self.is_dirty = True
         return start
+
+    def cut(self) -> None:
+        """
+        Cut off what was written and not kept.
+
+        Raises:
+            OSError: If it cannot be.
+        """
+        if os.fstat(self.fd).st_size > self.written:
+            _os.ftruncate(self.fd, self.written)
 
     def _pwrite(self, part: bytes, at: int) -> int:
         written: int = (_os.pwrite if self.disk is None else self.disk.write)(self.fd, part, at)
@@ -344,24 +357,45 @@ class Segment:
         finally:
             _os.close(fd)
 
-    def keep(self, start: int) -> None:
+    def keep(self, start: int, end: int, *also: Iterator[Any]) -> None:
         """
-        Remember that the message that begins at *start* is in memory and unsettled.
-        """
-        self._unsettled[start] = None
+        Keep what was appended, as a message that is in memory; all in one step.
 
-    def settle(self, start: int) -> None:
+        Args:
+            start: Where it begins.
+            end: Where it ends.
+            also: What is to be taken in that step.
         """
-        Forget it.
+        in_one_step(
+            map(setattr, repeat(self), ("written", "read_up_to", "is_dirty"), (end, end, True)),
+            map(self.unsettled.__setitem__, (start,), (None,)),
+            *also,
+        )
+
+    def leave(self, end: int, *also: Iterator[Any]) -> None:
         """
-        self._unsettled.pop(start, None)
+        Keep what was appended, as a message that is not in memory; all in one step.
+
+        Args:
+            end: Where it ends.
+            also: What is to be taken in that step.
+        """
+        in_one_step(
+            map(
+                setattr,
+                repeat(self),
+                ("written", "unread", "is_dirty"),
+                (end, self.unread + 1, True),
+            ),
+            *also,
+        )
 
     @property
     def settled_up_to(self) -> int:
         """
         Before where everything is settled.
         """
-        return next(iter(self._unsettled), self.read_up_to)
+        return next(iter(self.unsettled), self.read_up_to)
 
     @property
     def has_unread(self) -> bool:
@@ -375,24 +409,22 @@ class Segment:
         """
         Whether it holds something, and all of it is settled.
         """
-        return self.written > self.first and not (self.has_unread or self._unsettled)
+        return self.written > self.first and not (self.has_unread or self.unsettled)
 
     @property
     def is_done(self) -> bool:
         """
         Whether nothing in it is of use any more.
         """
-        return not (self.is_growing or self.has_unread or self._unsettled)
+        return not (self.is_growing or self.has_unread or self.unsettled)
 
-    def read(self, on_corrupt: Callable[[bytes], object]) -> list[tuple[int, Message]]:
+    def read(self, into: deque[Message], on_corrupt: Callable[[bytes], object]) -> None:
         """
         Read on, some at a time.
 
         Args:
+            into: Where to append the messages, in one step.
             on_corrupt: Called with what is no message.
-
-        Returns:
-            Where each message begins, and the message.
 
         Raises:
             OSError: If it cannot be read.
@@ -409,10 +441,10 @@ class Segment:
             size = min(2 * size, SPOOL_LINE_BYTES)
         if not chunk:  # somebody has cut it
             self.read_up_to = self.written
-            return []
+            return
         if not end:  # the last line is not whole: its call has not returned, or it was cut
             end = len(chunk)
-        found = []
+        found, starts = [], []
         start = self.read_up_to
         for line in chunk[:end].removesuffix(b"\n").split(b"\n"):
             begin, message = _find(line)
@@ -421,12 +453,16 @@ class Segment:
             else:
                 if begin:
                     on_corrupt(line[:begin])
-                self.keep(start + begin)
-                found.append((start + begin, message))
+                message.place = self, start + begin
+                starts.append(start + begin)
+                found.append(message)
             start += len(line) + 1
-        self.read_up_to += end
-        self.unread = max(0, self.unread - len(found))
-        return found
+        unread = max(0, self.unread - len(found))
+        in_one_step(
+            map(setattr, repeat(self), ("read_up_to", "unread"), (self.read_up_to + end, unread)),
+            map(self.unsettled.__setitem__, starts, repeat(None)),
+            map(into.append, found),
+        )
 
     def take_lost(self) -> int:
         """
@@ -462,3 +498,17 @@ class Segment:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             _os.close(fd)
+
+
+def settling(messages: list[Message]) -> Iterator[object]:
+    """
+    Return what is to be taken for each of *messages* to settle it where it is on the disk.
+    """
+    nowhere: OrderedDict[int, None] = OrderedDict()
+    places = [message.place for message in messages]
+    return map(
+        OrderedDict.pop,
+        [nowhere if place is None else place[0].unsettled for place in places],
+        [0 if place is None else place[1] for place in places],
+        repeat(None),
+    )

@@ -12,6 +12,7 @@ import logging
 import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator, KeysView
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -35,8 +36,8 @@ from nameko_eventlog.delivery.outbox import (
     fill_level,
     oldest,
 )
-from nameko_eventlog.delivery.segments import encode
-from nameko_eventlog.delivery.steps import move, remove_and_count
+from nameko_eventlog.delivery.segments import encode, settling
+from nameko_eventlog.delivery.steps import first, in_one_step, move, remove_and_count
 
 
 _os_threading = patcher.original("threading")
@@ -138,15 +139,15 @@ class SpooledOutbox:
             if self._is_closed:
                 return Level.FULL
             if self._is_busy:  # a signal handler, or a finalizer, in the middle of this
-                self._tail.append(message)
                 self._memory += hold(message)
-                self._ledger.enter()
+                self._enter(self._tail, message)
                 return Level.LOW
             self._is_busy = True
             try:
                 level = self._put(message)
-                if level is not Level.FULL:
-                    self._ledger.enter()
+            except BaseException:  # a signal handler's
+                self._holdings.cut()
+                raise
             finally:
                 self._is_busy = False
         if self._news:
@@ -169,31 +170,40 @@ class SpooledOutbox:
         self._wanted = 0
         try:
             self._write_tail()
-            if self._write(message, line):
+            if self._write(message, line, first(self._ledger.entered.ticks)):
                 self._memory += hold(message)
         except OSError as exc:
-            self._fail(exc)
-            return self._put_behind(message)
+            if message.place is None:  # otherwise a signal handler's, after it was written
+                self._fail(exc)
+                return self._put_behind(message)
         if self._failure:
             self._recover()
         self._gathered += 1
         return Level.LOW if self._gathered % TURN else Level.GATHERED
 
-    def _write(self, message: Message, line: bytes) -> bool:
+    def _enter(self, queue: deque[Message], message: Message) -> None:
+        in_one_step(map(queue.append, (message,)), first(self._ledger.entered.ticks))
+
+    def _write(self, message: Message, line: bytes, step: Iterator[object]) -> bool:
         """
         Write *message* to the disk, and tell whether it stays in memory as well.
+
+        Args:
+            message: It has its place on the disk as soon as it is kept.
+            line: What to write.
+            step: What is to be taken in the step that keeps it.
         """
-        segment, start = message.place = self._holdings.append(line)
+        segment, start = self._holdings.append(line)
+        end = start + len(line)
+        placed = map(setattr, (message,), ("place",), ((segment, start),))
         if (
             self._holdings.is_read
             and len(self._ahead) < self._size
             and self._memory < self._size_bytes
         ):
-            segment.keep(start)
-            segment.read_up_to = segment.written
-            self._ahead.append(message)
+            segment.keep(start, end, placed, map(self._ahead.append, (message,)), step)
             return True
-        self._holdings.leave(segment)
+        segment.leave(end, placed, step)
         return False
 
     def _put_behind(self, message: Message) -> Level:
@@ -202,7 +212,7 @@ class SpooledOutbox:
         if level is Level.FULL:
             self._memory -= release(message)
         else:
-            self._tail.append(message)
+            self._enter(self._tail, message)
         return level
 
     def _memory_level(self) -> Level:
@@ -214,14 +224,14 @@ class SpooledOutbox:
             message = self._tail[0]
             if message.message_id is None:
                 self._identify(message)
+            taken = first(iter(self._tail.popleft, None))
             try:
                 line = encode(message)
             except Exception:
-                self._ahead.append(self._tail.popleft())
+                in_one_step(map(self._ahead.append, taken))
                 continue
-            if not self._write(message, line):
+            if not self._write(message, line, taken):
                 self._memory -= release(message)
-            self._tail.popleft()
 
     def _recover(self) -> None:
         self._failure = ""
@@ -260,16 +270,14 @@ class SpooledOutbox:
         if self._taken and self._memory_level() is Level.FULL:
             return False  # what is on its way, or waits aside, takes all of it
         try:
-            found, lost = self._holdings.read()
+            lost = self._holdings.read(self._ahead)
         except Stalled:
             return False  # what is in memory alone comes after what is on the disk
-        for _ in range(lost):
-            self._ledger.undelivered.increment()
-        self._ahead += found
-        self._memory += sum(map(hold, found))
+        in_one_step(islice(self._ledger.undelivered.ticks, lost))
+        self._memory += sum(map(hold, self._ahead))
         if not self._ahead:
-            while self._tail:
-                self._ahead.append(self._tail.popleft())
+            rest = islice(iter(self._tail.popleft, None), len(self._tail))
+            in_one_step(map(self._ahead.append, rest))
         return bool(self._ahead)
 
     @property
@@ -290,11 +298,8 @@ class SpooledOutbox:
         Do so for several.
         """
         with self._lock:
-            for message in remove_and_count(self._taken, messages, counter):
+            for message in remove_and_count(self._taken, messages, counter, settling):
                 self._forget(message)
-                if message.place is not None:
-                    segment, start = message.place
-                    segment.settle(start)
 
     def withdraw(self, message: Message) -> bool:
         """
@@ -305,8 +310,7 @@ class SpooledOutbox:
                 return False
             for queue in (self._ahead, self._tail):
                 with contextlib.suppress(ValueError):
-                    queue.remove(message)
-                    self._ledger.withdrawn.increment()
+                    in_one_step(map(queue.remove, (message,)), first(self._ledger.withdrawn.ticks))
                     self._forget(message)
         return True
 

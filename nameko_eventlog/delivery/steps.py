@@ -23,6 +23,13 @@ def in_one_step(*steps: Iterator[Any]) -> None:
     deque(chain(*steps), maxlen=0)
 
 
+def first(steps: Iterator[Any]) -> Iterator[Any]:
+    """
+    Return the first one of *steps*, not yet taken.
+    """
+    return islice(steps, 1)
+
+
 def remove_and_count(
     taken: dict[Message, Any],
     messages: Iterable[Message],
@@ -56,9 +63,9 @@ def move(
     """
     limit = min(limit, len(queue))
     before = len(taken)
-    first = islice(iter(queue.popleft, None), limit)
+    popped = islice(iter(queue.popleft, None), limit)
     with suppress(IndexError):  # one was withdrawn meanwhile
-        taken.update(zip(first, entered.ticks, strict=False))
+        taken.update(zip(popped, entered.ticks, strict=False))
     moved = list(islice(reversed(taken), len(taken) - before))
     moved.reverse()
     return moved

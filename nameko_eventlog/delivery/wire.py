@@ -109,6 +109,7 @@ class FrameGatherer:
         """
         Return py-amqp's own writer of frames, which writes here.
         """
+        self._frames = None  # a signal handler may have raised at the end of a batch
         self._write = transport.write
         return frame_writer(connection, self)
 

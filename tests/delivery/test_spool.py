@@ -449,10 +449,10 @@ class TestDamage:
         bad = files()[1]
         lost = [json.loads(line["body"])["number"] for line in stored(bad)[1:]]
 
-        def read(self: segments.Segment, on_corrupt: Any) -> Any:
+        def read(self: segments.Segment, *args: Any) -> Any:
             if self.path == bad:
                 raise OSError(5, "Input/output error")
-            return original(self, on_corrupt)
+            return original(self, *args)
 
         original = segments.Segment.read
         monkeypatch.setattr(segments.Segment, "read", read)

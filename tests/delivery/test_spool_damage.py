@@ -7,11 +7,13 @@ from __future__ import annotations
 import json
 import pathlib
 import tempfile
+from collections import deque
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import encode
 from tests.delivery.conftest import make_message
@@ -26,8 +28,9 @@ def _write() -> bytes:
         directory = Directory(pathlib.Path(folder) / "one", "foo", News())
         for number in range(COUNT):
             message = make_message(number, message_id=f"id-{number}", headers={"é": "x\n"})
-            segment, _ = directory.append(encode(message))
-            directory.leave(segment)
+            line = encode(message)
+            segment, start = directory.append(line)
+            segment.leave(start + len(line))
         content = segment.path.read_bytes()
         directory.close()
     return content
@@ -51,11 +54,11 @@ def read(content: bytes) -> tuple[list[int], int, int]:
         (path / "00000001.jsonl").write_bytes(content)
         directory = Directory(path, "foo", News())
         expected = directory.load()
-        found, lost = [], 0
+        messages: deque[Message] = deque()
+        lost = 0
         while directory.unread:
-            messages, more = directory.read()
-            found += [json.loads(message.body)["number"] for message in messages]
-            lost += more
+            lost += directory.read(messages)
+        found = [json.loads(message.body)["number"] for message in messages]
         kept = list((pathlib.Path(folder) / "corrupt").glob("*"))
         assert bool(lost) == bool(kept)
         directory.close()

@@ -9,6 +9,7 @@ import os
 import pathlib
 import stat
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from zlib import crc32
 
@@ -86,8 +87,9 @@ def left_behind(path: pathlib.Path, line: bytes | None = None) -> pathlib.Path:
     directory = Directory(path, "foo", News())
     message = make_message(99)
     message.message_id = "forged"
-    segment, _ = directory.append(encode(message) if line is None else line)
-    directory.leave(segment)
+    written = encode(message) if line is None else line
+    segment, start = directory.append(written)
+    segment.leave(start + len(written))
     directory.close()
     return segment.path
 
@@ -346,11 +348,10 @@ class TestLongLines:
         fd = os.open(segment, os.O_RDONLY)
         listed = [one and one.message_id for one in segments.read_segment(fd)]
         directory = Directory(segment.parent, "foo", news)
-        counted, found, lost = directory.load(), [], 0
+        counted, messages, lost = directory.load(), deque(), 0
         while directory.unread:
-            messages, more = directory.read()
-            found += [one.message_id for one in messages]
-            lost += more
+            lost += directory.read(messages)
+        found = [one.message_id for one in messages]
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         directory.close()

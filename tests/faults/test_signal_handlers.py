@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -79,20 +80,24 @@ def storm(seed: random.Random) -> Iterator[Callable[[type[BaseException]], Storm
 
 
 class TestStorm:
-    @pytest.mark.parametrize("error", [TimeoutError, RuntimeError])
+    @pytest.mark.parametrize("error", [TimeoutError, RuntimeError, KeyboardInterrupt])
+    @pytest.mark.parametrize("kept", ["in memory", "in a spool"])
     def test_sum(
         self,
         uri: str,
+        tmp_path: pathlib.Path,
         make_delivery: Make,
         storm: Callable[[type[BaseException]], Storm],
         error: type[BaseException],
+        kept: str,
         undelivered: Lines,
     ) -> None:
         """
         What was accepted arrives or is undelivered, and is counted once; the relay goes on.
         """
         received = Received(uri)
-        delivery = make_delivery(uri)
+        spool = str(tmp_path / "spool") if kept == "in a spool" else None
+        delivery = make_delivery(uri, spool=spool)
         delivery.deliver(make_message(0))
         blowing = storm(error)
         accepted, uncertain = {0}, set()
@@ -121,6 +126,8 @@ class TestStorm:
         # what was given up after it was sent may have arrived as well
         assert len(arrived - by_name) <= stats["confirmed"] <= len(arrived)
         assert 0 == stats["waiting"]
-        assert len(arrived | by_name) == stats["accepted"]
+        # of a log call that has raised: its event log may be named, and not be counted any more
+        known = len(arrived | by_name)
+        assert known - len(by_name & uncertain) <= stats["accepted"] <= known
         assert blowing.raised >= 60
         received.close()
