@@ -253,6 +253,24 @@ def clean_logging() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def clean_config() -> Iterator[None]:
+    """
+    Give Nameko 3's global configuration back what it had.
+
+    A container factory undoes its own change after the test, later than a ``with`` in the test
+    undoes an earlier one, and so brings that one back.
+    """
+    if NAMEKO == 2:
+        yield
+        return
+    import nameko
+
+    before = dict(nameko.config.data)
+    yield
+    nameko.config.setup(before)
+
+
+@pytest.fixture(autouse=True)
 def clean_structlog() -> Iterator[None]:
     """
     Give structlog its defaults back, and unbind its context variables.
