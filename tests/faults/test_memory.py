@@ -1,9 +1,10 @@
 """
-The broker is away, and what waits for it is large.
+Memory is bounded: while the broker is away and what waits for it is large, and in the long run.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -92,3 +93,67 @@ class TestLargeContext:
 
         assert 6_000 == waiting
         assert mebibytes < 28
+
+
+CALLS = """
+    import warnings; warnings.simplefilter("ignore")
+    import eventlet; eventlet.monkey_patch()
+    import logging, os, resource
+    from nameko.containers import ServiceContainer
+    from nameko.testing.services import dummy
+    from nameko.testing.utils import get_extension
+    from nameko.extensions import Entrypoint
+    from logging_ext import EventLogHandler
+    from nameko_eventlog import EventLogDispatcher, process_stats
+    from tests.conftest import global_config
+
+    logger = logging.getLogger("foo")
+    logger.setLevel("INFO")
+    logger.addHandler(EventLogHandler())
+
+    class Foo:
+        name = "foo"
+        eventlog = EventLogDispatcher()
+
+        @dummy
+        def pay(self, number):
+            logger.info("paid", extra={"number": number})
+
+    section = {"auto_capture": True, "capture_types": ["Entrypoint"], "capture_arguments": True}
+    config = {"AMQP_URI": os.environ["AMQP_URI"], "EVENTLOG_DISPATCHER": section}
+    page = os.sysconf("SC_PAGE_SIZE")
+    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * page >> 20
+    with global_config(config):
+        container = ServiceContainer(Foo, config)
+        container.start()
+        pay = get_extension(container, Entrypoint)
+        for number in range(200_000):
+            if number == 20_000:
+                before = resident()
+            container.spawn_worker(pay, (number,), {})
+        grown = resident() - before
+        while (stats := process_stats()["foo"])["waiting"]:
+            eventlet.sleep(0.01)
+        print(stats["accepted"], stats["confirmed"], grown, flush=True)
+        container.stop()
+"""
+
+
+@pytest.mark.timeout(300)
+class TestLongRun:
+    def test_calls(self, rabbit_config: dict[str, Any]) -> None:
+        """
+        200,000 captured calls, of two event logs each: memory stays as it is.
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(CALLS)],
+            env={**os.environ, "AMQP_URI": rabbit_config["AMQP_URI"]},
+            capture_output=True,
+            text=True,
+            timeout=290,
+            check=True,
+        )
+        accepted, confirmed, grown = map(int, done.stdout.split())
+
+        assert (400_000, 400_000) == (accepted, confirmed)
+        assert grown < 10, f"{grown} MiB"
