@@ -10,6 +10,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import eventlet
+
 from benchmarks.container import logger, running
 from benchmarks.without_relay import WARM_UP, WithoutRelay
 
@@ -17,9 +19,16 @@ from benchmarks.without_relay import WARM_UP, WithoutRelay
 SPOOL, MEMORY = "spool", "memory"
 
 
-def run(side: str, uri: str, rounds: int, calls: int) -> dict[str, Any]:
+def run(side: str, uri: str, rounds: int, calls: int, pause: float = 0.0) -> dict[str, Any]:
     """
     Measure log calls of a service, with a spool or without.
+
+    Args:
+        side: `SPOOL` or `MEMORY`.
+        uri: The broker.
+        rounds: How many rounds to measure.
+        calls: How many log calls to make in each.
+        pause: Seconds between two log calls.
 
     Returns:
         ``microseconds``: of one call, the median of the rounds.
@@ -31,13 +40,17 @@ def run(side: str, uri: str, rounds: int, calls: int) -> dict[str, Any]:
         results = []
         for _ in range(WARM_UP + rounds):
             gc.collect()
-            start = perf_counter()
+            took = 0.0
             for number in range(calls):
+                if pause:
+                    eventlet.sleep(pause)
+                start = perf_counter()
                 logger.info(
                     "session_created",
                     extra={"session_id": "8c1d2e3f", "user": number, "amount": 12.5},
                 )
-            results.append((perf_counter() - start) / calls * 1e6)
+                took += perf_counter() - start
+            results.append(took / calls * 1e6)
             if outbox.waiting != calls:
                 raise RuntimeError(f"{outbox.waiting} of {calls} are in the outbox")
             for message in outbox.take(calls):

@@ -39,6 +39,7 @@ def _check(result: Result) -> None:
     [
         ("spool", {"side": "memory", "rounds": 1, "calls": 50}),
         ("spool", {"side": "spool", "rounds": 1, "calls": 50}),
+        ("spool", {"side": "spool", "rounds": 1, "calls": 5, "pause": 0.01}),
         ("throughput", {"side": "ceiling", "count": 200, "kind": "classic"}),
         ("throughput", {"side": "ours", "count": 200, "kind": "quorum"}),
         ("group_commit", {"side": "ours", "workers": 2, "count": 5, "bound": True}),
