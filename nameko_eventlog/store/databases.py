@@ -167,7 +167,7 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             pool_size=1,
             max_overflow=0,
             pool_pre_ping=not writes,  # else the first question after PostgreSQL's restart fails
-            json_serializer=_encode,
+            json_serializer=encode_body,
             json_deserializer=decode_json if is_sqlite else jsonb.decode,
             logging_name="nameko_eventlog",
             pool_logging_name="nameko_eventlog",
@@ -279,7 +279,10 @@ def check_exists(url: URL) -> None:
         )
 
 
-def _encode(value: Any) -> str:
+def encode_body(value: Any) -> str:
+    """
+    Return a body as JSON, as databases keep it.
+    """
     return msgspec.json.encode(value).decode()
 
 

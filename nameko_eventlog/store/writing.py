@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from kombu.serialization import registry
 from sqlalchemy import (
     Connection,
+    CursorResult,
     Engine,
     Insert,
     Table,
@@ -30,7 +32,12 @@ from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.consuming.reasons import shown
-from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
+from nameko_eventlog.store.databases import (
+    close_engine,
+    database_errors,
+    encode_body,
+    open_engine,
+)
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.migrating import Migration
@@ -363,12 +370,16 @@ def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
     """
     if not rows:
         return 0
-    if connection.dialect.name != "postgresql":
-        result = connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
-    elif table is event_logs:
+    is_postgresql = connection.dialect.name == "postgresql"
+    result: CursorResult[Any]
+    if table is not event_logs:
+        dialect = postgresql if is_postgresql else sqlite
+        result = connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    elif is_postgresql:
         result = connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
     else:
-        result = connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+        values = [(*_but_the_body(row), encode_body(row["body"])) for row in rows]
+        result = connection.exec_driver_sql(_OF_SQLITE, values)
     return max(result.rowcount, 0)
 
 
@@ -390,6 +401,19 @@ def _as_one_document() -> Insert:
 
 
 _AS_ONE_DOCUMENT = _as_one_document()
+
+
+def _of_sqlite() -> str:
+    """
+    Make the statement whose values need nothing of SQLAlchemy, which takes a fifth of the time.
+    """
+    statement = sqlite.insert(event_logs).on_conflict_do_nothing()
+    return str(statement.compile(dialect=sqlite.dialect()))
+
+
+_OF_SQLITE = _of_sqlite()
+
+_but_the_body = itemgetter(*[column.name for column in event_logs.c if column.name != "body"])
 
 
 def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, Any]:
