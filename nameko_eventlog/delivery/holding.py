@@ -13,14 +13,18 @@ from nameko_eventlog.tables import SharedTable, weigh
 
 
 OVERHEAD = 400
-"""About what a message takes in memory beside its body, event type and headers, in bytes."""
+"""
+About what a message takes in memory beside its body and headers, in bytes.
+
+Its event type is a literal of the service's, mostly.
+"""
 
 
 def hold(message: Message) -> int:
     """
     Return how many bytes more are held with *message*.
     """
-    size = OVERHEAD + len(message.body) + len(message.event_type)
+    size = OVERHEAD + len(message.body)
     headers = message.headers
     if type(headers) is SharedTable:
         holders = headers.holders
@@ -33,7 +37,7 @@ def release(message: Message) -> int:
     """
     Return how many bytes less are held without *message*.
     """
-    size = OVERHEAD + len(message.body) + len(message.event_type)
+    size = OVERHEAD + len(message.body)
     headers = message.headers
     if type(headers) is SharedTable:
         holders = headers.holders = headers.holders - 1
