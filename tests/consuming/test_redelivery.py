@@ -314,9 +314,7 @@ class TestAlone:
         assert (0, 0) == lengths(quorum)
 
     @pytest.mark.parametrize("ends", ["outage", "stop"])
-    def test_unavailable(
-        self, quorum: Any, start: Start, handled: Handled, ends: str
-    ) -> None:
+    def test_unavailable(self, quorum: Any, start: Start, handled: Handled, ends: str) -> None:
         """
         One for which the method is unavailable goes back into its queue, as new: neither the
         outage nor the end of the service is an attempt.
