@@ -26,6 +26,9 @@ from tests.store.conftest import Make, body, message
 
 __all__ = ["message"]
 
+Start = Callable[..., "Explorer"]
+Stored = Callable[..., list[str]]
+
 
 class Answer:
     """

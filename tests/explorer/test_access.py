@@ -15,6 +15,7 @@ from werkzeug.wrappers import Request
 from nameko_eventlog import limits
 from nameko_eventlog.explorer.access import Access
 from nameko_eventlog.explorer.config import parse_explorer_config
+from tests.explorer.conftest import Start, Stored
 
 
 HASH = generate_password_hash("secret", "pbkdf2:sha256:1")
@@ -143,7 +144,7 @@ class TestRefusal:
 
 
 class TestConfirmation:
-    def test_page(self, explorer: Any, stored: Any) -> None:
+    def test_page(self, explorer: Start, stored: Stored) -> None:
         """
         The reader is asked before the page that another site opens again, and goes on by a link.
         """

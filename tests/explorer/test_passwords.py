@@ -4,8 +4,6 @@ Whose password is checked next, and who finds no place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import eventlet
 import pytest
 from eventlet.greenthread import GreenThread
@@ -13,12 +11,9 @@ from werkzeug.security import generate_password_hash
 
 from nameko_eventlog import limits
 from nameko_eventlog.explorer.passwords import PasswordChecks
-from tests.explorer.conftest import Explorer
+from tests.explorer.conftest import Start, Stored
 from tests.waiting import wait_until
 
-
-Start = Callable[..., Explorer]
-Stored = Callable[..., list[str]]
 
 HASH = generate_password_hash("secret", "pbkdf2:sha256:1")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -14,12 +13,9 @@ from hypothesis import strategies as st
 
 from nameko_eventlog import limits
 from nameko_eventlog.explorer.protocol import HEADERS, log_access
-from tests.explorer.conftest import Explorer, read_all
+from tests.explorer.conftest import Start, Stored, read_all
 from tests.waiting import wait_until
 
-
-Start = Callable[..., Explorer]
-Stored = Callable[..., list[str]]
 
 ACCESS = "nameko_eventlog.explorer.access"
 GET = b"GET / HTTP/1.1\r\n"
