@@ -41,6 +41,13 @@ collect_ignore = ["browser"]
 hypothesis.settings.load_profile(SHARED)
 
 
+# What coverage, if it runs, begins new threads with. Green threads begin without: their OS thread
+# is followed already, and another tracer in its place would not count what runs by then.
+thread_trace = threading.gettrace()
+if thread_trace is not None:
+    threading.settrace(None)
+
+
 def trace_tpool(frame: FrameType, event: str, arg: object) -> Any:
     """
     Let coverage, if it runs, follow eventlet's OS threads, and no others.
@@ -51,9 +58,9 @@ def trace_tpool(frame: FrameType, event: str, arg: object) -> Any:
     greenlet that coverage knows runs Python code, and there a function that is traced is
     entered again and again as long as the next pending call waits.
     """
-    trace = threading.gettrace()
-    if trace and getattr(frame.f_locals.get("self"), "_target", None) is eventlet.tpool.tworker:
-        return trace(frame, event, arg)
+    is_pool = getattr(frame.f_locals.get("self"), "_target", None) is eventlet.tpool.tworker
+    if thread_trace is not None and is_pool:
+        return thread_trace(frame, event, arg)
     sys.settrace(None)
     return None
 

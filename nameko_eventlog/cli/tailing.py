@@ -41,6 +41,9 @@ OVERLAP = timedelta(seconds=10)
 EVERY = 0.5
 """Seconds between two looks into the store."""
 
+AGAIN = 5.0
+"""Seconds after which a database that has failed is asked again."""
+
 _REMEMBERED = 100_000
 
 
@@ -83,7 +86,7 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
                     if not has_answered:
                         raise
                     click.echo(f"{printable(str(exc))}; it is tried again", err=True)
-                    time.sleep(5)
+                    time.sleep(AGAIN)
                     break
                 if not has_answered:
                     tell_unseen(store, filters, is_empty=not page["event_logs"])

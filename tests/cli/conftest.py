@@ -4,10 +4,13 @@ A config.yaml, a database with event logs in it, and the command line in this pr
 
 from __future__ import annotations
 
+import io
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import eventlet
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -20,6 +23,65 @@ from tests.store.conftest import Make, body, message
 __all__ = ["message"]
 
 Cli = Callable[..., Result]
+
+
+class Running:
+    """
+    A command that runs in a green thread of this process.
+    """
+
+    def __init__(self, args: tuple[str, ...], out: io.StringIO, err: io.StringIO) -> None:
+        self._out = out
+        self._err = err
+        self._thread = eventlet.spawn(_exit_code, args)
+
+    @property
+    def lines(self) -> list[str]:
+        """
+        What it has printed.
+        """
+        return self._out.getvalue().splitlines()
+
+    @property
+    def errors(self) -> list[str]:
+        """
+        What it has printed on standard error.
+        """
+        return self._err.getvalue().splitlines()
+
+    @property
+    def has_ended(self) -> bool:
+        """
+        Whether it has ended.
+        """
+        return bool(self._thread.dead)
+
+    def interrupt(self) -> int:
+        """
+        Press Ctrl-C, and return the exit code.
+        """
+        self._thread.kill(KeyboardInterrupt)
+        return self.wait()
+
+    def wait(self) -> int:
+        """
+        Wait for its end, and return the exit code.
+        """
+        with eventlet.Timeout(30):
+            return int(self._thread.wait())
+
+    def end(self) -> None:
+        """
+        End it, if it runs.
+        """
+        self._thread.kill()
+
+
+def _exit_code(args: tuple[str, ...]) -> Any:
+    # SystemExit in a green thread would end the test's own
+    with pytest.raises(SystemExit) as raised:
+        cli(args, "nameko-eventlog")
+    return raised.value.code
 
 
 @pytest.fixture
@@ -74,3 +136,24 @@ def stored(folder: pathlib.Path, message: Make) -> Callable[..., None]:
         writer.close()
 
     return stored
+
+
+@pytest.fixture
+def begin(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Running]]:
+    """
+    Begin a command that goes on: ``begin("tail", "--follow")``. It has standard output.
+    """
+    begun = []
+
+    def begin(*args: str) -> Running:
+        out, err = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        begun.append(Running(args, out, err))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.end()

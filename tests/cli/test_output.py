@@ -4,6 +4,7 @@ What becomes of a command that cannot write.
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nameko_eventlog.cli import main
 from tests.cli.test_tailing import command, publish
 from tests.store.conftest import body
 from tests.waiting import wait_until
@@ -123,3 +125,99 @@ class TestTellingOutput:
             code, out, err = shell(f"query --all {options}", folder)
 
             assert (0, 300 + (options == "--csv"), "") == (code, len(out.splitlines()), err)
+
+
+Exit = Callable[..., Any]
+
+
+class TestMain:
+    @pytest.fixture
+    def exit_of(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Exit:
+        """
+        Run the command line with another standard output: ``exit_of(file, "query")``.
+        """
+
+        def exit_of(stdout: Any, *args: str) -> Any:
+            monkeypatch.setattr(sys, "argv", ["nameko-eventlog", *args])
+            with monkeypatch.context() as changed:
+                changed.setattr(sys, "stdout", stdout)
+                with pytest.raises(SystemExit) as raised:
+                    main()
+            return raised.value.code
+
+        return exit_of
+
+    @pytest.mark.parametrize("options", [(), ("--json",), ("--csv",)])
+    def test_full(
+        self,
+        exit_of: Exit,
+        stored: Callable[..., None],
+        capsys: pytest.CaptureFixture[str],
+        options: tuple[str, ...],
+    ) -> None:
+        """
+        Where the output takes no more one line says why, and the exit code is 1.
+        """
+        stored({})
+        with open("/dev/full", "w") as full:
+            assert 1 == exit_of(full, "query", *options)
+
+        said = "Error: the output cannot be written: No space left on device\n"
+        assert said == capsys.readouterr().err
+
+    def test_nobody_reads(
+        self, exit_of: Exit, stored: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """
+        Who reads may stop, and sees nothing of it.
+        """
+        stored({})
+        reads, writes = os.pipe()
+        os.close(reads)
+        with os.fdopen(writes, "w") as pipe:
+            assert 1 == exit_of(pipe, "query")
+
+        assert "" == capsys.readouterr().err
+
+    def test_closed(self, exit_of: Exit) -> None:
+        """
+        Without a standard output nothing is begun.
+        """
+        assert "Error: the output cannot be written: it is closed" == exit_of(None, "query")
+
+    def test_written(
+        self, exit_of: Exit, stored: Callable[..., None], tmp_path: pathlib.Path
+    ) -> None:
+        """
+        What the output's encoding cannot say is spelt out, and what was printed before us stays
+        before it.
+        """
+        stored({"data": {"name": "\u2603"}})
+        with open(tmp_path / "out", "w", encoding="ascii") as file:
+            file.write("before\n")
+            assert 0 == exit_of(file, "query")
+
+        first, second = (tmp_path / "out").read_text("ascii").splitlines()
+        assert "before" == first
+        assert second.endswith('{"name": "\\u2603"}')
+
+    def test_no_file(self, exit_of: Exit, stored: Callable[..., None]) -> None:
+        """
+        What stands in the place of a file is written to as it is.
+        """
+        stored({"event_type": "login"})
+        out = io.StringIO()
+
+        assert 0 == exit_of(out, "query")
+        assert 1 == out.getvalue().count("login")
+
+    def test_extra_missing(self, exit_of: Exit, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        What is not installed is named with the extra that brings it.
+        """
+        monkeypatch.delitem(sys.modules, "nameko_eventlog.cli.commands")
+        monkeypatch.setitem(sys.modules, "click", None)
+
+        assert "click is not installed: pip install 'nameko-eventlog[cli]'" == exit_of(
+            io.StringIO(), "query"
+        )

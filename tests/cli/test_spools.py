@@ -36,12 +36,17 @@ def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], 
 
     def make() -> Directory:
         directory = Directory(folder / "spool" / "shop" / "one", "shop", News())
+
+        def append(line: bytes) -> None:
+            segment, start = directory.append(line)
+            segment.leave(start + len(line))
+
         for number in range(3):
             content = json.dumps(body(data={"n": number})).encode()
             message = Message(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)
             message.message_id = f"id-{number}"
-            directory.append(encode(message))
-        directory.append(b"rubbish\n")
+            append(encode(message))
+        append(b"rubbish\n")
         return directory
 
     return make

@@ -10,9 +10,12 @@ import os
 import pathlib
 import pty
 import select
+import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import amqp
@@ -22,9 +25,10 @@ import pytest
 from kombu import Connection
 
 from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.cli import tailing
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.writing import EventLogWriter
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Running
 from tests.consuming.conftest import Unreadable, send
 from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
@@ -48,7 +52,7 @@ def publish(uri: str, content: Any) -> None:
         )
 
 
-class Running(subprocess.Popen):  # type: ignore[type-arg]
+class Process(subprocess.Popen):  # type: ignore[type-arg]
     """
     A process that a test which fails does not wait for.
     """
@@ -70,7 +74,7 @@ def command(
     Start the command line in a process of its own.
     """
     script = pathlib.Path(sys.executable).with_name("nameko-eventlog")
-    return Running(
+    return Process(
         [str(script), *args],
         cwd=folder,
         stdout=stdout,
@@ -348,3 +352,197 @@ class TestTail:
 
         assert code == result.exit_code
         assert said in result.stderr
+
+
+def message(content: bytes, **properties: Any) -> amqp.Message:
+    """
+    Make a message as somebody may send it.
+    """
+    return amqp.Message(
+        content,
+        **{"content_type": "application/json", "content_encoding": "utf-8", **properties},
+    )
+
+
+class TestListening:
+    def test_printed(
+        self,
+        rabbit_config: dict[str, Any],
+        configure: Callable[..., None],
+        begin: Callable[..., Running],
+    ) -> None:
+        """
+        What is wanted is printed as it comes, compressed or not, one line each, until Ctrl-C;
+        what is no event log is told of.
+        """
+        configure(AMQP_URI=rabbit_config["AMQP_URI"])
+        tail = begin("tail", "-s", "shop", "-t", "order_*")
+
+        def has_begun() -> bool:
+            publish(rabbit_config["AMQP_URI"], body(data={"n": 0}))
+            return bool(tail.lines)
+
+        wait_until(has_begun, interval=0.05)
+        send(
+            rabbit_config,
+            Unreadable("{}"),
+            message(b"{rubbish"),
+            message('"text\x9b31m"'.encode()),
+            message(json.dumps(body(event_type="login")).encode()),
+            message(
+                zlib.compress(json.dumps(body(data={"evil": "\x1b[31m"})).encode()),
+                application_headers={"compression": "application/x-gzip"},
+            ),
+        )
+        wait_until(lambda: "evil" in tail.lines[-1])
+
+        assert 0 == tail.interrupt()
+        assert tail.lines[-1].endswith('  order_paid  {"evil": "\\u001b[31m"}')
+        assert "login" not in "\n".join(tail.lines)
+        said = [line.removeprefix("a message that is no event log: ") for line in tail.errors]
+        assert ["its properties cannot be read", "the body is no mapping but 'text\\x9b31m'"] == [
+            said[0],
+            said[2],
+        ]
+        assert 3 == len(said)
+        assert said[1].startswith("the body cannot be decoded: ")
+
+    def test_json(
+        self,
+        any_config: dict[str, Any],
+        configure: Callable[..., None],
+        begin: Callable[..., Running],
+    ) -> None:
+        """
+        As JSON each has its message id and its exchange; it ends after so many.
+        """
+        configure(**any_config)
+        tail = begin("tail", "-s", "shop", "--json", "-n", "2")
+
+        def has_ended() -> bool:
+            publish(any_config["AMQP_URI"], body(data={"n": 1}))
+            return tail.has_ended
+
+        wait_until(has_ended, interval=0.05)
+
+        assert 0 == tail.wait()
+        assert [("4711", "shop.events", {"n": 1})] * 2 == [
+            (found["message_id"], found["exchange"], found["body"]["data"])
+            for found in map(json.loads, tail.lines)
+        ]
+
+    def test_all_services(
+        self,
+        rabbit_config: dict[str, Any],
+        configure: Callable[..., None],
+        begin: Callable[..., Running],
+    ) -> None:
+        """
+        With no service named it is bound to the fan-in exchange.
+        """
+        configure(AMQP_URI=rabbit_config["AMQP_URI"])
+        tail = begin("tail", "--json", "-n", "1")
+        fan_in = kombu.Exchange("eventlog", "topic", durable=True)
+        with Connection(rabbit_config["AMQP_URI"]) as connection:
+            producer = kombu.Producer(connection.channel(), fan_in, routing_key="log_event")
+
+            def has_ended() -> bool:
+                producer.publish(body())
+                return tail.has_ended
+
+            wait_until(has_ended, interval=0.05)
+
+        (found,) = map(json.loads, tail.lines)
+        assert (None, "eventlog") == (found["message_id"], found["exchange"])
+        assert body() == found["body"]
+
+
+class TestFollowing:
+    @pytest.fixture(autouse=True)
+    def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """
+        Look into the store often.
+        """
+        monkeypatch.setattr(tailing, "EVERY", 0.02)
+        monkeypatch.setattr(tailing, "AGAIN", 0.1)
+
+    @pytest.mark.parametrize("options", [("--json",), ()])
+    def test_once(
+        self,
+        stored: Callable[..., None],
+        begin: Callable[..., Running],
+        options: tuple[str, ...],
+    ) -> None:
+        """
+        What is stored after the beginning is printed once each, in order, although the last
+        seconds are read again and little is remembered.
+        """
+        stored({"data": {"n": "before"}})
+        tail = begin("tail", "--follow", *options, "-n", "4")
+        numbers = iter(range(1_000))
+
+        def has_ended() -> bool:
+            stored({"data": {"n": next(numbers)}}, {"data": {"n": next(numbers)}})
+            return tail.has_ended
+
+        wait_until(has_ended, interval=0.05)
+
+        assert 0 == tail.wait()
+        assert 4 == len(tail.lines)
+        found = [line.rpartition('"n": ')[2].partition("}")[0] for line in tail.lines]
+        assert found == sorted({*found}, key=int)
+
+    def test_bounded(
+        self,
+        stored: Callable[..., None],
+        begin: Callable[..., Running],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        Of the message ids that were printed no more are remembered than the limit.
+        """
+        monkeypatch.setattr(tailing, "_REMEMBERED", 1)
+        monkeypatch.setattr(tailing, "OVERLAP", timedelta(0))
+        stored({})
+        tail = begin("tail", "--follow", "--json", "-n", "3")
+
+        def has_ended() -> bool:
+            stored({})
+            return tail.has_ended
+
+        wait_until(has_ended, interval=0.1)
+
+        assert 0 == tail.wait()
+        assert 3 == len(tail.lines)
+
+    def test_lost(
+        self,
+        folder: pathlib.Path,
+        stored: Callable[..., None],
+        begin: Callable[..., Running],
+    ) -> None:
+        """
+        A database that fails later is asked again, which is said, and Ctrl-C ends it in order.
+        """
+        stored({})
+        tail = begin("tail", "--follow", "--json")
+
+        def has_begun() -> bool:
+            stored({})
+            return bool(tail.lines)
+
+        wait_until(has_begun, interval=0.05)
+        with contextlib.closing(sqlite3.connect(folder / "eventlog.db")) as connection:
+            connection.execute("ALTER TABLE event_logs RENAME TO elsewhere")
+            wait_until(lambda: tail.errors)
+            connection.execute("ALTER TABLE elsewhere RENAME TO event_logs")
+        before = len(tail.lines)
+
+        def goes_on() -> bool:
+            stored({})
+            return len(tail.lines) > before
+
+        wait_until(goes_on, interval=0.05)
+
+        assert 0 == tail.interrupt()
+        assert {True} == {line.endswith("; it is tried again") for line in tail.errors}

@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 import json
 import pathlib
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from http.client import HTTPResponse
 from typing import Any
@@ -23,6 +25,9 @@ from tests.store.conftest import Make, body, message
 
 
 __all__ = ["message"]
+
+Start = Callable[..., "Explorer"]
+Stored = Callable[..., list[str]]
 
 
 class Answer:
@@ -71,6 +76,32 @@ class Explorer:
         except HTTPError as exc:
             with exc:
                 return Answer(exc)
+
+    def connect(self) -> socket.socket:
+        """
+        Open a connection.
+        """
+        host, _, port = self.address.partition(":")
+        return socket.create_connection((host, int(port)), 20)
+
+    def send(self, sent: bytes) -> bytes:
+        """
+        Send bytes as they are, and return all that is answered until the connection ends.
+        """
+        with self.connect() as client:
+            client.sendall(sent)
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """
+    Read until the connection ends, in whichever way.
+    """
+    received = []
+    with suppress(ConnectionError):
+        while part := client.recv(65536):
+            received.append(part)
+    return b"".join(received)
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def leave(spool: pathlib.Path) -> list[str]:
             body = json.dumps({"data": {"number": number}}).encode()
             message = Message(body, "application/json", "utf-8", {}, "counted", 1.7e9)
             message.message_id = identifiers.make(message.timestamp)
-            directory.append(encode(message))
+            line = encode(message)
+            segment, start = directory.append(line)
+            segment.leave(start + len(line))
             left.append(number)
         # as after SIGKILL: nothing is closed in order, and nothing of it is noted
         shutil.copytree(directory.path, spool / "foo" / f"{process:032x}")
