@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Stepper:
         Run *call* up to that step.
         """
         before = sys.gettrace()
+        gc.disable()  # what others have left would be stepped through as well
         sys.settrace(self._enter)
         try:
             call()
@@ -54,6 +56,7 @@ class Stepper:
             pass
         finally:
             sys.settrace(before)
+            gc.enable()
             self._last.clear()  # what only an interrupted frame has held is let go of
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
