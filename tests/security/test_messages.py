@@ -599,7 +599,8 @@ class TestRunning:
         """
         with global_config({**rabbit_config, "ACCEPT": ["json", "yaml"]}) as config:
             container = start(config)
-            sent = small_attacks(ATTACKS | YAML_ATTACKS, {"not-text", "yaml-aliases"})
+            aliases = {"yaml-aliases", "yaml-text", "yaml-keys", "yaml-bytes"}
+            sent = small_attacks(ATTACKS | YAML_ATTACKS, {"not-text", *aliases})
             send(config, *sent, raw(GOOD))
             wait_until(lambda: json.loads(GOOD) in handled.bodies, timeout=60)
             assert not container._died.ready()
