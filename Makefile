@@ -7,6 +7,8 @@ NAMEKO2 := nameko==2.14.1
 NAMEKO3 := nameko==3.0.0rc11
 VERSIONS := 3.10 3.11 3.12 3.13
 
+QUICK := -q -m 'not server' --hypothesis-profile=brief
+
 MAKEFLAGS += --no-print-directory
 SEED ?= 1
 ROUNDS ?= 20
@@ -45,6 +47,19 @@ demo: $(VENV)/.runtime ## two services, four ways in, what arrives downstream, a
 explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, with traffic: PORT=8000
 	$(call say,explore: docs/examples/explore.py)
 	@$(VENV)/bin/python docs/examples/explore.py --port $(PORT)
+
+.PHONY: quick
+quick: $(VENV)/.test ## what needs no server: logging, bodies, outbox, spool, SQLite, pages
+	$(call say,quick: $$($(VENV)/bin/python --version) $(NAMEKO))
+	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
+	$(VENV)/bin/python -m pytest $(QUICK) tests/delivery > $$log 2>&1 & other=$$!; \
+	passed=yes; \
+	$(VENV)/bin/python -m pytest $(QUICK) tests/logging_ext tests/nameko_eventlog tests/store \
+		tests/explorer/test_[a-r]*.py tests/security/test_redaction.py tests/security/test_limits.py \
+		tests/test_project.py tests/test_example_config.py || passed=; \
+	wait $$other || passed=; \
+	cat $$log; \
+	test -n "$$passed"
 
 .PHONY: test
 test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel

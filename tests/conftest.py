@@ -82,6 +82,25 @@ def pytest_runtest_makereport(
     return report
 
 
+_SERVERS = {"broker", "postgresql"}
+"""Fixtures that start a server."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Mark what needs a server: ``make quick`` leaves it out.
+    """
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if fixtures & _SERVERS or {"rabbitmq", "postgresql"} & {
+            parameters.get("any_config"),
+            parameters.get("database"),
+        }:
+            item.add_marker("server")
+
+
 @contextlib.contextmanager
 def global_config(config: Config, *, alone: bool = False) -> Iterator[Config]:
     """
