@@ -186,8 +186,9 @@ class PasswordChecks:
         def last_turns(one: _Waiter) -> tuple[int, int, int]:
             of_client = self._last.get((one.address, one.client), 0)
             is_new = not one.is_back
-            # each second turn is of those who were turned away, whoever they say that they are
-            order = (is_new, of_client) if turn % 2 else (of_client, is_new)
+            # one turn in three goes by clients, one by who was turned away, whoever they say that
+            # they are, and one by who came first: a guesser may take the name of a reader's client
+            order = ((of_client, is_new), (is_new, of_client), (0, 0))[turn % 3]
             return self._last.get((one.address,), 0), *order
 
         waiter = min(ready, key=last_turns)  # the first one of several
