@@ -98,9 +98,10 @@ def list_spools(path: str) -> None:
                 continue
             oldest = oldest or f"oldest {_time(message)}"
             good += 1
-        bad = f"  {corrupt} corrupt" if corrupt else ""
+        bad = f"{corrupt} corrupt" if corrupt else ""
         state = "in use" if directory.is_in_use() else "left behind"
-        click.echo(f"{directory.label}  {good} waiting  {state}  {oldest}{bad}")
+        parts = (directory.label, f"{good} waiting", state, oldest, bad)
+        click.echo("  ".join(filter(None, parts)))
 
 
 @spool.command()
@@ -301,9 +302,9 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
             f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None
-    click.echo(f"{published - len(not_taken)} published, {others} lines are no event logs")
+    click.echo(f"{published - len(not_taken)} published, {others} other lines skipped")
     if refused:
-        warn(f"{refused} lines are refused")
+        warn(f"{refused} lines refused")
     if declined and not not_taken:
         raise Failure(f"{declined} more the broker has refused", UNREACHABLE)
     if not_taken:
