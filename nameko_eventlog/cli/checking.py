@@ -43,7 +43,7 @@ Finding = tuple[str, str, str]
 """What was looked at; "ok", "wrong" or "unreachable"; and the rest of the sentence."""
 
 
-@click.command()
+@click.command(short_help="Validate the configuration; try broker, database, spool.")
 @config_option
 @telling
 def check(path: str) -> None:
@@ -63,7 +63,10 @@ def check(path: str) -> None:
 
 
 def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
-    yield from _misspelt(config)
+    misspelt = list(_misspelt(config))
+    yield from misspelt
+    wrong = {key for key, _, _ in misspelt}
+    config = {key: value for key, value in config.items() if str(key) not in wrong}
     yield from _container(config)
     dispatcher, found = _section(config, CONFIG_KEY, parse_config)
     yield from found
