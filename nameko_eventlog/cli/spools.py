@@ -135,7 +135,7 @@ def show(path: str, limit: int) -> None:
         sys.exit(NOTHING)
 
 
-@spool.command()
+@spool.command(short_help="Print what waits as JSON lines, for `replay`.")
 @config_option
 @telling
 def export(path: str) -> None:
@@ -174,7 +174,7 @@ def _marker(config: Any) -> Marker:
     return Marker(replay_secret(parsed, str(parsed.uri or config.get("AMQP_URI") or "")))
 
 
-@spool.command()
+@spool.command(short_help="Publish what waits in the spool, or the lines of a FILE.")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--seconds", default=60.0, show_default=True, help="For how long to try.")
 @click.option(
