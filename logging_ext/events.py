@@ -14,8 +14,9 @@ from typing import Any
 
 from structlog.processors import StackInfoRenderer
 
+from logging_ext.claims import attached_names
 from logging_ext.context import CONTEXT_FIELDS, worker_context
-from logging_ext.forwarding import attached_names, called_by_structlog
+from logging_ext.forwarding import called_by_structlog
 from logging_ext.messages import is_event_dict, message_of, pop_event
 from logging_ext.messages import rendered_message as rendered_message
 from logging_ext.rendering import as_dict, safe_repr
@@ -165,8 +166,7 @@ def event_from_record(
         metadata["stack"] = record.stack_info
     if not fields <= _DEFAULT_FIELDS:
         for name in fields - _DEFAULT_FIELDS:
-            value = attributes.get(name)
-            metadata[name] = str(value) if name == "module" else value  # it may be a Mark
+            metadata[name] = attributes.get(name)
 
     if not SPECIAL_NAMES.isdisjoint(extras):
         if not _STRUCTLOGS.isdisjoint(extras) and (from_structlog or called_by_structlog()):

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import logging
 
+from logging_ext.claims import note_attached
 from logging_ext.context import CONTEXT_FIELDS, worker_context
-from logging_ext.forwarding import mark_attached
 
 
 _ALL = frozenset(CONTEXT_FIELDS)
@@ -20,13 +20,13 @@ def attach_context(record: logging.LogRecord) -> None:
     attributes = record.__dict__
     if attributes.keys().isdisjoint(_ALL):
         attributes.update(worker_context())
-        mark_attached(record, _ALL)
+        note_attached(record, _ALL)
         return
     missing = _ALL.difference(attributes)
     if missing:
         context = worker_context()
         attributes.update((name, context[name]) for name in missing)
-        mark_attached(record, missing)
+        note_attached(record, missing)
 
 
 class WorkerContextFilter(logging.Filter):

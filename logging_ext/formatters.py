@@ -12,13 +12,13 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter as _JsonFormatter
 
+from logging_ext.claims import attached_names
 from logging_ext.context import worker_context
 from logging_ext.events import (
     DEFAULT_FIELDS,
     RECORD_ATTRIBUTES,
     event_from_record,
 )
-from logging_ext.forwarding import attached_names
 from logging_ext.messages import rendered_message
 from logging_ext.names import settle_context, short_event_type
 from logging_ext.rendering import safe_repr, safe_text

@@ -1,11 +1,8 @@
 """
-Which records and event dicts may be forwarded, and which have been.
+Which records and event dicts may be forwarded, so that one log call makes one event log.
 
-One log call can pass several handlers and processors; it makes one event log. The
-bookkeeping must survive ``copy.copy(record)`` (``QueueHandler`` does that) and must not
-show in what formatters print, most of which dump ``record.__dict__``. So a record's mark is
-the *type* of a standard attribute's value: ``record.module`` becomes an equal string of the
-type `Mark`.
+A record is claimed in the table of `logging_ext.claims`. An event dict is known until its record
+has come, which is claimed then.
 """
 
 from __future__ import annotations
@@ -18,15 +15,13 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple
 
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.claims import claims
 
 
 _log = logging.getLogger("logging_ext")
 
 OWN_LOGGERS = frozenset({"amqp", "kombu", "nameko_eventlog", "logging_ext"})
 """Top-level loggers whose records are about delivery itself: never forwarded."""
-
-_NO_NAMES: frozenset[str] = frozenset()
 
 suspended: ContextVar[bool] = ContextVar("logging_ext_suspended", default=False)
 """True while an event log is being made or delivered: what is logged then stays here.
@@ -37,69 +32,6 @@ the next switch, and so long nothing is forwarded (test_handlers.py, test_finali
 """
 
 
-class Mark(str):
-    """
-    A record's module name that also says what happened to the record.
-    """
-
-    __slots__ = ("attached", "counted", "forwarded")
-
-    attached: frozenset[str]
-    counted: bool
-    forwarded: bool
-
-    def __deepcopy__(self, memo: Any) -> Mark:
-        return self
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        # a record that is pickled for another process is a plain record
-        return str, (str.__str__(self),)
-
-
-_marks: dict[tuple[str, frozenset[str], bool, bool], Mark] = {}
-
-
-def _mark(module: str, attached: frozenset[str], counted: bool, forwarded: bool) -> Mark:
-    key = (module if type(module) is str else str(module), attached, counted, forwarded)
-    mark = _marks.get(key)
-    if mark is None:
-        if len(_marks) > 10_000:  # module names made up at run time
-            _marks.clear()
-        mark = Mark(module)
-        mark.attached = attached
-        mark.counted = counted
-        mark.forwarded = forwarded
-        _marks[key] = mark
-    return mark
-
-
-def mark_of_usual(module: str) -> Mark:
-    """
-    Return the mark of records of *module* with all of the context, claimed for forwarding.
-    """
-    return _mark(module, frozenset(CONTEXT_FIELDS), False, True)
-
-
-def attached_names(record: logging.LogRecord) -> frozenset[str]:
-    """
-    Return the names of the context attributes that we put onto *record*.
-    """
-    module = record.module
-    return module.attached if type(module) is Mark else _NO_NAMES
-
-
-def mark_attached(record: logging.LogRecord, names: frozenset[str]) -> None:
-    """
-    Remember that the attributes *names* of *record* are context, not the caller's data.
-    """
-    module = record.module
-    if type(module) is Mark:
-        names |= module.attached
-        record.module = _mark(module, names, module.counted, module.forwarded)
-    else:
-        record.module = _mark(module, names, False, False)
-
-
 def claim(record: logging.LogRecord) -> bool:
     """
     Claim *record* for forwarding.
@@ -107,15 +39,12 @@ def claim(record: logging.LogRecord) -> bool:
     Returns:
         False if it was claimed before, or if the event dict was that it comes of.
     """
-    module = record.module
-    if type(module) is Mark:
-        if module.forwarded:
-            return False
-        record.module = _mark(module, module.attached, module.counted, True)
-    else:
-        record.module = _mark(module, _NO_NAMES, False, True)
+    known = claims.get(record)
+    if known.forwarded:
+        return False
+    claims.put(record, known._replace(forwarded=True))
     seen = _seen.get()
-    return seen is None or not (_is_of(seen, record) and seen.forwarded)
+    return seen is None or not (_comes_of(seen, record) and seen.forwarded)
 
 
 def claim_for_count(record: logging.LogRecord) -> bool:
@@ -125,36 +54,32 @@ def claim_for_count(record: logging.LogRecord) -> bool:
     Returns:
         False if it, or the event dict that it comes of, was counted or forwarded before.
     """
-    module = record.module
-    if type(module) is Mark:
-        if module.forwarded or module.counted:
-            return False
-        record.module = _mark(module, module.attached, True, False)
-    else:
-        record.module = _mark(module, _NO_NAMES, True, False)
-    seen = _memory().get()
-    return seen is None or not _is_of(seen, record)
+    known = claims.get(record)
+    if known.forwarded or known.counted:
+        return False
+    claims.put(record, known._replace(counted=True))
+    memory = _memory()
+    seen = memory.get()
+    if seen is None or not _comes_of(seen, record):
+        return True
+    if seen.forwarded:
+        claims.put(record, known._replace(forwarded=True))
+    return False
 
 
 class _Seen(NamedTuple):
     """
-    What a processor forwarded or counted last, whose record may still reach a handler.
+    The event dict that a processor forwarded or counted last.
 
-    A structlog call's record has nothing of the event dict any more if a renderer made it a
-    plain string. It is known by its logger, its level and its caller until it came, by
-    its time of creation from then on. A record of which ``ProcessorFormatter`` shows its
-    processors a copy is known by its time of creation.
-
-    The next processor of the chain knows the event dict by its event, or, where that has no
-    identity of its own, by the event dict itself.
+    The next processor of the chain gets that very dict, unless one between them copies it. A
+    record may come of it, of the same logger and level, and reach a handler: its message is the
+    dict, or else structlog's bound logger has made it, a renderer's string mostly.
     """
 
     forwarded: bool
     logger_name: str | None
     level: int
-    event: str | None = None
-    created: float | None = None
-    event_dict: MutableMapping[str, Any] | None = None
+    event_dict: MutableMapping[str, Any]
 
 
 _seen: ContextVar[_Seen | None] = ContextVar("logging_ext_seen", default=None)
@@ -162,18 +87,11 @@ _seen_suspended: ContextVar[_Seen | None] = ContextVar("logging_ext_seen_suspend
 """The same of the log calls within another one, whose own record may be still to come."""
 
 expects_record = _seen.get
-"""Tell whether the next record may be of an event dict or of a record that was claimed before."""
+"""Tell whether the next record may be of an event dict that was claimed before."""
 
 
 def _memory() -> ContextVar[_Seen | None]:
     return _seen_suspended if suspended.get() else _seen
-
-
-def remember_record(record: logging.LogRecord, *, forwarded: bool) -> None:
-    """
-    Remember what became of *record*, a copy, for the original's next handler.
-    """
-    _memory().set(_Seen(forwarded, record.name, record.levelno, None, record.created))
 
 
 def claim_event_dict(
@@ -190,49 +108,35 @@ def claim_event_dict(
     Args:
         logger: The wrapped logger.
         level: The call's level, as a number.
-        event_dict: Whose event is exchanged for an equal string, by whose identity it is
-            known again. (A type of our own would show: msgspec and YAML refuse it.)
+        event_dict: What the processor returns.
         given: What *event_dict* is the processor's copy of.
         forwarded: Whether for forwarding, or for being counted as not forwarded.
 
     Returns:
         False if it was claimed before.
     """
-    event = event_dict.get("event")
     memory = _memory()
     seen = memory.get()
-    if seen is not None and (
-        given is seen.event_dict if seen.event is None else event is seen.event
-    ):
-        if seen.forwarded or not forwarded:
-            if seen.event is None:
-                memory.set(seen._replace(event_dict=event_dict))
-            return False
-        event = seen.event
-    elif isinstance(event, str) and len(event) > 1:  # CPython shares the shorter ones
-        event = event_dict["event"] = (event + " ")[:-1]
-    else:
-        event = None
+    if seen is not None and given is seen.event_dict:
+        memory.set(seen._replace(event_dict=event_dict, forwarded=seen.forwarded or forwarded))
+        return forwarded and not seen.forwarded
     name = None
     if isinstance(logger, (logging.Logger, logging.LoggerAdapter)) and logger.isEnabledFor(level):
         name = logger.name
-    known = event_dict if event is None else None
-    memory.set(_Seen(forwarded, name, level, event, event_dict=known))
+    memory.set(_Seen(forwarded, name, level, event_dict))
     return True
 
 
-def _is_of(seen: _Seen, record: logging.LogRecord) -> bool:
-    if seen.created is not None:
-        return seen.created == record.created and seen.logger_name == record.name
-    message: Any = record.msg
-    if isinstance(message, dict):
-        message = message.get("event")
-    if seen.event is None or message is not seen.event:
-        if (record.name, record.levelno) != (seen.logger_name, seen.level):
-            return False
-        if not called_by_structlog():
-            return False
-    remember_record(record, forwarded=seen.forwarded)
+def _comes_of(seen: _Seen, record: logging.LogRecord) -> bool:
+    """
+    Tell whether *record* comes of the event dict that was *seen* last, which is then settled.
+    """
+    if record.msg is not seen.event_dict and (
+        (record.name, record.levelno) != (seen.logger_name, seen.level)
+        or not called_by_structlog()
+    ):
+        return False
+    _memory().set(None)
     return True
 
 

@@ -5,10 +5,12 @@ From the standard library's records to event logs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from logging_ext import forwarding
+from logging_ext.claims import attached_context
 from logging_ext.context import EventSink, bound, registered_sink
 from logging_ext.events import (
     DEFAULT_FIELDS,
@@ -128,14 +130,23 @@ class EventLogHandler(logging.Handler):
     def _emit_any(self, record: logging.LogRecord, sink: EventSink | None) -> None:
         if forwarding.is_own(record.name):
             return
-        if sink is None:
+        logged_in = attached_context(record)
+        if logged_in is not None and sink is not None and _is_same_call(logged_in, sink.context):
+            logged_in = None
+        if logged_in is not None and logged_in["service_name"]:
+            # a handler that keeps records for later has handed it on, in another call or in none
+            sink = self._sink_of(logged_in["service_name"], record)
+        elif sink is None or logged_in is not None:
             sink = self._sink_outside_workers(record)
+            logged_in = None
         if sink is None or not forwarding.claim(record):
             attach_context(record)
             return
         try:
             _set_suspended(True)
             event = event_from_record(record, sink.context, self._fields)
+            if logged_in is not None:
+                event.metadata = {**logged_in, **(event.metadata or {})}
             attach_context(record)
             sink.emit(event)
         finally:
@@ -159,9 +170,15 @@ class EventLogHandler(logging.Handler):
         """
         if forwarding.is_nameko(record.name):
             return None
-        sink = registered_sink(self._service)
+        return self._sink_of(self._service, record)
+
+    def _sink_of(self, service: str | None, record: logging.LogRecord) -> EventSink | None:
+        """
+        Return the sink of *service*, or count *record* as not forwarded.
+        """
+        sink = registered_sink(service)
         if sink is None and forwarding.claim_for_count(record):
-            forwarding.count_not_forwarded(record.name, self._service)
+            forwarding.count_not_forwarded(record.name, service)
         return sink
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -176,3 +193,7 @@ class EventLogHandler(logging.Handler):
                 super().handleError(record)
         finally:
             _set_suspended(was_suspended)
+
+
+def _is_same_call(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other.get(name) for name in ("service_name", "call_id"))

@@ -122,8 +122,6 @@ class EventLogProcessor:
         forwards = sink is not None and not is_kept_back
         if record is not None:
             first = forwarding.claim(record) if forwards else forwarding.claim_for_count(record)
-            if first:
-                forwarding.remember_record(record, forwarded=forwards)
         else:
             number = _number(level)
             first = forwarding.claim_event_dict(

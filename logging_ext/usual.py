@@ -13,6 +13,7 @@ from itertools import islice
 from math import isfinite
 from typing import Any
 
+from logging_ext.claims import GENERATION, claims
 from logging_ext.context import CONTEXT_FIELDS
 from logging_ext.events import (
     DEFAULT_FIELDS,
@@ -23,7 +24,7 @@ from logging_ext.events import (
     SharedMetadata,
     level_text,
 )
-from logging_ext.forwarding import Mark, expects_record, is_own, mark_of_usual
+from logging_ext.forwarding import expects_record, is_own
 from logging_ext.messages import renders_itself
 
 
@@ -45,14 +46,13 @@ class UsualRecords:
         fields: Which metadata to add.
     """
 
-    __slots__ = ("_context", "_fields", "_is_default", "_known", "_learned", "_marks")
+    __slots__ = ("_context", "_fields", "_is_default", "_known", "_learned")
 
     def __init__(self, fields: frozenset[str]) -> None:
         self._fields = fields
         self._is_default = fields <= frozenset(DEFAULT_FIELDS)
         self._context: Mapping[str, Any] | None = None  # the last one that was right
         self._known: dict[str, dict[str, SharedMetadata]] = {}
-        self._marks: dict[str, Mark] = {}
         self._learned = 0
 
     def take(self, record: logging.LogRecord, context: Mapping[str, Any]) -> EventLog | None:
@@ -60,18 +60,21 @@ class UsualRecords:
         Take *record* if it is a usual one.
 
         Args:
-            record: A record that no handler of ours has seen.
+            record: Any record.
             context: The worker context.
 
         Returns:
             Its event log; None if it is not usual: then nothing has happened to it.
         """
         event_type = record.msg
-        module = record.module
+        number = record.relativeCreated
+        latest = claims.latest
         if (
             type(event_type) is not str
             or not event_type
-            or type(module) is not str  # it has a mark
+            or type(number) is not float
+            or number in latest
+            or number in claims.earlier
             or record.args
             or record.exc_info
             or record.exc_text
@@ -84,7 +87,6 @@ class UsualRecords:
         behind = islice(attributes.items(), _BEFORE_LAST, None)
         try:
             metadata = self._known[record.name][record.levelname]
-            mark = self._marks[module]
             if next(behind)[0] != LAST_STANDARD_ATTRIBUTE:  # a record of somebody's own making
                 return None
         except (KeyError, StopIteration, TypeError):
@@ -104,7 +106,9 @@ class UsualRecords:
             if context.keys() != _CONTEXT_NAMES:
                 return None
             self._context = context
-        record.module = mark
+        latest[number] = number
+        if len(latest) > GENERATION:
+            claims.turn()
         attributes.update(context)
         return EventLog(event_type, extras, metadata, record.created, is_flat)
 
@@ -123,11 +127,9 @@ class UsualRecords:
         if self._learned >= _MOST_KNOWN:  # names made up at run time
             self._learned = 0
             self._known.clear()
-            self._marks.clear()
         self._learned += 1
         metadata = {"level": level_text(level), "logger": name}
         self._known.setdefault(name, {})[level] = SharedMetadata(
             {field: value for field, value in metadata.items() if field in self._fields}
         )
-        self._marks[record.module] = mark_of_usual(record.module)
         return True

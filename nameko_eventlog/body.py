@@ -16,7 +16,6 @@ from logging_ext.context import CONTEXT_FIELDS
 from logging_ext.events import EMPTY, EventLog, SharedMetadata
 from logging_ext.names import (
     MAX_NAME,
-    SURELY_SHORT,
     is_short,
     settle_context,
     short_event_type,
@@ -35,6 +34,7 @@ from nameko_eventlog.serialization import (
 
 
 _TOP = frozenset({"timestamp", "event_type", "data"})
+_MOST_EVENT_TYPES = 1_000
 _NOT_METADATA_ONLY = _TOP | frozenset(CONTEXT_FIELDS)
 
 
@@ -107,6 +107,7 @@ class BodyEncoder:
         self._most_plain = min(max_event_bytes, limits.BODY_VALUES)  # more is looked into
         self._timespec = timespec
         self._formatted: tuple[int, str] = (-1, "")
+        self._middles: dict[str, bytes] = {}  # by event type
 
     def encode(self, head: Head, event: EventLog) -> Body:
         """
@@ -136,11 +137,9 @@ class BodyEncoder:
         """
         metadata = event.metadata
         data = event.event_data
-        event_type = event.event_type
         try:
-            if not 0 < len(event_type) <= SURELY_SHORT and not (
-                event_type and is_short(event_type)
-            ):
+            middle = self._middles.get(event.event_type) or self._learn(event.event_type)
+            if not middle:
                 return None
             known, begin, end, json = head.kept
             if metadata is not known or not begin <= timestamp < end:
@@ -152,12 +151,27 @@ class BodyEncoder:
                     data = {}
                 if type(data) is not dict or not is_plain(data, self._redact):
                     return None
-            payload = b"".join(
-                (json, encode_plain(event_type), b',"data":', encode_plain(data), b"}")
-            )
+            payload = b"".join((json, middle, encode_plain(data), b"}"))
         except Exception:  # lone surrogates, integers beyond 64 bits, an event type of no text
             return None
         return payload if len(payload) <= self._most_plain else None
+
+    def _learn(self, event_type: str) -> bytes:
+        """
+        Encode what stands between the head and the data, and keep it for the event type.
+
+        Most event types are literals of the service's.
+
+        Returns:
+            JSON, or nothing if it takes the slow way.
+        """
+        if not event_type or not is_short(event_type):
+            return b""
+        middle = encode_plain(event_type) + b',"data":'
+        if len(self._middles) >= _MOST_EVENT_TYPES:  # made up at run time
+            self._middles.clear()
+        self._middles[event_type] = middle
+        return middle
 
     def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bytes:
         """

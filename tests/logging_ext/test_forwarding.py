@@ -9,8 +9,10 @@ import logging
 import logging.handlers
 import pickle
 import queue
+import time
 
 import eventlet.patcher
+import msgspec
 import pytest
 import structlog
 from pythonjsonlogger.json import JsonFormatter as PlainJsonFormatter
@@ -22,7 +24,8 @@ from logging_ext import (
     bind_sink,
     forwarding,
 )
-from logging_ext.forwarding import Counter, Mark, attached_names, called_by_structlog
+from logging_ext.claims import GENERATION, attached_names, claims
+from logging_ext.forwarding import Counter, called_by_structlog
 from tests.logging_ext.recording import CONTEXT, RecordingSink, StrictHandler
 
 
@@ -80,6 +83,22 @@ class TestOnce:
 
         assert ["paid"] == worker.types
 
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_queue_in_any_order(self, bare_logger, service, order):
+        """
+        QueueHandler's copy and the record make one event log, whichever handler is first.
+        """
+        records = queue.SimpleQueue()
+        handlers = [logging.handlers.QueueHandler(records), StrictHandler()]
+        bare_logger.handlers[:] = handlers[::order]
+
+        with bind_sink(RecordingSink()) as call:
+            bare_logger.info("user %s", "bob")
+        StrictHandler(service="foo").handle(records.get_nowait())
+
+        assert ["user %s"] == call.types
+        assert [] == service.types
+
     def test_queue(self, logger, worker):
         """
         QueueHandler's copy, which QueueListener hands on in a thread, has been forwarded.
@@ -117,7 +136,7 @@ class TestBookkeeping:
             record.__dict__.update(CONTEXT)
             StrictHandler().handle(record)
             WorkerContextFilter().filter(record)
-            assert Mark is type(record.module)
+            assert claims.get(record).forwarded
             for name in CONTEXT:
                 del record.__dict__[name]
         return formatter.format(record)
@@ -152,14 +171,54 @@ class TestBookkeeping:
 
         assert plain | CONTEXT == record.__dict__
 
-    def test_modules_made_up(self):
+    def test_another_handler(self, logger, worker):
         """
-        Names of modules made up at run time do not pile up.
+        Another handler's encoder, however strict, takes every value of a forwarded record.
         """
-        for number in range(10_100):
-            assert forwarding.claim(record_of(module=f"m{number}"))
+        lines = []
+        other = logging.Handler()
+        other.emit = lambda record: lines.append(msgspec.json.encode(record.__dict__))
+        logger.addHandler(other)
 
-        assert 10_002 > len(forwarding._marks)
+        logger.info("paid")
+
+        assert "paid" == json.loads(lines[0])["msg"]
+
+    def test_bound(self, worker):
+        """
+        What is known of records does not pile up, and the latest are known.
+        """
+        records = [record_of(msg=f"m{number}") for number in range(12_000)]
+        for record in records:
+            StrictHandler().handle(record)
+        for record in records[-GENERATION:]:
+            StrictHandler().handle(record)
+
+        assert 12_000 == len(worker.events)
+        assert 2 * GENERATION + 2 >= len(claims.latest) + len(claims.earlier)
+
+    def test_clock_that_stands_still(self, logger, worker, monkeypatch):
+        """
+        Records of one moment, as tests with a frozen clock make them, are records of their own.
+        """
+        monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0)
+        monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
+
+        for _ in range(3):
+            logger.info("paid")
+
+        assert 3 == len(worker.events)
+
+    @pytest.mark.parametrize("number", [0, None, "x"])
+    def test_record_of_somebodys_own(self, handler, worker, number):
+        """
+        Records without the number that stands for a record are told apart as objects.
+        """
+        records = [record_of(relativeCreated=number) for _ in range(2)]
+        for record in [*records, *records]:
+            handler.handle(record)
+
+        assert ["paid", "paid"] == worker.types
 
 
 class TestAttached:
@@ -211,19 +270,66 @@ class TestAttached:
         assert CONTEXT["call_id"] == record.call_id
         assert not forwarding.claim(record)
 
-    def test_before_another_worker(self, handler, sink):
+    @pytest.mark.parametrize("usual", [True, False])
+    def test_handled_in_another_call(self, handler, service, usual):
         """
-        A record that got its context elsewhere keeps it, and it is no data.
+        A record that got its context in one call, and is handled in another, is the first one's.
+        """
+        record = record_of() if usual else record_of(args=("x",), msg="paid %s", amount=5)
+        call = {**CONTEXT, "call_id": "foo.pay.other", "call_stack": ["foo.pay.other"]}
+        with bind_sink(RecordingSink(call)):
+            WorkerContextFilter().filter(record)
+
+        with bind_sink(RecordingSink()) as another:
+            handler.handle(record)
+
+        assert [] == another.events
+        assert call.items() <= service.metadata.items()
+        assert ({} if usual else {"amount": 5}) == service.data
+        assert "foo.pay.other" == record.call_id
+
+    def test_handled_outside(self, handler, service):
+        """
+        A record that got its context in a call is forwarded as that call's, by whatever thread.
+        """
+        records = queue.SimpleQueue()
+        queueing = logging.handlers.QueueHandler(records)
+        queueing.addFilter(WorkerContextFilter())
+        with bind_sink(RecordingSink(CONTEXT)):
+            queueing.handle(record_of())
+
+        handler.handle(records.get_nowait())
+
+        assert CONTEXT.items() <= service.metadata.items()
+        assert {} == service.data
+
+    def test_handled_in_a_call_it_is_not_of(self, handler, sink):
+        """
+        A record from outside any worker that a call hands on is not the call's.
         """
         record = record_of()
-        with bind_sink(RecordingSink({**CONTEXT, "call_id": "other"})):
+        WorkerContextFilter().filter(record)
+
+        with bind_sink(sink):
+            handler.handle(record)
+
+        assert [] == sink.events
+        assert 1 == forwarding.not_forwarded.value
+
+    def test_service_without_dispatcher(self, handler, sink, caplog):
+        """
+        A record of a service that has no dispatcher here is not another one's.
+        """
+        record = record_of()
+        with bind_sink(RecordingSink({**CONTEXT, "service_name": "bar"})):
             WorkerContextFilter().filter(record)
 
         with bind_sink(sink):
             handler.handle(record)
 
-        assert {} == sink.data
-        assert "other" == record.call_id
+        assert [] == sink.events
+        assert 1 == forwarding.not_forwarded.value
+        assert "no dispatcher of a service 'bar'" in caplog.text
 
 
 class TestNobodys:

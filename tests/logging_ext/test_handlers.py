@@ -315,7 +315,7 @@ class TestOwnFeet:
         A record that cannot be read is reported and counted, and does not raise.
         """
         record = logging.makeLogRecord({"msg": "taken"})
-        del record.module
+        del record.name
         monkeypatch.setattr(worker, "emit", lambda event: handler.emit(record))
 
         handler.handle(logging.makeLogRecord({"msg": "paid"}))

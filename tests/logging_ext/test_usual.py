@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logging_ext.claims import attached_names
 from logging_ext.events import DEFAULT_FIELDS, RECORD_ATTRIBUTES, SharedMetadata, event_from_record
 from logging_ext.filters import attach_context
-from logging_ext.forwarding import attached_names, claim
+from logging_ext.forwarding import claim
 from logging_ext.usual import UsualRecords
 
 
@@ -145,7 +146,6 @@ class TestTake:
 
         assert UsualRecords(DEFAULT).take(record, CONTEXT) is None
         assert before == record.__dict__
-        assert str is type(record.module)
 
     def test_derived(self) -> None:
         """
@@ -248,4 +248,3 @@ class TestFields:
                 assert record.name == event.metadata["logger"]
 
         assert 1_000 >= sum(map(len, usual._known.values()))
-        assert 1_000 >= len(usual._marks)
