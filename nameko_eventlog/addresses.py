@@ -35,12 +35,15 @@ _ADDRESS_NAME = re.compile(r"ur[il]|dsn|address|broker", re.IGNORECASE)
 _PARAMETER = re.compile(r"(?:^|[?&;\s])([^=&?;\s]+)\s*=")
 # what has no place for a user and a password: SQLite's, kombu's sqlalchemy+sqlite
 _FILE = re.compile(r"\s*(?:[\w.-]+\+)?sqlite(?:\+\w+)?:///", re.IGNORECASE)
-_LOOKS_LIKE_ADDRESS = re.compile(r"://|@|(?:pass\w*|pwd|secret|token)\s*=", re.IGNORECASE)
+_NAME = re.compile(r"(?<!\w)(\w+)\s*=")
+_SECRET_WORD = re.compile(r"pass|(?:pwd|secret|token)\Z", re.IGNORECASE)
+# from where each part is looked for once: what others have sent may be long, and be quoted
+_BEGIN = re.compile(r"(?<![\w.+-])[\w.+-]*:(?=\S)|(?<![\w%])[\w%]*=")
 _COLON = re.compile(r":|%3a", re.IGNORECASE)  # of a user and a password that were quoted as one
 _PORT = re.compile(r"\d*(?=[/?]|\Z)")
 _BRACKETS = re.compile(r"\[[0-9a-fA-F:.]*\](?::\d*)?(?=[/?]|\Z)")
 _HOSTS = re.compile(
-    r"(?:\[[0-9a-fA-F:.%]*\]|[^\s:\[\]]*)(?::\d*)?(?:,[^\s:\[\]]*(?::\d*)?)*", re.ASCII
+    r"(?:\[[0-9a-fA-F:.%]*\]|[^\s:\[\],]*)(?::\d*)?(?:,[^\s:\[\],]*(?::\d*)?)*", re.ASCII
 )
 _NOT_QUOTED = re.compile(r"[@\[\]\s\x00-\x1f]")
 
@@ -67,9 +70,9 @@ def masked_text(text: str) -> str:
 
     Where an address begins in it, as much is masked as if the rest of the text belonged to it.
     """
-    if not _LOOKS_LIKE_ADDRESS.search(text):
+    if not _looks_like_address(text):
         return text
-    begin = re.search(r"[\w.+-]*:(?=\S)|[\w%]*=", text)
+    begin = _BEGIN.search(text)
     at = begin.start() if begin else 0
     return text[:at] + masked(text[at:])
 
@@ -134,6 +137,12 @@ def broker_address(value: Any) -> str:
         except ValueError as exc:
             raise ValueError(f"{BROKER}; {exc}") from None
     return ";".join(several)
+
+
+def _looks_like_address(text: str) -> bool:
+    if "://" in text or "@" in text:
+        return True
+    return any(_SECRET_WORD.search(found[1]) for found in _NAME.finditer(text))
 
 
 def _is_well_formed(text: str) -> bool:
@@ -201,7 +210,7 @@ def _masked_value(name: Any, value: Any) -> str:
     if not isinstance(value, str):
         return masked_text(repr(value))
     is_address = isinstance(name, str) and _ADDRESS_NAME.search(name)
-    return repr(masked(value) if is_address or _LOOKS_LIKE_ADDRESS.search(value) else value)
+    return repr(masked(value) if is_address or _looks_like_address(value) else value)
 
 
 def _secrets(address: Any) -> Iterator[str]:

@@ -59,6 +59,11 @@ class Estate:
                 if count:
                     yield directory, count
                     continue
+            except GeneratorExit:  # whoever was given it holds it, or has let go of it
+                raise
+            except BaseException:  # a signal handler's
+                directory.close()
+                raise
             finally:
                 self.opening = None
             directory.close()

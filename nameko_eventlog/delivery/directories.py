@@ -12,7 +12,8 @@ import logging
 import os
 import pathlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -24,6 +25,7 @@ from nameko_eventlog.delivery.disk import DiskThread, Stalled
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import SUFFIX, Segment, read_position
+from nameko_eventlog.delivery.steps import in_one_step
 
 
 _os = patcher.original("os")
@@ -57,6 +59,8 @@ class Directory:
         OSError: If it cannot be used.
     """
 
+    _fd = _lock = _position_fd = -1
+
     def __init__(
         self,
         path: pathlib.Path,
@@ -71,20 +75,18 @@ class Directory:
         self.segments: deque[Segment] = deque()
         self._number = 0
         self._growing: Segment | None = None
-        self._position_fd = -1
         self._said_position: tuple[str, int] | None = None
         self._segment_bytes = segment_bytes
         self._disk = disk
         self._is_new = True  # not known to be on the disk
         with private.closing(private.open_service(path.parent, make=True)) as parent:
             self._fd = private.open_directory(parent, path, make=True)
-        self._lock = -1
         try:
             self._lock = private.open_file(self._fd, path / LOCK, os.O_RDWR, make=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_in(self._fd, LOCK, self._lock):  # who had it before has just removed it
                 raise BlockingIOError(errno.EWOULDBLOCK, "removed meanwhile", str(path))
-        except OSError:
+        except BaseException:  # a signal handler's among them
             self._close_files()
             raise
 
@@ -174,7 +176,7 @@ class Directory:
         if self._growing is not None:
             self._call(self._growing.cut)
 
-    def read(self, into: deque[Message]) -> int:
+    def read(self, into: deque[Message], lost: Iterator[object]) -> None:
         """
         Read on, some at a time, in the order of writing.
 
@@ -182,34 +184,26 @@ class Directory:
 
         Args:
             into: Where to append the messages.
-
-        Returns:
-            How many event logs were found to be lost.
+            lost: A step of it is taken for each event log that was found to be lost.
         """
         for segment in self.segments:
             if not segment.has_unread:
                 continue
-            before = segment.unread
-            corrupt: list[bytes] = []
             try:
-                segment.read(into, corrupt.append)
+                missing = segment.read(into, lost, functools.partial(self._set_aside, segment))
             except Stalled:
                 raise
             except OSError as exc:
-                self._give_up(segment, exc)
-                return before
-            if corrupt:
-                self._set_aside(segment, corrupt)
-            lost = segment.take_lost()
-            if lost and not corrupt:
+                self._give_up(segment, exc, lost)
+                return
+            if missing and not segment.is_said_corrupt:
                 self._say(
                     "%d event logs of the spool's file %s are not there any more: counted as"
                     " undelivered",
-                    lost,
+                    missing,
                     segment.path,
                 )
-            return lost
-        return 0
+            return
 
     def _grow(self) -> Segment:
         self.finish()
@@ -257,10 +251,10 @@ class Directory:
     def _segment_names(self) -> list[str]:
         return sorted(name for name in os.listdir(self._fd) if name.endswith(SUFFIX))
 
-    def _give_up(self, segment: Segment, exc: OSError) -> None:
+    def _give_up(self, segment: Segment, exc: OSError, lost: Iterator[object]) -> None:
         if segment is self._growing:
             self.finish()
-        self.segments.remove(segment)
+        in_one_step(map(self.segments.remove, (segment,)), islice(lost, segment.unread))
         segment.close()
         self._say(
             "the spool's file %s cannot be read (%s); it is left there, and what it holds counted"
@@ -410,12 +404,16 @@ class Directory:
                 if _is_in(parent, self.path.name, self._fd):
                     os.rmdir(self.path.name, dir_fd=parent)
 
+    def __del__(self) -> None:
+        # an exception out of a signal handler has left nobody who holds it, maybe: its lock
+        # would keep others from it as long as the process lives
+        self._close_files()
+
     def _close_files(self) -> None:
         for name in ("_position_fd", "_lock", "_fd"):
             fd = getattr(self, name)
-            setattr(self, name, -1)
             if fd >= 0:
-                _os.close(fd)
+                in_one_step(map(setattr, (self,), (name,), (-1,)), map(_os.close, (fd,)))
 
     def _open_parent(self) -> int:
         """

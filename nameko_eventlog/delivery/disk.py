@@ -192,4 +192,5 @@ class DiskThread:
         """
         self._is_closed = True
         if self._is_running and self._current is None:
+            self._is_running = False
             self._wake.release()

@@ -13,6 +13,7 @@ import pathlib
 import resource
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from time import monotonic
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from nameko_eventlog.delivery.disk import CLOSING_SECONDS, DiskThread
 from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.news import News
 from nameko_eventlog.delivery.segments import Segment
+from nameko_eventlog.delivery.steps import in_one_step
 from nameko_eventlog.delivery.waiting import run_in_thread
 
 
@@ -179,24 +181,23 @@ class Holdings:
         """
         return sum(one.unread for one in self._all)
 
-    def read(self, into: deque[Message]) -> int:
+    def read(self, into: deque[Message], lost: Iterator[object]) -> None:
         """
         Read on, some at a time.
 
         Args:
             into: Where to append the messages, none only if there are no more.
+            lost: A step of it is taken for each event log that was found to be lost.
 
-        Returns:
-            How many were found to be lost.
+        Raises:
+            Stalled: The disk does not answer.
         """
-        lost = 0
         before = len(into)
         for directory in self._all:
             while directory.unread:
-                lost += directory.read(into)
+                directory.read(into, lost)
                 if len(into) > before:
-                    return lost
-        return lost
+                    return
 
     def tidy(self, is_full: bool) -> None:
         """
@@ -281,16 +282,27 @@ class Holdings:
         self._has_more = False
         yield from self._estate.open({one.path for one in self._all})
 
-    def adopt(self, directory: Directory) -> bool:
+    def let_go(self, directory: Directory) -> None:
+        """
+        Close *directory*, which `left` has opened, unless it was adopted.
+        """
+        if directory not in self._adopted:
+            directory.close()
+
+    def adopt(self, directory: Directory, entered: Iterator[object]) -> bool:
         """
         Hold *directory* as well, or close it if there is no room, and tell which.
+
+        Args:
+            directory: One that `left` has opened.
+            entered: A step of it is taken, in the one that keeps it, for each of its event logs.
         """
         files = sum(one.files for one in self._adopted) + directory.files
         has_room = (
             files <= self._most_files and self.size + directory.size <= self._max_bytes
         ) or not (self._adopted or self.size > 2 * self._segment_bytes)
         if has_room:
-            self._adopted.append(directory)
+            in_one_step(map(self._adopted.append, (directory,)), islice(entered, directory.unread))
             self.size += directory.size
         else:
             self._has_more = True
@@ -308,6 +320,8 @@ class Holdings:
             if self.disk.is_stalled:  # the end of the process closes them
                 return
             directory.close()
+        self._adopted.clear()
+        self._own = None
         self.disk.close()
 
     def abandon(self) -> None:

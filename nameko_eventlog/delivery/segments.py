@@ -14,7 +14,7 @@ import pathlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 from zlib import crc32
 
@@ -418,13 +418,23 @@ class Segment:
         """
         return not (self.is_growing or self.has_unread or self.unsettled)
 
-    def read(self, into: deque[Message], on_corrupt: Callable[[bytes], object]) -> None:
+    def read(
+        self,
+        into: deque[Message],
+        lost: Iterator[object],
+        on_corrupt: Callable[[list[bytes]], object],
+    ) -> int:
         """
         Read on, some at a time.
 
         Args:
             into: Where to append the messages, in one step.
-            on_corrupt: Called with what is no message.
+            lost: A step of it is taken, in the same one, for each event log that was not found
+                when everything is read.
+            on_corrupt: Called before that with what is no message, if there is such.
+
+        Returns:
+            How many event logs were not found.
 
         Raises:
             OSError: If it cannot be read.
@@ -440,38 +450,45 @@ class Segment:
                 break
             size = min(2 * size, SPOOL_LINE_BYTES)
         if not chunk:  # somebody has cut it
-            self.read_up_to = self.written
-            return
+            return self._take_read(self.written, [], [], into, lost)
         if not end:  # the last line is not whole: its call has not returned, or it was cut
             end = len(chunk)
-        found, starts = [], []
+        found: list[Message] = []
+        starts: list[int] = []
+        corrupt: list[bytes] = []
         start = self.read_up_to
         for line in chunk[:end].removesuffix(b"\n").split(b"\n"):
             begin, message = _find(line)
             if message is None:
-                on_corrupt(line)
+                corrupt.append(line)
             else:
                 if begin:
-                    on_corrupt(line[:begin])
+                    corrupt.append(line[:begin])
                 message.place = self, start + begin
                 starts.append(start + begin)
                 found.append(message)
             start += len(line) + 1
+        if corrupt:  # rather twice than not at all
+            on_corrupt(corrupt)
+        return self._take_read(self.read_up_to + end, found, starts, into, lost)
+
+    def _take_read(
+        self,
+        end: int,
+        found: list[Message],
+        starts: list[int],
+        into: deque[Message],
+        lost: Iterator[object],
+    ) -> int:
         unread = max(0, self.unread - len(found))
+        missing = unread if end >= self.written else 0
         in_one_step(
-            map(setattr, repeat(self), ("read_up_to", "unread"), (self.read_up_to + end, unread)),
+            map(setattr, repeat(self), ("read_up_to", "unread"), (end, unread - missing)),
             map(self.unsettled.__setitem__, starts, repeat(None)),
             map(into.append, found),
+            islice(lost, missing),
         )
-
-    def take_lost(self) -> int:
-        """
-        Return how many event logs were not found in it, now that everything is read.
-        """
-        if self.has_unread:
-            return 0
-        lost, self.unread = self.unread, 0
-        return lost
+        return missing
 
     def count(self) -> int:
         """
@@ -495,9 +512,9 @@ class Segment:
         """
         Close the file.
         """
-        fd, self.fd = self.fd, -1
+        fd = self.fd
         if fd >= 0:
-            _os.close(fd)
+            in_one_step(map(setattr, (self,), ("fd",), (-1,)), map(_os.close, (fd,)))
 
 
 def settling(messages: list[Message]) -> Iterator[object]:

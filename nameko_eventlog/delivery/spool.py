@@ -12,13 +12,14 @@ import logging
 import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator, KeysView
-from itertools import islice
+from itertools import islice, repeat
 from time import monotonic
 from typing import Any
 
 import eventlet
 from eventlet import patcher
 from eventlet.greenthread import GreenThread
+from greenlet import GreenletExit
 from nameko.exceptions import ConfigurationError
 
 from logging_ext.forwarding import Counter
@@ -270,10 +271,9 @@ class SpooledOutbox:
         if self._taken and self._memory_level() is Level.FULL:
             return False  # what is on its way, or waits aside, takes all of it
         try:
-            lost = self._holdings.read(self._ahead)
+            self._holdings.read(self._ahead, self._ledger.undelivered.ticks)
         except Stalled:
             return False  # what is in memory alone comes after what is on the disk
-        in_one_step(islice(self._ledger.undelivered.ticks, lost))
         self._memory += sum(map(hold, self._ahead))
         if not self._ahead:
             rest = islice(iter(self._tail.popleft, None), len(self._tail))
@@ -336,19 +336,19 @@ class SpooledOutbox:
         if self._thread is not None and self._news.is_home:
             self._thread.kill()
         with self._alone():
-            if self._is_closed:
-                return [message for message in self._taken if message.place is None]
+            # each step can be made again: the first time was interrupted, maybe
             self._is_closed = True
             with contextlib.suppress(OSError):  # it was full a moment ago, maybe
                 self._write_tail()
-            queued = [*self._ahead, *self._tail]
-            alone = [message for message in queued if message.place is None]
-            self._taken.update(dict.fromkeys(alone))
-            self._ahead = deque(message for message in queued if message.place is not None)
-            self._tail.clear()
-            claimed(alone, self, self._ledger.withdrawn)
+            alone = [message for message in self._ahead if message.place is None]
+            in_one_step(
+                map(self._taken.__setitem__, alone, repeat(None)), map(self._ahead.remove, alone)
+            )
+            move(self._tail, self._taken, len(self._tail), self._moved)
+            alone = [message for message in self._taken if message.place is None]
+            alone = claimed(alone, self, self._ledger.withdrawn)
             self._holdings.close()
-            return [message for message in self._taken if message.place is None]
+            return alone
 
     def abandon(self) -> None:
         """
@@ -400,6 +400,16 @@ class SpooledOutbox:
     # -- looking after the disk
 
     def _look_after(self) -> None:
+        try:
+            self._look_after_the_disk()
+        except GreenletExit:
+            pass
+        except BaseException:  # a signal handler's
+            if not self._is_closed:
+                self._thread = eventlet.spawn(self._look_after)
+            raise
+
+    def _look_after_the_disk(self) -> None:
         adopted_at = monotonic()
         while True:
             eventlet.sleep(SYNC_SECONDS)
@@ -467,8 +477,12 @@ class SpooledOutbox:
         Take over what processes have left that are not there any more, the oldest first.
         """
         for directory, count in self._holdings.left():
-            if not self._take_over(directory, count):
-                break
+            try:
+                if not self._take_over(directory, count):
+                    break
+            except BaseException:  # a signal handler's
+                self._holdings.let_go(directory)
+                raise
 
     def _take_over(self, directory: Directory, count: int) -> bool:
         """
@@ -478,10 +492,8 @@ class SpooledOutbox:
             if self._is_closed:
                 directory.close()
                 return False
-            if not self._holdings.adopt(directory):
+            if not self._holdings.adopt(directory, self._ledger.entered.ticks):
                 return False
-            for _ in range(count):
-                self._ledger.enter()
             self._news.add(
                 logging.WARNING,
                 "%d event logs of %s that an earlier process has left are published now",

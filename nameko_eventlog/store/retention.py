@@ -140,6 +140,8 @@ def _plan(engine: Engine, now: int, days: float) -> Plan:
     check_exists(engine.url)
     with database_errors(engine.url), engine.begin() as connection:
         newest = connection.scalar(select(func.max(event_logs.c.time_ms)))
+        if newest is None:
+            newest = connection.scalar(select(func.max(rejects.c.rejected_ms)))
         if newest is not None:
             now = min(now, newest + QUIET_MS)
         before = now - timedelta(days=days) // timedelta(milliseconds=1)

@@ -122,8 +122,8 @@ def make_plain(value: Any) -> Any:
     decimals and UUIDs; bytes become base64.
 
     Raises:
-        Unstorable: It is nested too deep, or has too many values: one that is in many places
-            counts in each.
+        Unstorable: It is nested too deep, or has too many values or too much text: what is in
+            many places, as an alias of YAML may be, counts in each.
     """
     return _Plain().copy(value, 0)
 
@@ -133,10 +133,11 @@ class _Plain:
     Copies one value, and counts what there is in it.
     """
 
-    __slots__ = ("_left",)
+    __slots__ = ("_left", "_left_bytes")
 
     def __init__(self) -> None:
         self._left = limits.BODY_VALUES
+        self._left_bytes = limits.BODY_BYTES
 
     def copy(self, value: Any, depth: int) -> Any:
         """
@@ -147,16 +148,16 @@ class _Plain:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return spelt_out(value)
+            return self._text(value)
         if isinstance(value, int):
-            return value if -(2**63) <= value < 2**63 else _digits(value)
+            return value if -(2**63) <= value < 2**63 else self._text(_digits(value))
         if isinstance(value, float):
             if math.isfinite(value):
                 return value
             return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         if isinstance(value, Mapping):
             self._count(len(value))
-            return {spelt_out(str(k)): self.copy(v, depth + 1) for k, v in value.items()}
+            return {self._text(str(k)): self.copy(v, depth + 1) for k, v in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
             self._count(len(value))
             return [self.copy(one, depth + 1) for one in value]
@@ -165,8 +166,18 @@ class _Plain:
         if isinstance(value, (Decimal, UUID)):
             return str(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
+            self._count_bytes(len(value))
             return base64.b64encode(value).decode()
         return spelt_out(shown(value))
+
+    def _text(self, value: str) -> str:
+        self._count_bytes(len(value))
+        return spelt_out(value)
+
+    def _count_bytes(self, size: int) -> None:
+        self._left_bytes -= size
+        if self._left_bytes < 0:
+            raise Unstorable(f"the body has more than {limits.BODY_BYTES} bytes of text")
 
     def _count(self, values: int) -> None:
         self._left -= values

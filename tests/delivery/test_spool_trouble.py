@@ -121,8 +121,8 @@ class TestFull:
             delivery.accept(make_message(number, body=b"x" * 600, headers={}))
 
         stats = check_sum(delivery)
-        assert 9 == stats["waiting"]
-        assert 91 == stats["undelivered"] == len(undelivered)
+        assert 10 == stats["waiting"]
+        assert 90 == stats["undelivered"] == len(undelivered)
 
     def test_comes_later(
         self,
@@ -379,6 +379,29 @@ class TestLookedAfter:
         delivery.accept(make_message(1))
         shutil.rmtree(tmp_path / "foo")
         wait_until(lambda: delivery._outbox._holdings._own.is_there())
+
+    def test_interrupted(
+        self,
+        nowhere: str,
+        make_spooled: Make,
+        quick: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """
+        A signal handler that raises in the middle of the care for the disk does not end it.
+        """
+
+        def interrupt() -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+        calls: list[int] = []
+        delivery = make_spooled(nowhere)
+        monkeypatch.setattr(delivery._outbox._holdings, "replace_vanished", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            eventlet.sleep(5)
+        wait_until(lambda: len(calls) > 2)
 
     def test_adoption_fails(
         self,

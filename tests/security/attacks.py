@@ -187,6 +187,15 @@ def merged_keys() -> bytes:
 
 YAML_ATTACKS: dict[str, Callable[[], ReceivedMessage]] = {
     "yaml-aliases": lambda: message(billion_laughs(), YAML),
+    "yaml-text": lambda: message(
+        b"text: &a " + b"x" * 500_000 + b"\ndata: [" + b"*a," * 60_000 + b"]", YAML
+    ),
+    "yaml-keys": lambda: message(
+        b"text: &a " + b"x" * 500_000 + b"\ndata: [" + b"{? *a : 1}," * 20_000 + b"]", YAML
+    ),
+    "yaml-bytes": lambda: message(
+        b"data: &a !!binary " + b"A" * 500_000 + b"\nall: [" + b"*a," * 60_000 + b"]", YAML
+    ),
     "yaml-merge": lambda: message(merged_keys(), YAML),
     "yaml-sexagesimal": lambda: message(b"data: {a: 1" + b":1" * 300_000 + b"}", YAML),
     "yaml-lists": lambda: message(b"data: " + repeated(b"[]", 2 * MIB), YAML),

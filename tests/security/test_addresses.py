@@ -11,8 +11,9 @@ import pathlib
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime, timezone
+from time import perf_counter
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from sqlalchemy import text
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import (
     broker_address,
+    check_quoted,
     masked,
     masked_text,
     masked_value,
@@ -241,6 +243,30 @@ class TestMasked:
         assert "no *** nor *** nor *** at h" == without_secrets(
             "no a@b9 nor a%40b9 nor hush at h", address
         )
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a" * 200_000 + "@",
+            "@" + "%" * 200_000,
+            "pass" * 50_000,
+            "pass " * 40_000,
+            "amqp://" + "," * 200_000 + "[;",
+            "postgresql://" + "a:5432," * 30_000 + "a:b:c",
+        ],
+        ids=["word", "percent", "pass", "words", "commas", "hosts"],
+    )
+    def test_time(self, text: str) -> None:
+        """
+        The time that masking takes grows as the text does.
+        """
+        begun = perf_counter()
+        masked_text(text)
+        masked(text)
+        with suppress(ValueError):
+            check_quoted(text)
+
+        assert perf_counter() - begun < 2
 
 
 class TestRefused:

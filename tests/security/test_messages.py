@@ -482,6 +482,9 @@ REFUSED = {
     "event-type": "500 at the most",
     "not-text": "event_type is no text",
     "yaml-aliases": "more than 1048576 values",
+    "yaml-text": "more than 33554432 bytes",
+    "yaml-keys": "more than 33554432 bytes",
+    "yaml-bytes": "more than 33554432 bytes",
     "yaml-merge": "merge keys",
     "yaml-sexagesimal": "digits",
     "yaml-lists": "of 1048576 at the most",
@@ -596,7 +599,8 @@ class TestRunning:
         """
         with global_config({**rabbit_config, "ACCEPT": ["json", "yaml"]}) as config:
             container = start(config)
-            sent = small_attacks(ATTACKS | YAML_ATTACKS, {"not-text", "yaml-aliases"})
+            aliases = {"yaml-aliases", "yaml-text", "yaml-keys", "yaml-bytes"}
+            sent = small_attacks(ATTACKS | YAML_ATTACKS, {"not-text", *aliases})
             send(config, *sent, raw(GOOD))
             wait_until(lambda: json.loads(GOOD) in handled.bodies, timeout=60)
             assert not container._died.ready()

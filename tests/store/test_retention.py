@@ -11,7 +11,9 @@ import pytest
 
 from nameko_eventlog.store import EventLogQuery
 from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import HOLD_SECONDS, Retention
+from nameko_eventlog.store.times import now_ms
 from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
@@ -100,6 +102,18 @@ class TestRetention:
         clocks.ms -= 100 * DAY_MS
         assert 0 == run(retention)
         assert [0, 1, 2, 3, 4, 5] == ages_in(database)
+
+    def test_rejects_alone(self, database: str, message: Make, clocks: Clocks) -> None:
+        """
+        Without any event log, age counts from the newest reject.
+        """
+        writer = EventLogWriter(database, ["json"])
+        writer.write([message(b"no event log")])
+        writer.close()
+        clocks.ms = now_ms() + 100 * DAY_MS
+
+        assert 0 == run(Retention(database, 7, clocks.time, clocks.elapsed))
+        assert 1 == len(Rejects(database).list(10))
 
     def test_senders_leap_too(
         self, database: str, message: Make, clocks: Clocks, caplog: pytest.LogCaptureFixture
