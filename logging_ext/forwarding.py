@@ -202,13 +202,13 @@ def count_not_forwarded(logger_name: str, service: str | None) -> None:
         _log.warning(
             "a record of logger %r came from outside any worker and was not forwarded as an event"
             " log; set the option service of the handler or processor to say whose it is"
-            " (counted as not_forwarded, said once)",
+            " (counted as not_forwarded, logged once)",
             logger_name,
         )
     else:
         _log.warning(
             "a record of logger %r was not forwarded as an event log: no dispatcher of a service"
-            " %r runs in this process (counted as not_forwarded, said once)",
+            " %r runs in this process (counted as not_forwarded, logged once)",
             logger_name,
             service,
         )

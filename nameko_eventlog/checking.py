@@ -46,10 +46,13 @@ def parse_section(
 
     Raises:
         ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected, a line for each that is wrong.
+            key, shows the value and says what was expected, a line for each that is wrong. Or if
+            the section is missing and the name of another one is nearly *name*.
     """
     section = config.get(name)
     if section is None:
+        if name not in config:
+            _refuse_misspelt(config, name)
         return {}
     if not isinstance(section, Mapping):
         raise ConfigurationError(f"{name} must be a mapping, not {masked_value(name, section)}")
@@ -73,6 +76,18 @@ def parse_section(
     if faults:
         raise ConfigurationError("\n".join(faults))
     return values
+
+
+def _refuse_misspelt(config: Mapping[str, Any], name: str) -> None:
+    """
+    Raise if a section's name is all but *name*: the service would run on defaults, unredacted.
+    """
+    for key in config:
+        # as little alike as EVENTLOG_STORE_URI is a key of the service's own
+        if difflib.get_close_matches(str(key)[:100].upper(), [name], cutoff=0.9):
+            raise ConfigurationError(
+                f"unknown section {masked_value(None, key)}; did you mean {name!r}?"
+            )
 
 
 def _unknown_key(name: str, key: Any, known: list[str]) -> str:

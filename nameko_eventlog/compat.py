@@ -428,8 +428,8 @@ def broker_uri(value: Any) -> str:
             Connection(one).get_transport_cls()
         except Exception as exc:
             raise ConfigurationError(
-                f"the broker of event logs cannot be at {masked(one)!r}:"
-                f" {without_secrets(repr(exc), one)}"
+                f"the broker of event logs cannot be at {masked(one)!r}: it must be"
+                f" amqp://USER:PASSWORD@HOST/VHOST ({without_secrets(repr(exc), one)})"
             ) from None
     return uri
 

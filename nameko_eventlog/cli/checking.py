@@ -43,7 +43,7 @@ Finding = tuple[str, str, str]
 """What was looked at; "ok", "wrong" or "unreachable"; and the rest of the sentence."""
 
 
-@click.command()
+@click.command(short_help="Validate the configuration; try broker, database, spool.")
 @config_option
 @telling
 def check(path: str) -> None:
@@ -63,22 +63,25 @@ def check(path: str) -> None:
 
 
 def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
-    yield from _misspelt(config)
+    misspelt = list(_misspelt(config))
+    yield from misspelt
+    wrong = {key for key, _, _ in misspelt}
+    config = {key: value for key, value in config.items() if str(key) not in wrong}
     yield from _container(config)
     dispatcher, found = _section(config, CONFIG_KEY, parse_config)
     yield from found
     sends = CONFIG_KEY in config or not {STORE_KEY, EXPLORER_KEY} & set(config)
     if not sends and config.get("LOGGING") is None:
-        yield "LOGGING", "ok", "not there: store and explorer log as Nameko does by default"
+        yield "LOGGING", "ok", "not set: store and explorer log as Nameko does by default"
     else:
         faults = list(_logging_faults(config, sends))
         for fault in faults:
             yield "LOGGING", "wrong", fault
         if not faults:
             forwarded = ", and event logs are forwarded" if sends else ""
-            yield "LOGGING", "ok", f"dictConfig takes it{forwarded}"
+            yield "LOGGING", "ok", f"valid{forwarded}"
     if not sends and "AMQP_URI" not in config and EXPLORER_KEY in config:
-        yield "AMQP_URI", "ok", "not there: the explorer needs none, the store would"
+        yield "AMQP_URI", "ok", "not set: the explorer needs none, the store does"
     else:
         yield from _broker(config, dispatcher)
     if dispatcher is not None and dispatcher.spool is not None:
@@ -112,7 +115,7 @@ def _misspelt(config: Mapping[str, Any]) -> Iterator[Finding]:
     for key in config:
         nearest = difflib.get_close_matches(str(key).upper(), _SECTIONS, n=1, cutoff=0.8)
         if nearest and key not in _SECTIONS and nearest[0] not in config:
-            yield str(key), "wrong", f"nobody reads it; did you mean {nearest[0]!r}?"
+            yield str(key), "wrong", f"unknown section; did you mean {nearest[0]!r}?"
 
 
 def _section(
@@ -121,8 +124,15 @@ def _section(
     try:
         parsed = parse(config)
     except ConfigurationError as exc:
-        return None, [(name, "wrong", fault) for fault in str(exc).splitlines()]
-    return parsed, [(name, "ok", "as it should be" if name in config else "not there: defaults")]
+        return None, [(name, "wrong", _unnamed(fault, name)) for fault in str(exc).splitlines()]
+    return parsed, [(name, "ok", "valid" if name in config else "not set: the defaults hold")]
+
+
+def _unnamed(fault: str, name: str) -> str:
+    """
+    Return *fault* without the section's name, which the line begins with.
+    """
+    return fault.removeprefix(f"{name}.").removeprefix(f"{name} ")
 
 
 def _explorer(config: Mapping[str, Any]) -> list[Finding]:
@@ -140,7 +150,7 @@ def _logging_faults(config: Mapping[str, Any], sends: bool) -> Iterator[str]:
     section = config.get("LOGGING")
     if section is None:
         yield (
-            "it is not there, so that no log call is forwarded: it takes a handler with"
+            "missing, so that no log call is forwarded: add a handler with"
             " class: logging_ext.EventLogHandler, and a logger that has it"
         )
         return
@@ -153,7 +163,7 @@ def _logging_faults(config: Mapping[str, Any], sends: bool) -> Iterator[str]:
         yield from _handlers_faults(sends)
     except Exception as exc:
         cause = f" ({exc.__cause__})" if exc.__cause__ else ""
-        yield masked_text(f"dictConfig does not take it: {exc}{cause}")
+        yield masked_text(f"dictConfig refuses it: {exc}{cause}")
     finally:
         _take_off(before)
 
@@ -230,7 +240,10 @@ def _forwards(handler: logging.Handler) -> bool:
 
 def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Finding]:
     if not config.get("AMQP_URI"):
-        yield "AMQP_URI", "wrong", "it is not there: AMQP_URI: amqp://USER:PASSWORD@HOST/VHOST"
+        is_read_only = STORE_KEY in config and CONFIG_KEY not in config
+        alone = f"; a file for the explorer alone has a section {EXPLORER_KEY}: {{}} instead"
+        alone = alone if is_read_only else ""
+        yield "AMQP_URI", "wrong", f"missing: set AMQP_URI: amqp://USER:PASSWORD@HOST/VHOST{alone}"
         return
     uris: dict[str, None] = {}
     try:
@@ -277,22 +290,46 @@ def _connect(uri: str, settings: compat.Settings) -> Finding:
         return (
             "broker",
             "unreachable",
-            f"{masked(uri)}: {without_secrets(str(exc) or repr(exc), uri)}{_mend_broker(exc)}",
+            f"{masked(uri)}: {_failure(exc, uri)}{_mend_broker(exc)}",
         )
     return "broker", "ok", f"{masked(uri)} answers"
+
+
+def _failure(exc: BaseException, uri: str) -> str:
+    # amqp begins with the method that was answered, (0, 0) if none was
+    return without_secrets(str(exc) or repr(exc), uri).removeprefix("(0, 0): ")
 
 
 def _mend_broker(exc: BaseException) -> str:
     text = str(exc) or repr(exc)
     for sign, mend in (
-        ("ACCESS_REFUSED", "user or password are wrong: rabbitmqctl add_user, change_password"),
-        ("not allowed", "the vhost is not there, or not the user's: rabbitmqctl add_vhost"),
+        (
+            "ACCESS_REFUSED",
+            "the user or the password is wrong: rabbitmqctl add_user, change_password",
+        ),
+        (
+            "NOT_ALLOWED",
+            "no such vhost, or no permissions there: rabbitmqctl add_vhost, set_permissions",
+        ),
+        (
+            "unable to get local issuer",
+            "name the authority that has signed the certificate, AMQP_SSL: {ca_certs: FILE}",
+        ),
+        (
+            "WRONG_VERSION_NUMBER",
+            "this port does not speak TLS: use amqp://, or the broker's port for TLS",
+        ),
+        (
+            "reset by peer",
+            "the broker closed the connection: a port for TLS needs amqps://",
+        ),
+        ("No such file", "a file that AMQP_SSL names does not exist"),
         (
             "certificate is not valid for",
-            "use the name that it is of, in the address or as AMQP_SSL: server_hostname",
+            "use the certificate's name in the address, or as AMQP_SSL: {server_hostname: NAME}",
         ),
-        ("refused", "nobody listens there: start the broker, or correct host and port"),
-        ("Name or service", "there is no such host"),
+        ("refused", "nothing listens there: start the broker, or correct host and port"),
+        ("Name or service", "this host does not exist"),
         ("timed out", "it does not answer: a firewall, or another host"),
     ):
         if sign.lower() in text.lower():

@@ -86,7 +86,7 @@ def show(path: str, id: int) -> None:  # noqa: A002
     )
 
 
-@rejects.command()
+@rejects.command(short_help="Try to store some again.")
 @click.argument("ids", type=_ID, nargs=-1, required=True)
 @config_option
 @telling

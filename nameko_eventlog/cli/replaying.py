@@ -108,8 +108,9 @@ class LineReader:
                     raise Refused(doubt)
                 if not self._unmarked:
                     raise Refused(
-                        "it bears no mark of this configuration, so anybody may have written it;"
-                        " --unmarked publishes it all the same"
+                        "it has no mark made with this replay_key or, without one, this broker"
+                        " password, so anybody may have written it; --unmarked publishes it all"
+                        " the same"
                     )
             return self._checked(found)
         except Refused:

@@ -59,7 +59,7 @@ def read_config(path: str) -> Mapping[str, Any]:
     except (OSError, UnicodeDecodeError) as exc:
         raise Failure(f"{path} cannot be read: {exc}", USAGE) from None
     except yaml.YAMLError as exc:
-        raise Failure(f"{path} is no YAML: {_yaml_fault(exc)}", USAGE) from None
+        raise Failure(f"{path} is not valid YAML: {_yaml_fault(exc)}", USAGE) from None
     except ConfigurationError as exc:
         raise Failure(f"{path}: {exc}", USAGE) from None
     if config is None:
@@ -76,7 +76,11 @@ def _yaml_fault(exc: yaml.YAMLError) -> str:
     mark = getattr(exc, "problem_mark", None)
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
     problem = getattr(exc, "problem", None) or type(exc).__name__
-    return re.sub("'[^'<]{2,}'", "'…'", problem) + where
+    return re.sub("'([^'<]*)'", _quoted, problem) + where
+
+
+def _quoted(match: re.Match[str]) -> str:
+    return match[0] if len(match[1]) < 2 else "'…'"  # a sign of YAML's, or what may be secret
 
 
 def store_config(path: str) -> StoreConfig:

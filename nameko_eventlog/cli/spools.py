@@ -98,9 +98,10 @@ def list_spools(path: str) -> None:
                 continue
             oldest = oldest or f"oldest {_time(message)}"
             good += 1
-        bad = f"  {corrupt} corrupt" if corrupt else ""
+        bad = f"{corrupt} corrupt" if corrupt else ""
         state = "in use" if directory.is_in_use() else "left behind"
-        click.echo(f"{directory.label}  {good} waiting  {state}  {oldest}{bad}")
+        parts = (directory.label, f"{good} waiting", state, oldest, bad)
+        click.echo("  ".join(filter(None, parts)))
 
 
 @spool.command()
@@ -134,7 +135,7 @@ def show(path: str, limit: int) -> None:
         sys.exit(NOTHING)
 
 
-@spool.command()
+@spool.command(short_help="Print what waits as JSON lines, for `replay`.")
 @config_option
 @telling
 def export(path: str) -> None:
@@ -173,7 +174,7 @@ def _marker(config: Any) -> Marker:
     return Marker(replay_secret(parsed, str(parsed.uri or config.get("AMQP_URI") or "")))
 
 
-@spool.command()
+@spool.command(short_help="Publish what waits in the spool, or the lines of a FILE.")
 @click.argument("file", type=click.File("rb"), required=False)
 @click.option("--seconds", default=60.0, show_default=True, help="For how long to try.")
 @click.option(
@@ -301,9 +302,9 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
             f" {published - len(not_taken)} were published",
             UNREACHABLE,
         ) from None
-    click.echo(f"{published - len(not_taken)} published, {others} lines are no event logs")
+    click.echo(f"{published - len(not_taken)} published, {others} other lines skipped")
     if refused:
-        warn(f"{refused} lines are refused")
+        warn(f"{refused} lines refused")
     if declined and not not_taken:
         raise Failure(f"{declined} more the broker has refused", UNREACHABLE)
     if not_taken:

@@ -202,7 +202,7 @@ def _call_line(call: Call, asked: str) -> Text:
     return line
 
 
-@click.command()
+@click.command(short_help="Count stored event logs, by default of the last 24 hours.")
 @filter_options
 @time_options
 @click.option(

@@ -21,7 +21,7 @@ from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
 from nameko_eventlog.cli.stored import tell_unseen
-from nameko_eventlog.cli.terminal import console, event_line, json_line, printable, row_line
+from nameko_eventlog.cli.terminal import console, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming import ReceivedMessage
@@ -30,8 +30,10 @@ from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.consuming.subscription import keep_compressed
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.dating import claimed_time, decide_time
 from nameko_eventlog.store.queries import EventLogQuery
-from nameko_eventlog.store.rows import Unstorable, decode_body
+from nameko_eventlog.store.rows import Unstorable, decode_body, time_of_id
+from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import content_types
 
 
@@ -138,8 +140,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
             if as_json:
                 line: Any = json_line({**_identity(received), "body": body})
             else:
-                at = datetime.now().astimezone().isoformat(" ", timespec="milliseconds")[:23]
-                line = event_line(at, body)
+                line = row_line(_row(received, body))
         except Exception as exc:  # of what others have sent
             reason = str(exc) if isinstance(exc, Unstorable) else told(exc)
             click.echo(f"a message that is no event log: {printable(reason)}", err=True)
@@ -200,6 +201,18 @@ def _body(received: ReceivedMessage, accept: Collection[str]) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Unstorable(f"the body is no mapping but {shown(body)}")
     return body
+
+
+def _row(received: ReceivedMessage, body: dict[str, Any]) -> Any:
+    """
+    Return what the store would answer: with the event log's own time, not that of its arrival.
+    """
+    claimed = claimed_time(body.get("timestamp"))
+    time_ms, time_note = decide_time(
+        claimed, time_of_id(received.properties.get("message_id")), now_ms()
+    )
+    row = {"time": format_time(time_ms), "body": body}
+    return row if time_note is None else {**row, "time_note": time_note}
 
 
 def _identity(received: ReceivedMessage) -> dict[str, Any]:

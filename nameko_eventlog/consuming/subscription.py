@@ -198,6 +198,13 @@ class Subscription:
         elif self._resting is not None and not self._resting.ready():
             self._resting.send()
 
+    @property
+    def dead_letters(self) -> str:
+        """
+        The name of the queue of dead letters.
+        """
+        return self._options.dead_letters
+
     def acknowledge(self, messages: list[ReceivedMessage], outcome: Outcome = "handled") -> None:
         """
         Let the broker forget *messages*, if they are of this connection.

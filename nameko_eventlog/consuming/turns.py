@@ -16,16 +16,20 @@ from nameko_eventlog.consuming.batches import SKIPPED, Batch
 from nameko_eventlog.consuming.calls import Calls
 from nameko_eventlog.consuming.counts import ConsumerCounts
 from nameko_eventlog.consuming.earlier import EarlierCalls
-from nameko_eventlog.consuming.reasons import told
+from nameko_eventlog.consuming.reasons import shown, told
 from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.subscription import Pause, Subscription
 from nameko_eventlog.exceptions import Unavailable
+from nameko_eventlog.visible import visible
 
 
 _log = logging.getLogger("nameko_eventlog")
 
 MOST_DELIVERIES = 15
 """How often a message of a quorum queue may come; RabbitMQ 4 drops what has come 20 times."""
+
+LOG_SECONDS = 60.0
+"""How often dead letters are logged at the most."""
 
 _LARGE = 1 << 20  # the weight of messages that take a noticeable time to decode
 
@@ -81,6 +85,8 @@ class Turns:
         self._earlier = EarlierCalls()
         self._alone_since: float | None = None  # since when others wait for one alone
         self._first_at: float | None = None
+        self._dead_letter_logged: float | None = None  # when the last line was
+        self._dead_letters_unlogged = 0
         self.held_since: float | None = None
         """Since when the method is `Unavailable`."""
 
@@ -320,6 +326,8 @@ class Turns:
         else:
             is_moved = self._subscription.bury(message, reason)
         if is_moved:
+            if not is_suspect:
+                self._log_dead_letter(message, reason)
             return
         if not failures:
             _log.warning(
@@ -332,6 +340,26 @@ class Turns:
         )
         batch.postpone()
         self._batches.append(batch)
+
+    def _log_dead_letter(self, message: ReceivedMessage, reason: str) -> None:
+        """
+        Log that *message* was moved: one line a minute, as senders decide how many there are.
+        """
+        now = monotonic()
+        self._dead_letters_unlogged += 1
+        if self._dead_letter_logged is not None and now < self._dead_letter_logged + LOG_SECONDS:
+            return
+        count, self._dead_letters_unlogged = self._dead_letters_unlogged, 0
+        self._dead_letter_logged = now
+        _log.warning(
+            "%s: dead letters moved to the queue %s: %d; the last one, message id %s, %s"
+            " (logged once a minute)",
+            self._handler.label,
+            self._subscription.dead_letters,
+            count,
+            shown(message.properties.get("message_id")),
+            visible(reason),
+        )
 
     def _unavailable(self, exc: Unavailable) -> None:
         if self.held_since is None:

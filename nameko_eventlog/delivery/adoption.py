@@ -97,7 +97,8 @@ class Estate:
                 self._said.add(path)
                 self._news.add(
                     logging.ERROR,
-                    "what an earlier process has left at %s cannot be taken over: %s (said once)",
+                    "what an earlier process has left at %s cannot be taken over: %s"
+                    " (logged once)",
                     path,
                     exc,
                 )

@@ -30,6 +30,7 @@ class Changes:
         self._service = service
         self._address = address
         self._waiting = waiting
+        self._has_connected = False
         self.is_lost = False
         self.is_blocked = False
         self.is_unroutable = False
@@ -45,10 +46,13 @@ class Changes:
         if not self.is_lost:
             self.is_lost = True
             self._say(
-                "the broker at %s is lost to the event logs of %s (%s); %d waiting",
+                "%s connection to broker %s (service %s): %s; reconnecting; event logs wait"
+                " until then: %d",
+                "lost" if self._has_connected else "no",
                 self._address(),
                 self._service,
-                masked_text(str(exc)),
+                # amqp begins with the method that was answered, (0, 0) if none was
+                masked_text(str(exc)).removeprefix("(0, 0): "),
                 self._waiting(),
             )
 
@@ -57,10 +61,11 @@ class Changes:
         There is a connection, and it works.
         """
         self._failure = ""
+        self._has_connected = True
         if self.is_lost:
             self.is_lost = False
             self._say(
-                "the broker at %s is back for the event logs of %s; %d waiting",
+                "connected to broker %s (service %s); event logs waiting: %d",
                 self._address(),
                 self._service,
                 self._waiting(),
@@ -75,7 +80,7 @@ class Changes:
             self._say(
                 "the broker at %s %s the event logs of %s; %d waiting",
                 self._address(),
-                "has an alarm and blocks" if is_blocked else "takes again",
+                "has an alarm and blocks" if is_blocked else "has unblocked",
                 self._service,
                 self._waiting(),
             )
@@ -97,11 +102,11 @@ class Changes:
         if is_routed:
             text = "a queue takes the event logs of %s again"
         elif is_held:
-            text = "no queue takes the event logs of %s: they wait until one does (said once)"
+            text = "no queue takes the event logs of %s: they wait until one does (logged once)"
         else:
             text = (
                 "no queue takes the event logs of %s: the broker confirms and drops them"
-                " (said once)"
+                " (logged once)"
             )
         self._say(text, self._service)
         return True
@@ -114,7 +119,7 @@ class Changes:
             self.is_refusing = True
             self._say(
                 "the broker at %s refuses event logs of %s (a queue is full, or not there): %d"
-                " wait aside and are published again now and then; new ones pass (said once)",
+                " wait aside and are published again now and then; new ones pass (logged once)",
                 self._address(),
                 self._service,
                 count,
@@ -139,7 +144,7 @@ class Changes:
         if is_full and not self._is_aside_full:
             self._say(
                 "%d event logs of %s that the broker refuses wait: no new ones are published"
-                " until it takes some (said once)",
+                " until it takes some (logged once)",
                 count,
                 self._service,
             )
@@ -154,7 +159,7 @@ class Changes:
             self._say(
                 "the broker at %s takes %.1f s to confirm event logs of %s: the relay waits for"
                 " up to %.0f s now; set EVENTLOG_DISPATCHER.confirm_timeout (%s) above what the"
-                " broker needs (said once)",
+                " broker needs (logged once)",
                 self._address(),
                 seconds,
                 self._service,

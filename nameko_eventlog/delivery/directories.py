@@ -366,7 +366,7 @@ class Directory:
             segment.is_said_corrupt = True
             self._say(
                 "lines of the spool's file %s are not what was written; they are %s, and counted"
-                " as undelivered (said once)",
+                " as undelivered (logged once)",
                 segment.path,
                 kept,
             )

@@ -138,7 +138,7 @@ class Declarations:
         self._noted.add(what)
         _log.log(
             level,
-            "could not %s for the event logs of %s: %s (said once)",
+            "could not %s for the event logs of %s: %s (logged once)",
             what,
             self._route.service,
             masked_text(str(exc)) or type(exc).__name__,

@@ -111,6 +111,7 @@ class BrokerDelivery:
         self._outbox = self._make_outbox()
         self.service = route.service
         self._closed: str | None = None
+        self._full_logged: float | None = None  # when it was
         self._watcher: GreenThread | None = None
         self._expecting: GreenThread | None = None
         self._relay = Relay(
@@ -189,6 +190,8 @@ class BrokerDelivery:
                     self._make_room()
             finally:  # a timeout of the caller's, or its end, may come out of the waiting
                 if self._put(message) is Level.FULL:
+                    if self._closed is None:
+                        self._log_full()
                     self._reject(message, self._closed or "the outbox is full")
                 else:
                     self._notice()
@@ -382,6 +385,28 @@ class BrokerDelivery:
             self._outbox.settle(message, self._ledger.undelivered)
             if waiter is not None:
                 waiter.fail(reason, True)
+
+    def _log_full(self) -> None:
+        """
+        Log that the outbox is full, once a minute: each event log has a line of its own.
+        """
+        now = monotonic()
+        if self._full_logged is not None and now < self._full_logged + SUMMARY_SECONDS:
+            return
+        self._full_logged = now
+        keys = "buffer_size, buffer_bytes" if self._config.spool is None else "spool_max_bytes"
+        was_suspended = forwarding.suspended.get()
+        try:
+            forwarding.suspended.set(True)
+            with contextlib.suppress(Exception):  # the service's handlers may fail
+                _log.warning(
+                    "the outbox of %s is full (EVENTLOG_DISPATCHER: %s): what finds no room goes"
+                    " to the logger nameko_eventlog.undelivered (logged once a minute)",
+                    self.service,
+                    keys,
+                )
+        finally:
+            forwarding.suspended.set(was_suspended)
 
     def _reject(self, message: Message, reason: str) -> None:
         """

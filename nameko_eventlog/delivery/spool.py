@@ -244,7 +244,7 @@ class SpooledOutbox:
             self._news.add(
                 logging.ERROR,
                 "the spool at %s cannot be written (%s): event logs wait in memory until it can"
-                " (said once)",
+                " (logged once)",
                 self._root,
                 exc,
             )
@@ -435,7 +435,7 @@ class SpooledOutbox:
         if failure != self._care_failure:
             self._care_failure = failure
             self._news.add(
-                logging.ERROR, "of the spool at %s: %s (said once)", self._root, failure
+                logging.ERROR, "of the spool at %s: %s (logged once)", self._root, failure
             )
 
     def _check_place(self) -> None:

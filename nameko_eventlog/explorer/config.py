@@ -70,14 +70,15 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
             f"{CONFIG_KEY}.password_hash takes {excess} for each password that somebody tries: use"
             " what generate_password_hash of werkzeug.security returns by default"
         )
-    if parsed.username is None and not parsed.allow_anonymous:
-        address = config.get(WEB_SERVER_CONFIG_KEY) or DEFAULT_ADDRESS
-        if not is_loopback(address):
-            raise ConfigurationError(
-                f"{WEB_SERVER_CONFIG_KEY} is {address!r}, where others reach the explorer: set"
-                f" {CONFIG_KEY}.username and {CONFIG_KEY}.password_hash, or bind to"
-                f" {DEFAULT_ADDRESS}, or say {CONFIG_KEY}.allow_anonymous: true"
-            )
+    address = config.get(WEB_SERVER_CONFIG_KEY) or DEFAULT_ADDRESS
+    if not re.fullmatch(r"(.*:)?\d+", str(address)):  # as Nameko reads it
+        raise ConfigurationError(f"{WEB_SERVER_CONFIG_KEY} must be HOST:PORT, not {address!r}")
+    if parsed.username is None and not parsed.allow_anonymous and not is_loopback(address):
+        raise ConfigurationError(
+            f"{WEB_SERVER_CONFIG_KEY} is {address!r}, where others reach the explorer: set"
+            f" {CONFIG_KEY}.username and {CONFIG_KEY}.password_hash, or bind to"
+            f" {DEFAULT_ADDRESS}, or say {CONFIG_KEY}.allow_anonymous: true"
+        )
     return parsed
 
 

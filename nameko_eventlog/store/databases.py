@@ -74,7 +74,8 @@ def shown(url: URL) -> str:
     """
     if url.get_backend_name() == "sqlite":
         return f"sqlite:///{url.database}"
-    return masked(url.render_as_string(hide_password=True))
+    # as it is configured: the driver is ours
+    return masked(url.set(drivername="postgresql").render_as_string(hide_password=True))
 
 
 def parse_uri(uri: str) -> URL:
@@ -219,7 +220,7 @@ _BY_SQLITE = {
     "interrupted": _TOO_LONG,  # as the progress handler told it to
     "user-defined function raised exception": _TOO_LONG,  # one of ours, whose time is up
     "unable to open database file": "the file, or what SQLite keeps beside it (-wal, -shm),"
-    " cannot be read",
+    " cannot be read, or the directory does not exist",
     "attempt to write a readonly database": "it may only be read: the file, or its directory,"
     " cannot be written",
 }

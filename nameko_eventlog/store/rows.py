@@ -74,16 +74,13 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
     level = normal_level(body.get("level"))
     parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
-    body_ms, id_ms = claimed_time(body.get("timestamp")), None
+    body_ms = claimed_time(body.get("timestamp"))
     message_id = message.properties.get("message_id")
+    id_ms = time_of_id(message_id)
     if message_id is None or message_id == "":
         message_id = _own_id(body_ms, message.nonce)
     else:
-        message_id = str(message_id)
-        if _UUID7.fullmatch(message_id):
-            id_ms = int(message_id[:8] + message_id[9:13], 16)
-        else:
-            message_id = spelt_out(message_id)
+        message_id = spelt_out(str(message_id))
     time_ms, time_note = decide_time(body_ms, id_ms, now)
     return {
         "message_id": _bounded("message_id", message_id),
@@ -100,6 +97,14 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         "caller": None if parent is None else names_of(parent)[0],
         "body": body,
     }
+
+
+def time_of_id(message_id: Any) -> int | None:
+    """
+    Return the milliseconds since 1970 in a message id, if it is a UUIDv7.
+    """
+    text = str(message_id)
+    return int(text[:8] + text[9:13], 16) if _UUID7.fullmatch(text) else None
 
 
 def spelt_out(text: str) -> str:

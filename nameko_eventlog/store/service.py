@@ -83,7 +83,7 @@ class Database(DependencyProvider):
         try:
             self._writing.run(self._writer.prepare)
         except DatabaseError as exc:
-            _log.warning("%s: the store begins without it", exc)
+            _log.warning("%s; event logs stay in the queue until it can be", exc)
 
     def stop(self) -> None:
         """

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, inspect, make_url
 
+from nameko_eventlog.cli import checking
 from nameko_eventlog.store.databases import close_engine, open_engine
 from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
@@ -82,11 +83,11 @@ class TestCheck:
         ("changes", "code", "said"),
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
-            ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE.uri must be sqlite"),
-            ({"LOGGING": None, **SENDS}, 1, "it is not there, so that no log call is forwarded"),
+            ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE: uri must be sqlite"),
+            ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so that no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
             ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of the class"),
-            ({"LOGGING": {"version": 7}}, 1, "dictConfig does not take it"),
+            ({"LOGGING": {"version": 7}}, 1, "dictConfig refuses it"),
             ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
             (
                 {"LOGGING": with_handler({"class": "logging.FileHandler", "filename": "no/x"})},
@@ -96,11 +97,11 @@ class TestCheck:
             (
                 {"LOGGING": with_handler({"class": "logging.NoHandler", "filename": "x"})},
                 1,
-                "dictConfig does not take it",
+                "dictConfig refuses it",
             ),
-            ({"AMQP_URI": None}, 1, "AMQP_URI: it is not there"),
+            ({"AMQP_URI": None}, 1, "AMQP_URI: missing: set AMQP_URI: amqp://"),
             ({"AMQP_URI": "nonsense://x"}, 1, "cannot be at 'nonsense://x'"),
-            ({"AMQP_URI": "nowhere"}, 3, "nobody listens there"),
+            ({"AMQP_URI": "nowhere"}, 3, "nothing listens there"),
             (
                 {"EVENTLOG_STORE": {"uri": "postgresql://x@127.0.0.1:1/x"}},
                 3,
@@ -110,12 +111,12 @@ class TestCheck:
             (
                 {"EVENTLOG_EXPLORER": {"username": "me"}},
                 1,
-                "EVENTLOG_EXPLORER: EVENTLOG_EXPLORER needs username and password_hash together",
+                "EVENTLOG_EXPLORER: needs username and password_hash together",
             ),
             (
                 {"EVENTLOG_DISPATCHR": {"spool": "x"}},
                 1,
-                "EVENTLOG_DISPATCHR: nobody reads it; did you mean 'EVENTLOG_DISPATCHER'?",
+                "EVENTLOG_DISPATCHR: unknown section; did you mean 'EVENTLOG_DISPATCHER'?",
             ),
         ],
     )
@@ -286,7 +287,7 @@ class TestCheck:
             said = run("check").stdout
             logging.getLogger().critical("the check's own")
 
-            assert "ok     LOGGING: dictConfig takes it" in said
+            assert "ok     LOGGING: valid" in said
         assert "what was logged\n" == there.read_text()
         assert ["config.yaml", "there.log"] == sorted(path.name for path in folder.iterdir())
 
@@ -351,7 +352,7 @@ class TestCheck:
             ({"TRANSPORT_OPTIONS": [1]}, "WRONG  broker: TRANSPORT_OPTIONS must be a mapping"),
             ({"AMQP_URI": "amqp://h?nonsense=1"}, "WRONG  broker: the broker of event logs"),
             ({"AMQP_URI": ["amqp://h", 5]}, "or a list of such addresses"),
-            ({"EVENTLOG_DISPATCHER": {"uri": "amqp:h"}}, "EVENTLOG_DISPATCHER.uri must be"),
+            ({"EVENTLOG_DISPATCHER": {"uri": "amqp:h"}}, "EVENTLOG_DISPATCHER: uri must be"),
         ],
     )
     def test_what_stops_a_start(
@@ -437,4 +438,42 @@ class TestCheck:
         """
         configure(AMQP_URI=rabbit_config["AMQP_URI"].replace("guest:guest", "guest:wrong"))
 
-        assert "user or password are wrong" in run("check").stdout
+        assert "the user or the password is wrong" in run("check").stdout
+
+    def test_vhost(
+        self, run: Cli, configure: Callable[..., None], rabbit_config: dict[str, Any]
+    ) -> None:
+        """
+        So it is of a vhost that does not exist.
+        """
+        configure(AMQP_URI=f"{rabbit_config['AMQP_URI']}-missing")
+
+        assert "no such vhost, or no permissions there" in run("check").stdout
+
+    @pytest.mark.parametrize(
+        ("failure", "hint"),
+        [
+            ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+            ("unable to get local issuer certificate (_ssl.c:1006)", "{ca_certs: FILE}"),
+            ("[Errno 2] No such file or directory", "a file that AMQP_SSL names"),
+            ("[Errno 104] Connection reset by peer", "a port for TLS needs amqps://"),
+            ("Hostname mismatch, certificate is not valid for 'x'", "server_hostname: NAME"),
+            ("anything else", ""),
+        ],
+    )
+    def test_hints(self, failure: str, hint: str) -> None:
+        """
+        What a broker's connection fails with is followed by what to do.
+        """
+        found = checking._mend_broker(OSError(failure))
+
+        assert found.startswith(": ") if hint else found == ""
+        assert hint in found
+
+    def test_explorer_alone(self, run: Cli, configure: Callable[..., None]) -> None:
+        """
+        A file with a store and no broker may be the explorer's: it is said how that looks.
+        """
+        configure(EVENTLOG_STORE={})
+
+        assert "for the explorer alone has a section EVENTLOG_EXPLORER: {}" in run("check").stdout

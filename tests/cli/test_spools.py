@@ -173,7 +173,7 @@ class TestSpool:
 
         result = run("spool", "replay", "log")
 
-        assert "3 published, 1 lines are no event logs" in result.stdout
+        assert "3 published, 1 other lines skipped" in result.stdout
         assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
 
     def test_no_queue(
@@ -198,7 +198,7 @@ class TestSpool:
         result = run("spool", "replay", "log")
 
         assert 3 == result.exit_code
-        assert "3 published, 0 lines are no event logs" in result.stdout
+        assert "3 published, 0 other lines skipped" in result.stdout
         assert "3 more no queue took, the first of them by the exchange 'barn.events'" in (
             result.stderr
         )

@@ -179,7 +179,8 @@ class TestQuery:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("a: [", "is no YAML"),
+            ("a: [", "is not valid YAML"),
+            ("a: [1\nb: 2", "expected ',' or ']', but got ':', line 2, column 2"),
             ("[1]", "must be a mapping"),
             ("EVENTLOG_STORE: 5", "a mapping"),
             ("EVENTLOG_STORE: {batch_size: 0, quorum: 1}", "\nEVENTLOG_STORE.quorum must be"),

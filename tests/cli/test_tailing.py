@@ -26,6 +26,7 @@ from kombu import Connection
 
 from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.cli import tailing
+from nameko_eventlog.cli.terminal import local_time
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli, Running
@@ -395,9 +396,16 @@ class TestListening:
             ),
         )
         wait_until(lambda: "evil" in tail.lines[-1])
+        publish(
+            rabbit_config["AMQP_URI"],
+            body(timestamp="2026-03-01T12:00:00+00:00", event_type="order_late"),
+        )
+        wait_until(lambda: "order_late" in tail.lines[-1])
+        evil, late = tail.lines[-2:]
 
         assert 0 == tail.interrupt()
-        assert tail.lines[-1].endswith('  order_paid  {"evil": "\\u001b[31m"}')
+        assert late.startswith(local_time("2026-03-01T12:00:00+00:00"))  # not when it came
+        assert evil.endswith('  order_paid  {"evil": "\\u001b[31m"}')
         assert "login" not in "\n".join(tail.lines)
         said = [line.removeprefix("a message that is no event log: ") for line in tail.errors]
         assert ["its properties cannot be read", "the body is no mapping but 'text\\x9b31m'"] == [

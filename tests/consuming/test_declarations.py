@@ -4,6 +4,8 @@ Exchanges and queues that somebody deletes, or has made otherwise, under a consu
 
 from __future__ import annotations
 
+import pathlib
+import re
 from typing import Any
 
 import amqp
@@ -14,11 +16,14 @@ from kombu import Connection
 from nameko.testing.utils import get_extension
 
 from nameko_eventlog import EventLogConsumer
-from tests.consuming.conftest import Handled, Start, send
+from tests.conftest import global_config
+from tests.consuming.conftest import Handled, Start, lengths, send
 from tests.nameko_version import event_exchange
+from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
+ROOT = pathlib.Path(__file__).parents[2]
 QUEUE = "eventlog-log.handle"
 
 
@@ -45,6 +50,56 @@ def is_handled(config: dict[str, Any], exchange: str, handled: Handled) -> bool:
         except amqp.NotFound:
             return False
     return bool(handled.calls)
+
+
+def reject(body: Any) -> None:
+    """
+    Fail for good.
+    """
+    raise ValueError("no")
+
+
+class TestPermissions:
+    @pytest.mark.parametrize("quorum", [False, True])
+    def test_least(
+        self,
+        broker: Broker,
+        rabbit_config: Any,
+        start: Start,
+        handled: Handled,
+        caplog: pytest.LogCaptureFixture,
+        quorum: bool,
+    ) -> None:
+        """
+        The permissions that the operating guide names for a handler are enough, for dead letters
+        and for handling alone as well.
+        """
+        page = (ROOT / "docs/operating.md").read_text("utf-8")
+        found = re.search(
+            r"set_permissions -p / bar \\\n *'(.*)' \\\n *'(.*)' \\\n *'(.*)'\n", page
+        )
+        assert found
+        permissions = [
+            one.replace(r"bar\.seen", r"log\.handle").replace("foo", "shop")
+            for one in found.groups()
+        ]
+        uri = rabbit_config["AMQP_URI"]
+        broker.ctl("add_user", "bar", "secret")
+        try:
+            vhost = uri.rpartition("/")[2]
+            broker.ctl("set_permissions", "-p", vhost, "bar", *permissions)
+            config = {**rabbit_config, "AMQP_URI": uri.replace("guest:guest", "bar:secret")}
+            with global_config(config):
+                handled.failing = reject
+                log = start(config, "shop", max_attempts=1, quorum=quorum)
+                send(rabbit_config, numbered(0))
+                wait_until(lambda: lengths(rabbit_config) == (0, 1))
+                log.stop()
+        finally:
+            broker.ctl("delete_user", "bar")
+
+        assert [0] == handled.numbers
+        assert "ACCESS_REFUSED" not in caplog.text
 
 
 class TestDeclarations:

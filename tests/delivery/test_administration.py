@@ -94,7 +94,7 @@ class TestVhost:
         load = Load(delivery)
         wait_until(lambda: delivery.stats()["confirmed"] > 100)
         broker.api("DELETE", f"vhosts/{vhost_of(uri)}")
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         at_loss = load.count
         wait_until(lambda: load.count > at_loss + 2_000)  # for long enough to be refused once
         broker.api("PUT", f"vhosts/{vhost_of(uri)}")
@@ -121,10 +121,13 @@ class TestConnections:
         delivery = make_delivery(uri)
         load = Load(delivery)
         for _ in range(3):
-            confirmed, before = delivery.stats()["confirmed"], len(said.saying("is lost"))
+            confirmed, before = (
+                delivery.stats()["confirmed"],
+                len(said.saying("connection to broker")),
+            )
             wait_until(lambda known=confirmed: delivery.stats()["confirmed"] > known)
             broker.ctl("close_all_connections", "--vhost", vhost_of(uri), "the operator says so")
-            wait_until(lambda before=before: len(said.saying("is lost")) > before)
+            wait_until(lambda before=before: len(said.saying("connection to broker")) > before)
         load.stop()
         wait_until(settled(delivery))
 
@@ -147,14 +150,14 @@ class TestConnections:
         delivery = make_delivery(uri)
         for number in range(10):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         eventlet.sleep(0.5)
         assert 10 == check_sum(delivery)["waiting"]
         broker.api("DELETE", f"vhost-limits/{vhost}/max-connections")
         wait_until(settled(delivery))
 
         assert 10 == check_sum(delivery)["confirmed"]
-        assert 1 == len(said.saying("is lost"))
+        assert 1 == len(said.saying("connection to broker"))
 
     def test_password_changed(
         self,
@@ -173,7 +176,7 @@ class TestConnections:
         delivery.deliver(make_message(0))
         user("new")
         broker.api("DELETE", "connections/username/bar")
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         delivery.accept(make_message(1))
         eventlet.sleep(0.5)
         assert 1 == check_sum(delivery)["waiting"]
@@ -277,7 +280,7 @@ class TestDiskAlarm:
         wait_until(lambda: said.saying("has an alarm and blocks"))
         proxy.refusing = True
         proxy.cut()
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         blocked = delivery._relay.blocked_seconds
         eventlet.sleep(0.1)
         assert blocked == delivery._relay.blocked_seconds
@@ -323,7 +326,7 @@ class TestFrozen:
         load = Load(delivery)
         wait_until(lambda: delivery.stats()["confirmed"] > 100)
         with broker.paused():
-            wait_until(lambda: said.saying("is lost"))  # two heartbeats are missing
+            wait_until(lambda: said.saying("connection to broker"))  # two heartbeats are missing
         load.stop()
         wait_until(settled(delivery), 60)
 

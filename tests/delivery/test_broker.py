@@ -80,7 +80,7 @@ class TestOpen:
         """
         delivery = make_delivery(uri.replace("guest:guest", "guest:secret"))
         delivery.accept(make_message(1))
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
 
         assert [] == said.saying("secret")
         assert 1 == check_sum(delivery)["waiting"]
@@ -94,11 +94,11 @@ class TestOpen:
         monkeypatch.setattr("nameko_eventlog.delivery.broker.OPEN_TIMEOUT", 0.3)
         proxy.frozen = True
         delivery = make_delivery(proxied)
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         proxy.frozen = False
 
         delivery.deliver(make_message())
-        assert 1 == len(said.saying("is back"))
+        assert 1 == len(said.saying("connected to broker"))
 
 
 class TestPublisherOptions:

@@ -42,16 +42,19 @@ class TestChanges:
         """
         That a broker is away, and that it is back.
         """
-        for _ in range(2):
-            changes.lost(ConnectionError("amqp://u:secret@a.example refused"))
-        (line,) = said()
-        assert (
-            "the broker at a.example is lost to the event logs of shop"
-            " (amqp://u:***@a.example refused); 3 waiting"
-        ) == line
-        for _ in range(2):
-            changes.found()
-        assert ["the broker at a.example is back for the event logs of shop; 3 waiting"] == said()
+        for kind in ("no", "lost"):
+            for _ in range(2):
+                changes.lost(ConnectionError("(0, 0): amqp://u:secret@a.example refused"))
+            (line,) = said()
+            assert (
+                f"{kind} connection to broker a.example (service shop): amqp://u:***@a.example"
+                " refused; reconnecting; event logs wait until then: 3"
+            ) == line
+            for _ in range(2):
+                changes.found()
+            assert [
+                "connected to broker a.example (service shop); event logs waiting: 3"
+            ] == said()
 
     def test_alarm(self, changes: Changes, said: Said) -> None:
         """
@@ -62,7 +65,7 @@ class TestChanges:
 
         assert [
             "the broker at a.example has an alarm and blocks the event logs of shop; 3 waiting",
-            "the broker at a.example takes again the event logs of shop; 3 waiting",
+            "the broker at a.example has unblocked the event logs of shop; 3 waiting",
         ] == said()
 
     @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ class TestChanges:
 
         assert [False, True, False, True, False] == found
         assert [
-            f"no queue takes the event logs of shop{what} (said once)",
+            f"no queue takes the event logs of shop{what} (logged once)",
             "a queue takes the event logs of shop again",
         ] == said()
 
@@ -91,7 +94,7 @@ class TestChanges:
         (line,) = said()
         assert (
             "the broker at a.example refuses event logs of shop (a queue is full, or not there):"
-            " 2 wait aside and are published again now and then; new ones pass (said once)"
+            " 2 wait aside and are published again now and then; new ones pass (logged once)"
         ) == line
         for _ in range(2):
             changes.taking()
@@ -108,7 +111,7 @@ class TestChanges:
         assert first == second
         assert (
             "1000 event logs of shop that the broker refuses wait: no new ones are published"
-            " until it takes some (said once)"
+            " until it takes some (logged once)"
         ) == first
 
     def test_slow(self, changes: Changes, said: Said) -> None:
@@ -124,7 +127,7 @@ class TestChanges:
         assert (
             "the broker at a.example takes 12.3 s to confirm event logs of shop: the relay waits"
             " for up to 40 s now; set EVENTLOG_DISPATCHER.confirm_timeout (10) above what the"
-            " broker needs (said once)"
+            " broker needs (logged once)"
         ) == first
         assert "takes 1.0 s" in second
 

@@ -64,7 +64,7 @@ class TestOpenFiles:
         wait_until(settled(delivery))
         with no_more_files():
             hang_up_without_a_file(delivery)
-            wait_until(lambda: said.saying("is lost"))
+            wait_until(lambda: said.saying("connection to broker"))
             for number in range(1, 201):
                 delivery.accept(make_message(number))
             wait_until(lambda: delivery._relay._backoff > 0.3)
@@ -116,12 +116,12 @@ class TestHeldUp:
         for number in range(1, 1001):
             delivery.accept(make_message(number))
         patcher.original("time").sleep(4)  # as SIGSTOP does, for this service
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         wait_until(settled(delivery))
 
         assert 1001 == check_sum(delivery)["confirmed"]
         assert list(range(1001)) == received.wait_for(1001)
-        assert 1 == len(said.saying("is back"))
+        assert 1 == len(said.saying("connected to broker"))
 
 
 class TestClock:

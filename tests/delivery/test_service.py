@@ -226,6 +226,36 @@ class TestHighWater:
 
 
 class TestOverflow:
+    @pytest.mark.parametrize(
+        ("options", "keys"),
+        [
+            ({"buffer_size": 1}, "buffer_size, buffer_bytes"),
+            ({"spool_max_bytes": 1, "spool": "spool"}, "spool_max_bytes"),
+        ],
+    )
+    def test_logged(
+        self,
+        nowhere: str,
+        make_delivery: Make,
+        undelivered: Lines,
+        said: Lines,
+        tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: dict[str, Any],
+        keys: str,
+    ) -> None:
+        """
+        One line a minute says that the outbox is full, and names the keys that bound it.
+        """
+        monkeypatch.chdir(tmp_path)
+        delivery = make_delivery(nowhere, start=False, **options)
+        for number in range(4):
+            delivery.accept(make_message(number))
+
+        assert len(undelivered.objects) >= 3
+        (line,) = said.saying("the outbox of foo is full")
+        assert f"(EVENTLOG_DISPATCHER: {keys})" in line
+
     def test_sent_again(
         self, nowhere: str, uri: str, received: Received, make_delivery: Make, undelivered: Lines
     ) -> None:
@@ -376,7 +406,7 @@ class TestBrokerRestarted:
         broker.start()
         survived = Received(uri)  # the other's connection did not
         proxy.refusing = False
-        wait_until(lambda: said.saying("is back"), timeout=30)
+        wait_until(lambda: said.saying("connected to broker"), timeout=30)
         confirmed = delivery.stats()["confirmed"]
         wait_until(lambda: check_sum(delivery)["confirmed"] >= confirmed + 200)
         over = True

@@ -124,11 +124,11 @@ class TestDelivery:
         delivery.deliver(make_message(1))
         proxy.frozen = True
         delivery.accept(make_message(2))
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
         proxy.frozen = False
 
         assert [1, 2] == tls_received.wait_for(2)
-        wait_until(lambda: said.saying("is back"))
+        wait_until(lambda: said.saying("connected to broker"))
         assert not said.saying("failed and starts again")
         delivery.stop(1)
         proxy.close()
@@ -143,9 +143,9 @@ class TestDelivery:
         """
         delivery = make_delivery(tls_uri, settings={"ssl": {"cert_reqs": ssl.CERT_REQUIRED}})
         delivery.accept(make_message(1))
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
 
-        assert "certificate verify failed" in said.saying("is lost")[0]
+        assert "certificate verify failed" in said.saying("connection to broker")[0]
         assert 1 == check_sum(delivery)["waiting"]
         delivery.stop(0)
         gc.collect()
@@ -388,9 +388,9 @@ class TestHostName:
         uri = f"amqps://guest:guest@localhost:{front('DNS:broker.example.com').port}/{vhost}"
         delivery = make_delivery(uri, settings={"ssl": options(tls_broker)})
         delivery.accept(make_message(1))
-        wait_until(lambda: said.saying("is lost"))
+        wait_until(lambda: said.saying("connection to broker"))
 
-        assert "certificate is not valid for 'localhost'" in said.saying("is lost")[0]
+        assert "certificate is not valid for 'localhost'" in said.saying("connection to broker")[0]
         assert 1 == check_sum(delivery)["waiting"]
         delivery.stop(0)
 

@@ -886,6 +886,16 @@ class TestConfiguration:
             " 127.0.0.1:8000, or say EVENTLOG_EXPLORER.allow_anonymous: true"
         ) == str(raised.value)
 
+    @pytest.mark.parametrize("address", ["localhost", "127.0.0.1:http", "http://localhost"])
+    def test_no_address(self, address: str) -> None:
+        """
+        An address without a port is named as that, by `check`; Nameko names it at the start.
+        """
+        with pytest.raises(ConfigurationError) as raised:
+            parse_explorer_config({"WEB_SERVER_ADDRESS": address})
+
+        assert f"WEB_SERVER_ADDRESS must be HOST:PORT, not {address!r}" == str(raised.value)
+
     def test_said_explicitly(self, explorer: Start, stored: Stored) -> None:
         """
         Unless it is told that everybody may read.

@@ -366,7 +366,7 @@ class TestHungCall:
         assert [0, 0, 1] == sorted(handled.numbers)
         assert [0] == dead(rabbit_config)
         assert (0, 1, 1) == (stats["running"], stats["handled"], stats["retries"])
-        assert 2 == caplog.text.count("handler_timeout=0.2 s")
+        assert 2 == caplog.text.count("handler_timeout=0.2 s and is ended")
 
     def test_broker_timeout(
         self, rabbit_config: Any, broker: Broker, start: Start, handled: Handled, caplog: Any

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import EventLogDispatcher, compat
 from nameko_eventlog.config import Config, parse_config
+from nameko_eventlog.store.config import parse_store_config
 from tests.nameko_eventlog.services import FooService
 
 
@@ -290,3 +292,31 @@ class TestStart:
 
         with pytest.raises(ConfigurationError, match="no broker for event logs: set AMQP_URI"):
             compat.settings(Provider, None)
+
+
+class TestSections:
+    @pytest.mark.parametrize(
+        ("key", "parse", "name"),
+        [
+            ("EVENTLOG_DISPACHER", parse_config, "EVENTLOG_DISPATCHER"),
+            ("eventlog_dispatcher", parse_config, "EVENTLOG_DISPATCHER"),
+            ("EVENTLOGSTORE", parse_store_config, "EVENTLOG_STORE"),
+        ],
+    )
+    def test_misspelt(self, key: str, parse: Callable[[Any], Any], name: str) -> None:
+        """
+        A section whose name is misspelt is refused: the service would run on the defaults.
+        """
+        with pytest.raises(ConfigurationError) as raised:
+            parse({key: {}})
+
+        assert f"unknown section {key!r}; did you mean {name!r}?" == str(raised.value)
+        parse({key: {}, name: {}})  # its own, then
+
+    @pytest.mark.parametrize("key", ["EVENTLOG_STORE_URI", "EVENTLOG", "LOGGING", 5])
+    def test_others(self, key: Any) -> None:
+        """
+        Other keys are others' business, whatever they are.
+        """
+        parse_config({key: {}})
+        parse_store_config({key: {}})

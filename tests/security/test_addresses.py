@@ -403,7 +403,7 @@ class TestCommands:
             result = runner.invoke(cli, ["check"])
 
         assert 2 == result.exit_code
-        assert "is no YAML" in result.output
+        assert "is not valid YAML" in result.output
         assert "line 2" in result.output or "line 3" in result.output
         assert "Secret9" not in result.output
 

@@ -139,9 +139,9 @@ class TestOurs:
         assert ([5] if marked else []) == found
         assert (0 if marked else 1) == result.exit_code
         if marked:
-            assert "1 published, 1 lines are no event logs" in result.stdout
+            assert "1 published, 1 other lines skipped" in result.stdout
         else:
-            assert "line 2 is refused: it bears no mark" in result.stderr
+            assert "line 2 is refused: it has no mark" in result.stderr
             result, found = replay(line, options=("--unmarked",))
             assert ([5], 0) == (found, result.exit_code)
 
@@ -324,7 +324,7 @@ class TestOutsiders:
         result, found = replay(*[line.replace(*change) for change in changes])
 
         assert ([], 1) == (found, result.exit_code)
-        assert 4 == result.stderr.count("it bears no mark")
+        assert 4 == result.stderr.count("it has no mark")
 
     def test_broker_refuses(self, replay: Replay) -> None:
         """
@@ -374,5 +374,5 @@ class TestOutsiders:
         assert [1] == found
         assert "line 1 is refused: it is longer" in result.stderr
         assert 6 == len(result.stderr.splitlines())
-        assert "51 lines are refused" in result.stderr
+        assert "51 lines refused" in result.stderr
         assert REPLAY_REFUSALS > 5

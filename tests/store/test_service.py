@@ -5,6 +5,8 @@ The store as a service, on real brokers and databases.
 from __future__ import annotations
 
 import json
+import pathlib
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from itertools import islice
@@ -30,12 +32,14 @@ from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
 from tests.postgresql import PostgreSQL
+from tests.rabbitmq import Broker
 from tests.security.messages import hostile_messages, readable_id
 from tests.security.sender import Sender
 from tests.store.conftest import body
 from tests.waiting import wait_until
 
 
+ROOT = pathlib.Path(__file__).parents[2]
 Run = Callable[..., Any]
 
 
@@ -142,6 +146,46 @@ def dead_letters(config: dict[str, Any]) -> int:
     How many dead letters the store has.
     """
     return waiting(config, "eventlog-store.dead-letters")
+
+
+class TestPermissions:
+    def test_least(
+        self,
+        broker: Broker,
+        rabbit_config: Any,
+        start: Run,
+        run_service: Run,
+        tmp_path: pathlib.Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """
+        The permissions that the operating guide names for the store are enough: for storing, and
+        for answering by RPC.
+        """
+        page = (ROOT / "docs/operating.md").read_text("utf-8")
+        found = re.search(
+            r"set_permissions -p / store \\\n *'(.*)' \\\n *'(.*)' \\\n *'(.*)'\n", page
+        )
+        assert found
+        uri = rabbit_config["AMQP_URI"]
+        database = f"sqlite:///{tmp_path}/eventlog.db"
+        broker.ctl("add_user", "store", "secret")
+        try:
+            broker.ctl("set_permissions", "-p", uri.rpartition("/")[2], "store", *found.groups())
+            shop = run_service(Shop, rabbit_config)
+            config = {**rabbit_config, "AMQP_URI": uri.replace("guest:guest", "store:secret")}
+            with global_config(config):
+                store = start(EventLogStore, config, uri=database)
+                pay(shop, 0)
+                stored(database, 1)
+                with ClusterRpcProxy(rabbit_config, timeout=10) as proxy:
+                    (service,) = proxy.eventlog_store.services()
+                store.stop()
+        finally:
+            broker.ctl("delete_user", "store")
+
+        assert "shop" == service["service_name"]
+        assert "ACCESS_REFUSED" not in caplog.text
 
 
 class TestEventLogStore:
