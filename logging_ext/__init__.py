@@ -8,7 +8,7 @@ from logging_ext.context import (
     current_sink,
     register_sink,
 )
-from logging_ext.events import EventLog
+from logging_ext.event import EventLog
 from logging_ext.filters import WorkerContextFilter
 from logging_ext.formatters import JsonFormatter
 from logging_ext.handlers import EventLogHandler

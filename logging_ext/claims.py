@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.event import CONTEXT_FIELDS
 
 
 GENERATION = 1_000

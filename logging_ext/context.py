@@ -7,21 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-
-if TYPE_CHECKING:
-    from logging_ext.events import EventLog
-
-
-CONTEXT_FIELDS = (
-    "service_name",
-    "entrypoint_protocol",
-    "entrypoint_name",
-    "call_id",
-    "call_stack",
-)
-"""The attributes of the worker context, as they are named everywhere."""
+from logging_ext.event import CONTEXT_FIELDS, EventLog
 
 
 class EventSink(Protocol):

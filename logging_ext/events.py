@@ -1,12 +1,11 @@
 """
-Event logs, and reading one from a `logging.LogRecord` or a structlog event dict.
+Reading an event log from a `logging.LogRecord` or a structlog event dict.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from time import time
@@ -15,44 +14,13 @@ from typing import Any
 from structlog.processors import StackInfoRenderer
 
 from logging_ext.claims import attached_names
-from logging_ext.context import CONTEXT_FIELDS, worker_context
+from logging_ext.context import worker_context
+from logging_ext.event import CONTEXT_FIELDS, EventLog
 from logging_ext.forwarding import called_by_structlog
 from logging_ext.messages import is_event_dict, message_of, pop_event
 from logging_ext.messages import rendered_message as rendered_message
 from logging_ext.rendering import as_dict, safe_repr
 from logging_ext.tracebacks import exception_as_data, without_locals
-
-
-@dataclass(slots=True)
-class EventLog:
-    """
-    One record of something that happened, on its way to a sink.
-
-    Args:
-        event_type: What happened; not empty.
-        event_data: What the caller tells about it, or None. Any values: the sink makes of
-            them what it can send.
-        metadata: Extra top-level attributes of the body, or None.
-        timestamp: When it happened, in seconds since the epoch; None means now.
-        is_flat: Whether *event_data* is known to be a dict of strings, integers, finite
-            floats, booleans and None under strings: there is nothing to look for in it.
-
-    .. versionadded:: 0.1.0
-    """
-
-    event_type: str
-    event_data: Mapping[str, Any] | None = None
-    metadata: Mapping[str, Any] | None = None
-    timestamp: float | None = None
-    is_flat: bool = False
-
-
-class SharedMetadata(dict[str, Any]):
-    """
-    Metadata that many event logs have in common.
-
-    It is never changed, so that a sink may keep what it has made of it.
-    """
 
 
 DEFAULT_FIELDS = ("level", "logger", "message", "exception", "stack")

@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 
 from logging_ext.claims import note_attached
-from logging_ext.context import CONTEXT_FIELDS, worker_context
+from logging_ext.context import worker_context
+from logging_ext.event import CONTEXT_FIELDS
 
 
 _ALL = frozenset(CONTEXT_FIELDS)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.event import CONTEXT_FIELDS
 from logging_ext.rendering import safe_text
 
 

@@ -14,14 +14,12 @@ from math import isfinite
 from typing import Any
 
 from logging_ext.claims import GENERATION, claims
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.event import CONTEXT_FIELDS, EventLog, SharedMetadata
 from logging_ext.events import (
     DEFAULT_FIELDS,
     LAST_STANDARD_ATTRIBUTE,
     RECORD_ATTRIBUTES,
     SPECIAL_NAMES,
-    EventLog,
-    SharedMetadata,
     level_text,
 )
 from logging_ext.forwarding import expects_record, is_own

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from logging_ext.context import CONTEXT_FIELDS
-from logging_ext.events import EMPTY, EventLog, SharedMetadata
+from logging_ext.event import CONTEXT_FIELDS, EventLog, SharedMetadata
+from logging_ext.events import EMPTY
 from logging_ext.names import (
     MAX_NAME,
     is_short,

@@ -15,7 +15,7 @@ from nameko.web.handlers import HttpRequestHandler
 
 from logging_ext import forwarding
 from logging_ext.context import EventSink, current_sink, register_sink, set_sink
-from logging_ext.events import EventLog
+from logging_ext.event import EventLog
 from logging_ext.names import bounded_context
 from nameko_eventlog import compat
 from nameko_eventlog.body import BodyEncoder

@@ -10,7 +10,7 @@ from typing import Any
 
 from logging_ext import forwarding
 from logging_ext.context import EventSink
-from logging_ext.events import EventLog
+from logging_ext.event import EventLog
 from nameko_eventlog.body import PLAIN_ENCODING, PLAIN_TYPE, Body, BodyEncoder, Head
 from nameko_eventlog.delivery import Delivery, Message
 from nameko_eventlog.reporting import report

@@ -9,14 +9,19 @@ import eventlet
 eventlet.monkey_patch()
 
 import contextlib
+import gc
 import logging
 import pathlib
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Any
 
+import eventlet.tpool
+import greenlet
 import hypothesis
 import kombu.pools
 import pytest
@@ -80,6 +85,65 @@ def pytest_runtest_makereport(
     if report.failed and broker is not None:
         report.sections.append(("RabbitMQ's log", broker.log[-5000:]))
     return report
+
+
+class Watchdog:
+    """
+    Shows what all green threads wait for, five seconds before a test that hangs is ended.
+
+    pytest-timeout shows the one of each OS thread that runs: the hub. One OS thread for all tests:
+    each that ends is a risk, see `trace_tpool`.
+    """
+
+    def __init__(self) -> None:
+        self._ends: float | None = None
+        self._terminal: Any = None
+        thread = eventlet.patcher.original("threading").Thread(target=self._watch, daemon=True)
+        thread.start()
+
+    def watch(self, seconds: float, terminal: Any) -> None:
+        """
+        Watch a test that has so much time.
+        """
+        self._terminal = terminal
+        self._ends = time.monotonic() + seconds - 5
+
+    def rest(self) -> None:
+        """
+        Watch nothing: the test has ended.
+        """
+        self._ends = None
+
+    def _watch(self) -> None:
+        sleep = eventlet.patcher.original("time").sleep
+        while True:
+            sleep(1)
+            if self._ends is not None and time.monotonic() > self._ends:
+                self._ends = None
+                self._show()
+
+    def _show(self) -> None:
+        for one in gc.get_objects():
+            if isinstance(one, greenlet.greenlet) and one.gr_frame is not None:
+                self._terminal.line(f"\n{one!r} waits:")
+                self._terminal.write("".join(traceback.format_stack(one.gr_frame)[-8:]))
+
+
+watchdog = Watchdog()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """
+    Let the watchdog watch the test.
+    """
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+    watchdog.watch(seconds, item.config.get_terminal_writer())
+    try:
+        return (yield)
+    finally:
+        watchdog.rest()
 
 
 _SERVERS = {"broker", "postgresql"}

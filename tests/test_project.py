@@ -3,6 +3,7 @@ The project as a whole: versions that agree, imports that keep apart, what is pu
 """
 
 import ast
+import graphlib
 import importlib
 import importlib.metadata
 import json
@@ -202,6 +203,28 @@ class TestRooms:
 
         assert paths
         assert set() == found
+
+    def test_no_circle(self):
+        """
+        No module imports itself by way of others, not even for types.
+        """
+        modules = {
+            ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+            for package in PUBLIC
+            for path in (ROOT / package).rglob("*.py")
+        }
+
+        def imported(path):
+            for name in imported_by(path):
+                inner = {one for one in imported_by(path) if one.rpartition(".")[0] == name}
+                if not inner & modules.keys():  # "from package import module" imports the module
+                    while name and name not in modules:
+                        name = name.rpartition(".")[0]
+                    yield name
+
+        graph = {name: set(imported(path)) - {"", name} for name, path in modules.items()}
+
+        assert len(graph) == len(list(graphlib.TopologicalSorter(graph).static_order()))
 
     def test_all(self):
         """

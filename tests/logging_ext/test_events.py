@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from logging_ext import EventLog, bind_sink
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.event import CONTEXT_FIELDS
 from logging_ext.events import (
     DEFAULT_FIELDS,
     RECORD_ATTRIBUTES,

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logging_ext.claims import attached_names
-from logging_ext.events import DEFAULT_FIELDS, RECORD_ATTRIBUTES, SharedMetadata, event_from_record
+from logging_ext.event import SharedMetadata
+from logging_ext.events import DEFAULT_FIELDS, RECORD_ATTRIBUTES, event_from_record
 from logging_ext.filters import attach_context
 from logging_ext.forwarding import claim
 from logging_ext.usual import UsualRecords

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logging_ext import EventLog, EventLogHandler, EventLogProcessor, JsonFormatter, bind_sink
-from logging_ext.context import CONTEXT_FIELDS
+from logging_ext.event import CONTEXT_FIELDS
 from logging_ext.events import RECORD_ATTRIBUTES
 from logging_ext.names import MAX_NAME, bounded_context
 from nameko_eventlog import EventLogTypeError, EventLogValueError

@@ -23,7 +23,7 @@ from kombu import Connection
 from nameko.testing.utils import get_extension
 from sqlalchemy import func, select
 
-from logging_ext.events import EventLog
+from logging_ext.event import EventLog
 from nameko_eventlog import EventLogConsumer, compat, event_log_handler, limits
 from nameko_eventlog.body import BodyEncoder, Head
 from nameko_eventlog.cli.tailing import _consume

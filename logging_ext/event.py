@@ -1,0 +1,51 @@
+"""
+The value that passes from the loggers to a sink, and the names of the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+CONTEXT_FIELDS = (
+    "service_name",
+    "entrypoint_protocol",
+    "entrypoint_name",
+    "call_id",
+    "call_stack",
+)
+"""The attributes of the worker context, as they are named everywhere."""
+
+
+@dataclass(slots=True)
+class EventLog:
+    """
+    One record of something that happened, on its way to a sink.
+
+    Args:
+        event_type: What happened; not empty.
+        event_data: What the caller tells about it, or None. Any values: the sink makes of
+            them what it can send.
+        metadata: Extra top-level attributes of the body, or None.
+        timestamp: When it happened, in seconds since the epoch; None means now.
+        is_flat: Whether *event_data* is known to be a dict of strings, integers, finite
+            floats, booleans and None under strings: there is nothing to look for in it.
+
+    .. versionadded:: 0.1.0
+    """
+
+    event_type: str
+    event_data: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    timestamp: float | None = None
+    is_flat: bool = False
+
+
+class SharedMetadata(dict[str, Any]):
+    """
+    Metadata that many event logs have in common.
+
+    It is never changed, so that a sink may keep what it has made of it.
+    """
