@@ -13,6 +13,7 @@ from typing import Any
 
 from nameko.exceptions import ConfigurationError
 from nameko.utils import get_redacted_args
+from werkzeug.wrappers import Request
 
 from logging_ext.tracebacks import exception_as_data
 from nameko_eventlog.config import Config
@@ -109,9 +110,11 @@ def call_arguments(worker_ctx: Any) -> dict[str, Any]:
     Return the arguments of a worker's call by name, the sensitive ones redacted as Nameko does.
 
     Redaction goes by names. Of arguments that do not fit the method those that were passed by
-    position have none: they are counted, not shown.
+    position have none: they are counted, not shown. An HTTP request is its method, its path, and
+    its query by names.
     """
-    entrypoint, args, kwargs = worker_ctx.entrypoint, worker_ctx.args, worker_ctx.kwargs
+    entrypoint, kwargs = worker_ctx.entrypoint, worker_ctx.kwargs
+    args = [_described(one) if isinstance(one, Request) else one for one in worker_ctx.args]
     try:
         arguments: dict[str, Any] = get_redacted_args(entrypoint, *args, **kwargs)
     except Exception as exc:
@@ -119,6 +122,15 @@ def call_arguments(worker_ctx: Any) -> dict[str, Any]:
             return {"arguments": f"[redacted: {type(exc).__name__} on reading them]"}
         return _arguments_as_they_are(entrypoint, args, kwargs)
     return arguments
+
+
+def _described(request: Request) -> dict[str, Any]:
+    query = request.args.to_dict(flat=False)
+    return {
+        "method": request.method,
+        "path": request.path,
+        "query": {name: one[0] if len(one) == 1 else one for name, one in query.items()},
+    }
 
 
 def _arguments_as_they_are(entrypoint: Any, args: Any, kwargs: Any) -> dict[str, Any]:
