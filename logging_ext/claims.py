@@ -14,6 +14,7 @@ The table holds the latest 1,000 to 2,000.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from logging_ext.event import CONTEXT_FIELDS
@@ -113,12 +114,25 @@ def note_attached(record: logging.LogRecord, names: frozenset[str]) -> None:
     claims.put(record, known._replace(attached=known.attached | names))
 
 
-def attached_context(record: logging.LogRecord) -> dict[str, Any] | None:
+def logged_elsewhere(
+    record: logging.LogRecord, context: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
     """
-    Return the worker context that was put onto *record*, or None if it has none, or its own.
+    Return the worker context that was put onto *record* in another call than it is handled in.
+
+    Args:
+        record: One that a handler has kept for later, maybe.
+        context: The worker context of the code that handles it, or None outside any worker.
+
+    Returns:
+        None if nothing was put onto it, or if that is the same call.
     """
     names = attached_names(record)
     attributes = record.__dict__
     if len(names) < len(CONTEXT_FIELDS) or not names <= attributes.keys():
+        return None
+    if context is not None and all(
+        attributes[name] == context.get(name) for name in ("service_name", "call_id")
+    ):
         return None
     return {name: attributes[name] for name in CONTEXT_FIELDS}

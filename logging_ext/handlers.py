@@ -5,12 +5,11 @@ From the standard library's records to event logs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 from logging_ext import forwarding
-from logging_ext.claims import attached_context
+from logging_ext.claims import logged_elsewhere
 from logging_ext.context import EventSink, bound, registered_sink
 from logging_ext.events import (
     DEFAULT_FIELDS,
@@ -130,23 +129,20 @@ class EventLogHandler(logging.Handler):
     def _emit_any(self, record: logging.LogRecord, sink: EventSink | None) -> None:
         if forwarding.is_own(record.name):
             return
-        logged_in = attached_context(record)
-        if logged_in is not None and sink is not None and _is_same_call(logged_in, sink.context):
-            logged_in = None
-        if logged_in is not None and logged_in["service_name"]:
-            # a handler that keeps records for later has handed it on, in another call or in none
-            sink = self._sink_of(logged_in["service_name"], record)
-        elif sink is None or logged_in is not None:
+        elsewhere = logged_elsewhere(record, None if sink is None else sink.context)
+        if elsewhere is not None and elsewhere["service_name"]:
+            sink = self._sink_of(elsewhere["service_name"], record)
+        elif sink is None or elsewhere is not None:
             sink = self._sink_outside_workers(record)
-            logged_in = None
+            elsewhere = None
         if sink is None or not forwarding.claim(record):
             attach_context(record)
             return
         try:
             _set_suspended(True)
             event = event_from_record(record, sink.context, self._fields)
-            if logged_in is not None:
-                event.metadata = {**logged_in, **(event.metadata or {})}
+            if elsewhere is not None:
+                event.metadata = {**elsewhere, **(event.metadata or {})}
             attach_context(record)
             sink.emit(event)
         finally:
@@ -193,7 +189,3 @@ class EventLogHandler(logging.Handler):
                 super().handleError(record)
         finally:
             _set_suspended(was_suspended)
-
-
-def _is_same_call(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[name] == other.get(name) for name in ("service_name", "call_id"))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from logging_ext import forwarding
+from logging_ext.claims import logged_elsewhere
 from logging_ext.context import current_sink, registered_sink, worker_context
 from logging_ext.events import DEFAULT_FIELDS, check_fields, event_from_event_dict
 
@@ -114,10 +115,18 @@ class EventLogProcessor:
         if name is not None and forwarding.is_own(name):
             return
         sink = current_sink()
-        if sink is None:
+        service = self._service
+        elsewhere = None
+        if record is not None:
+            elsewhere = logged_elsewhere(record, None if sink is None else sink.context)
+        if elsewhere is not None and elsewhere["service_name"]:
+            service = elsewhere["service_name"]
+            sink = registered_sink(service)
+        elif sink is None or elsewhere is not None:
             if name is not None and forwarding.is_nameko(name):
                 return
-            sink = registered_sink(self._service)
+            sink = registered_sink(service)
+            elsewhere = None
         is_kept_back = forwarding.suspended.get()
         forwards = sink is not None and not is_kept_back
         if record is not None:
@@ -133,7 +142,7 @@ class EventLogProcessor:
             forwarding.not_forwarded.increment()
             return
         if sink is None:
-            forwarding.count_not_forwarded(name or "structlog", self._service)
+            forwarding.count_not_forwarded(name or "structlog", service)
             return
         if level != method_name and _is_text(event_dict.get("level"), method_name):
             event_dict = {**event_dict, "level": level}  # add_log_level repeats the method's name
@@ -141,9 +150,12 @@ class EventLogProcessor:
             event_dict = {**event_dict, "exc_info": True}  # as structlog's set_exc_info does
         try:
             forwarding.suspended.set(True)
-            sink.emit(
-                event_from_event_dict(name, level, event_dict, sink.context, self._fields, record)
+            event = event_from_event_dict(
+                name, level, event_dict, sink.context, self._fields, record
             )
+            if elsewhere is not None:
+                event.metadata = {**elsewhere, **(event.metadata or {})}
+            sink.emit(event)
         finally:
             forwarding.suspended.set(False)
 

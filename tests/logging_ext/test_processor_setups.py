@@ -18,6 +18,7 @@ from structlog.stdlib import ProcessorFormatter
 from logging_ext import (
     EventLogHandler,
     EventLogProcessor,
+    WorkerContextFilter,
     add_worker_context,
     bind_sink,
     forwarding,
@@ -320,6 +321,21 @@ class TestInProcessorFormatter:
         logger = logging.Logger("svc", logging.DEBUG)
         logger.addHandler(handler)
         return logger
+
+    def test_handled_in_another_call(self, service: RecordingSink, stream: io.StringIO) -> None:
+        """
+        A record that got its context in one call, and is formatted in another, is the first one's.
+        """
+        logger = self.logger(stream, foreign_pre_chain=[EventLogProcessor()])
+        record = logger.makeRecord("svc", 20, "x.py", 1, "paid", (), None)
+        with bind_sink(RecordingSink(CONTEXT)):
+            WorkerContextFilter().filter(record)
+
+        with bind_sink(RecordingSink({**CONTEXT, "call_id": "foo.pay.2"})) as another:
+            logger.handle(record)
+
+        assert [] == another.events
+        assert CONTEXT.items() <= service.metadata.items()
 
     def test_foreign(self, worker: RecordingSink, stream: io.StringIO) -> None:
         """
