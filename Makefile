@@ -61,6 +61,12 @@ quick: $(VENV)/.test ## what needs no server: logging, bodies, outbox, spool, SQ
 	cat $$log; \
 	test -n "$$passed"
 
+.PHONY: lowest
+lowest: ## make quick with the oldest versions that pyproject.toml allows
+	@mkdir -p build
+	@scripts/lowest-versions > build/lowest.txt
+	@$(MAKE) quick VENV=$(VENV)-lowest CONSTRAINTS=build/lowest.txt
+
 .PHONY: test
 test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
@@ -195,7 +201,10 @@ wheel: $(VENV)/.test
 # dependencies change, or when it was made with or for something else.
 
 NAMEKO ?= $(NAMEKO2)
-ORIGIN = $(shell $(PYTHON) -c 'import sys; print(sys.version)') $(NAMEKO) $(CURDIR)
+# A file of constraints for pip, or none.
+CONSTRAINTS ?=
+PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS))
+ORIGIN = $(shell $(PYTHON) -c 'import sys; print(sys.version)') $(NAMEKO) $(CURDIR) $(CONSTRAINTS)
 
 ifeq ($(filter help clean,$(or $(MAKECMDGOALS),help)),)
 ifneq ($(wildcard $(VENV)/.runtime),)
@@ -210,12 +219,12 @@ $(VENV)/.runtime: pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV)
 	@# The pip that comes with Python 3.11 does not know dependency groups.
 	@$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	@$(VENV)/bin/python -m pip install --quiet --editable '.[store,cli,explorer]' '$(NAMEKO)'
+	@$(PIP_INSTALL) --editable '.[store,cli,explorer]' '$(NAMEKO)'
 	@echo "$(ORIGIN)" > $@
 
 $(VENV)/.test: $(VENV)/.runtime
 	$(call say,$(VENV): test tools)
-	@$(VENV)/bin/python -m pip install --quiet --group test
+	@$(PIP_INSTALL) --group test
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.test

@@ -178,7 +178,10 @@ class TestPermissions:
                 store = start(EventLogStore, config, uri=database)
                 pay(shop, 0)
                 stored(database, 1)
-                with ClusterRpcProxy(rabbit_config, timeout=10) as proxy:
+                with (
+                    global_config(rabbit_config),
+                    ClusterRpcProxy(rabbit_config, timeout=10) as proxy,
+                ):
                     (service,) = proxy.eventlog_store.services()
                 store.stop()
         finally:
