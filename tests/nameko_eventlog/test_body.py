@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logging_ext import EventLog
-from logging_ext.events import SharedMetadata
+from logging_ext.event import SharedMetadata
 from nameko_eventlog import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.body import Head
 from tests.nameko_eventlog.test_serialization import CONTEXT, decoded, encoder, logged
