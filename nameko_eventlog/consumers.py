@@ -62,7 +62,7 @@ class EventLogConsumer(Entrypoint):
         EventLogTypeError: A service is no name.
         EventLogValueError: An option is out of range.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
     hold_seconds = 60.0
@@ -201,7 +201,7 @@ class EventLogConsumer(Entrypoint):
         """
         Return the counts of this handler, in this service instance.
 
-        .. versionadded:: 0.2.0
+        .. versionadded:: 0.1.0
         """
         counts, since = self.counts, self._turns.held_since
         return {

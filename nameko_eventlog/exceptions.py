@@ -61,5 +61,5 @@ class Unavailable(EventLogError):
     are held and tried again; after a minute the broker has them back, until the consumer's
     ``probe`` says that there is a point in trying.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """

@@ -40,7 +40,7 @@ def event_log_dispatcher(
     Raises:
         ConfigurationError: If the configuration is wrong.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
     provider = EventLogDispatcher() if dispatcher is None else dispatcher
     service = type("Standalone", (), {"name": service_name, "eventlog": provider})

@@ -119,7 +119,7 @@ def consumer_stats() -> dict[str, dict[str, float]]:
         several instances of one service are added up, but for ``held_seconds``, which is the
         longest.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
     found: dict[str, dict[str, float]] = {}
     for consumer in list(_running):

@@ -457,7 +457,7 @@ def process_stats() -> dict[str, dict[str, int]]:
     They are those of the injected callable's ``stats()``; several instances of one service are
     added up.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
     found: dict[str, dict[str, int]] = {}
     for delivery in list(_deliveries):

@@ -131,7 +131,7 @@ class EventLogExplorer:
     """
     Shows event logs: ``nameko run nameko_eventlog.explorer --config config.yaml``.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
     name = "eventlog_explorer"

@@ -72,7 +72,7 @@ class InvalidQuery(EventLogValueError):
     """
     A parameter that cannot be: the text names it, shows its value and says what to do.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
     def __init__(self, name: str, value: Any, expected: str) -> None:

@@ -90,7 +90,7 @@ class EventLogQuery:
     Raises:
         DatabaseError: Here and from every method, if the database cannot be used.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
     def __init__(self, uri: str, *, seconds: float = QUERY_SECONDS) -> None:

@@ -218,7 +218,7 @@ class EventLogStore:
     Its RPC methods are those of `EventLogQuery`, with the same parameters and answers; times are
     text.
 
-    .. versionadded:: 0.2.0
+    .. versionadded:: 0.1.0
     """
 
     name = "eventlog_store"
