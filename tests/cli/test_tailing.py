@@ -451,18 +451,19 @@ class TestListening:
         configure(AMQP_URI=rabbit_config["AMQP_URI"])
         tail = begin("tail", "--json", "-n", "1")
         fan_in = kombu.Exchange("eventlog", "topic", durable=True)
+        sent = body()
         with Connection(rabbit_config["AMQP_URI"]) as connection:
             producer = kombu.Producer(connection.channel(), fan_in, routing_key="log_event")
 
             def has_ended() -> bool:
-                producer.publish(body())
+                producer.publish(sent)
                 return tail.has_ended
 
             wait_until(has_ended, interval=0.05)
 
         (found,) = map(json.loads, tail.lines)
         assert (None, "eventlog") == (found["message_id"], found["exchange"])
-        assert body() == found["body"]
+        assert sent == found["body"]
 
 
 class TestFollowing:
