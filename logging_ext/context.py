@@ -58,7 +58,7 @@ def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
     Send the event logs of the code in the ``with`` block to *sink*.
 
     Args:
-        sink: The sink, or None for "nobody's".
+        sink: The sink, or None for none.
 
     .. versionadded:: 0.1.0
     """

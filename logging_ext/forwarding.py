@@ -185,14 +185,14 @@ class Counter:
 
 
 not_forwarded = Counter()
-"""Records that were nobody's, or that an error or another log call kept back, in this process."""
+"""Unattributed records, and those that an error or another log call kept back, in this process."""
 
 _said: dict[str, object] = {}
 
 
 def count_not_forwarded(logger_name: str, service: str | None) -> None:
     """
-    Count a record that was nobody's, and say so the first time.
+    Count an unattributed record, and log that the first time.
     """
     not_forwarded.increment()
     caller = object()

@@ -48,7 +48,7 @@ class EventLogHandler(logging.Handler):
             ``stack``, which are the default, and the attributes of `logging.LogRecord`, such
             as ``funcName`` and ``lineno``. ``[]`` adds none.
         service: Whose the records from outside any worker are: the name of a service with
-            a dispatcher in this process. By default they are nobody's and not forwarded.
+            a dispatcher in this process. By default they are unattributed and not forwarded.
 
     Raises:
         ValueError: If *fields* names something that is no field.
@@ -162,7 +162,7 @@ class EventLogHandler(logging.Handler):
 
     def _sink_outside_workers(self, record: logging.LogRecord) -> EventSink | None:
         """
-        Return the sink for *record*, or count it as nobody's.
+        Return the sink for *record*, or count it as unattributed.
         """
         if forwarding.is_nameko(record.name):
             return None

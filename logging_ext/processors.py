@@ -57,7 +57,7 @@ class EventLogProcessor:
         fields: Which metadata to add: of ``level``, ``logger``, ``message``, ``exception``,
             ``stack``, which are the default. ``[]`` adds none.
         service: Whose the events from outside any worker are: the name of a service with a
-            dispatcher in this process. By default they are nobody's and not forwarded.
+            dispatcher in this process. By default they are unattributed and not forwarded.
 
     Raises:
         ValueError: If *fields* names something that is no field.

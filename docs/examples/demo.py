@@ -257,7 +257,7 @@ def main():
     database = f"sqlite:///{folder.name}/eventlog.db"
     services = Services(uri, address, database)
     try:
-        # An event that is published before bar has its queue is nobody's: wait for the timer's.
+        # An event that is published before bar has its queue is dropped: wait for the timer's.
         while not services.received and services.running and time.monotonic() < deadline:
             services.look(0.1)
         url = f"http://{address}/payments/{payment}"

@@ -37,7 +37,7 @@ class Estate:
         self._left_alone: set[pathlib.Path] = set()
         self._said: set[pathlib.Path] = set()
         self.opening: Directory | None = None
-        """The one that is just being read, and is nobody's yet."""
+        """The one that is just being read, and is not adopted yet."""
 
     def open(self, held: Collection[pathlib.Path]) -> Iterator[tuple[Directory, int]]:
         """

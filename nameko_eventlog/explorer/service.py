@@ -367,6 +367,6 @@ def _rest(total: list[Any], parts: list[list[Any]]) -> list[dict[str, Any]]:
     for part in parts:
         for group in part:
             taken[group["group"]] = taken.get(group["group"], 0) + group["count"]
-    # counted one after the other: what has come in between is nobody's
+    # counted one after the other: what has come in between is in neither
     rest = [(one["group"], one["count"] - taken.get(one["group"], 0)) for one in total]
     return [{"group": group, "count": count} for group, count in rest if count > 0]
