@@ -85,8 +85,8 @@ class Dispatch:
 
         ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``;
         ``refused`` says how many of the waiting the broker has refused,
-        ``republished`` counts what was sent again, ``not_forwarded`` the process's records
-        that are unattributed, ``reconnects`` connections after the first. ``oldest_seconds`` is the
+        ``republished`` counts what was sent again, ``not_forwarded`` the process's
+        unattributed records, ``reconnects`` connections after the first. ``oldest_seconds`` is the
         age of what has waited longest, ``blocked_seconds`` for how long the broker's alarms
         have kept it waiting. ``at_risk`` says how many a killed process would lose, and
         ``stalled_seconds`` for how long the disk under the spool has not answered.
