@@ -244,10 +244,12 @@ class TestLostConnection:
             wait_until(lambda: not consumer.stats()["waiting"])
             send(rabbit_config, numbered(number))
             wait_until(lambda number=number: number in handled.numbers)
+        wait_until(lambda: consumer.stats()["running"] == 1)
+        log.kill()  # whatever follows: a stop would wait for the call that hangs
 
-        assert [0, 1, 2, 3] == handled.numbers
-        assert 1 == consumer.stats()["running"]
-        log.kill()
+        # one that has ended is handled again if the connection takes its acknowledgement with it
+        assert {0, 1, 2, 3} == set(handled.numbers)
+        assert 1 == handled.numbers.count(0)
 
     def test_ends(
         self, rabbit_config: Any, proxy: Proxy, proxied: Any, start: Start, handled: Handled
