@@ -48,7 +48,7 @@ class Running:
         uri: The broker.
         section: What ``EVENTLOG_DISPATCHER`` says.
         inside: A command that runs the command after it, in a surrounding of its making.
-        environment: ``COUNT``, ``PAUSE``, ``BATCH``.
+        environment: ``COUNT``, ``PAUSE``, ``BATCH``, ``DISK_PATIENCE``.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class Running:
             },
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, **environment}
+        # what waits for a stalled disk is in memory alone, and a busy machine's disk stalls
+        given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, "DISK_PATIENCE": 60, **environment}
         nameko = pathlib.Path(sys.executable).with_name("nameko")
         with (folder / "out").open("ab") as out:  # of a failed test, pytest keeps it
             self.process = subprocess.Popen(

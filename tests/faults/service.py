@@ -2,7 +2,8 @@
 A service that logs numbers, for ``nameko run``, and writes down which of them it has logged.
 
 Environment: ``LOGGED``, the file of what was accepted; ``COUNT``, how many, or -1 for no end;
-``BATCH``, how many without letting others run; ``PAUSE``, seconds between batches. A file
+``BATCH``, how many without letting others run; ``PAUSE``, seconds between batches;
+``DISK_PATIENCE``, seconds after which the spool's disk counts as stalled. A file
 ``LOGGED.enough`` ends it.
 """
 
@@ -15,9 +16,13 @@ from nameko.extensions import Entrypoint
 from nameko.web.handlers import http
 
 from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog.delivery import disk
 
 
 logger = logging.getLogger("foo")
+
+
+disk.PATIENCE = float(os.environ["DISK_PATIENCE"])
 
 
 class Once(Entrypoint):

@@ -158,6 +158,7 @@ def proxied(rabbit_config: dict[str, Any], proxy: Proxy) -> Iterator[dict[str, A
         yield config
 
 
+@pytest.mark.timeout(300)
 class TestCrash:
     def test_exit(self, rabbit_config: Any, process: Callable[..., Process]) -> None:
         """
@@ -170,8 +171,10 @@ class TestCrash:
             log.run()
             return len(log.handled) + lengths(rabbit_config)[1] >= 700
 
-        wait_until(is_done, timeout=60, interval=0.1)
-        print(f"{log.starts} starts, {len(log.handled)} handled")
+        try:
+            wait_until(is_done, timeout=200, interval=0.1)  # each start takes a moment
+        finally:
+            print(f"{log.starts} starts, {len(log.handled)} handled, {lengths(rabbit_config)}")
         assert [350] == dead(rabbit_config)
         assert set(range(700)) - {350} == set(log.handled)
         assert log.starts <= 5
