@@ -52,9 +52,9 @@ explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, wi
 quick: $(VENV)/.test ## what needs no server: logging, bodies, outbox, spool, SQLite, pages
 	$(call say,quick: $$($(VENV)/bin/python --version) $(NAMEKO))
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
-	$(VENV)/bin/python -m pytest $(QUICK) tests/delivery > $$log 2>&1 & other=$$!; \
+	$(VENV)/bin/python -m pytest $(QUICK) tests/amqp tests/delivery > $$log 2>&1 & other=$$!; \
 	passed=yes; \
-	$(VENV)/bin/python -m pytest $(QUICK) tests/logging_ext tests/nameko_eventlog tests/store \
+	$(VENV)/bin/python -m pytest $(QUICK) tests/logging_ext tests/dispatching tests/store \
 		tests/explorer/test_[a-r]*.py tests/security/test_redaction.py tests/security/test_limits.py \
 		tests/test_project.py tests/test_example_config.py || passed=; \
 	wait $$other || passed=; \

@@ -26,14 +26,14 @@ from benchmarks.container import (
     running,
     wait_until_confirmed,
 )
-from nameko_eventlog.compat import Settings
-from nameko_eventlog.delivery import Message
-from nameko_eventlog.delivery.wire import (
+from nameko_eventlog.amqp.frame_reading import BufferedReader
+from nameko_eventlog.amqp.frame_writing import (
     FrameGatherer,
     PropertiesEncoder,
     Publisher,
 )
-from nameko_eventlog.frames import BufferedReader
+from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
+from nameko_eventlog.delivery import OutboxEntry
 
 
 CEILING = "ceiling"
@@ -50,7 +50,7 @@ def _ceiling(uri: str, count: int, kind: str) -> tuple[float, float]:
         Seconds, and seconds of Python's CPU.
     """
     written: list[bytes] = []
-    message = Message(
+    message = OutboxEntry(
         b'{"service_name":"foo","entrypoint_protocol":"Entrypoint"}'.ljust(380),
         "application/json",
         "utf-8",
@@ -59,7 +59,7 @@ def _ceiling(uri: str, count: int, kind: str) -> tuple[float, float]:
         1.7e9,
         message_id="0" * 36,
     )
-    settings = Settings(uri, None, None, 60, {}, "json", {}, None, None, None)
+    settings = PublisherSettings(ConnectionSettings(uri))
     options = {"confirm_publish": False}
     with kombu.Connection(uri, transport_options=options) as connection:
         channel = connection.default_channel

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import eventlet
 import nameko
-from amqp.serialization import dumps
 from eventlet.greenthread import GreenThread
-from kombu import Connection, Exchange
+from kombu import Exchange
 from kombu.compression import get_encoder
 from nameko.constants import (
     AMQP_SSL_CONFIG_KEY,
     AMQP_URI_CONFIG_KEY,
-    CALL_ID_STACK_CONTEXT_KEY,
     DEFAULT_HEARTBEAT,
-    HEADER_PREFIX,
     HEARTBEAT_CONFIG_KEY,
     LOGIN_METHOD_CONFIG_KEY,
     TRANSPORT_OPTIONS_CONFIG_KEY,
@@ -33,10 +29,10 @@ from nameko.exceptions import ConfigurationError
 from nameko.rpc import get_rpc_exchange
 from nameko.standalone.events import get_event_exchange
 
-from nameko_eventlog import limits
-from nameko_eventlog.addresses import broker_address, masked, masked_value, without_secrets
-from nameko_eventlog.reporting import report
-from nameko_eventlog.tables import SharedTable, copied, is_table, redacted
+from nameko_eventlog.addresses import masked_value
+from nameko_eventlog.amqp.connections import broker_uri
+from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
+from nameko_eventlog.amqp.tables import is_table
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -68,24 +64,6 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "priority": ("an integer from 0 to 255", _is_priority),
     "compression": ("a compression that kombu knows", _is_compression),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """
-    How and where a service's events are published.
-    """
-
-    uri: str
-    ssl: Any
-    login_method: str | None
-    heartbeat: float
-    transport_options: Mapping[str, Any]
-    serializer: str
-    headers: Mapping[str, Any]
-    expiration: float | None
-    priority: int | None
-    compression: str | None
 
 
 def service_config(container: Any) -> Mapping[str, Any]:
@@ -148,51 +126,6 @@ def rpc_exchange(container: Any) -> Exchange:
     Return the exchange of RPC requests and replies.
     """
     return get_rpc_exchange() if IS_NAMEKO_3 else get_rpc_exchange(service_config(container))
-
-
-_PREFIX = f"{HEADER_PREFIX}."
-_CALL_STACK = "call_id_stack"
-
-
-def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Read from message headers what a consumer's worker continues.
-
-    Args:
-        headers: As others have sent them.
-
-    Returns:
-        What of it has the types that Nameko expects and can be sent again, within
-        `limits.CONTEXT_BYTES`.
-    """
-    data: dict[str, Any] = {}
-    weight = 0
-    is_simple = True
-    for name, value in headers.items():
-        if not isinstance(name, str) or not name.startswith(_PREFIX):
-            continue
-        name = name.removeprefix(_PREFIX)
-        weight += len(name) + 8
-        if name == _CALL_STACK:
-            # anybody can send such a header, and Nameko believes it
-            if not isinstance(value, list) or {*map(type, value)} - {str}:
-                continue
-            weight += sum(map(len, value)) + 8 * len(value)
-        elif isinstance(value, str):
-            weight += len(value)
-        else:
-            is_simple = False
-        data[name] = value
-    if weight > limits.CONTEXT_BYTES:
-        return {}
-    if is_simple or _can_be_continued(data):
-        return data
-    return {name: value for name, value in data.items() if _can_be_continued({name: value})}
-
-
-def _can_be_continued(data: Mapping[str, Any]) -> bool:
-    # what a worker's own events and calls cannot be sent with would make all of them fail
-    return is_table(data) and len(dumps("F", (data,))) <= limits.CONTEXT_BYTES
 
 
 def worker_thread(container: Any, worker_ctx: Any) -> Any:
@@ -268,62 +201,6 @@ def is_being_killed(container: Any) -> bool:
     return bool(container._being_killed)
 
 
-class ContextHeaders:
-    """
-    The message headers with which a consumer's worker continues a worker's context.
-
-    They are made anew when the worker's context data have changed, at any depth. What was returned
-    never changes: it is a copy.
-
-    Args:
-        worker_ctx: The worker's context, which is not kept: what it is the key of in a weak
-            mapping would keep it alive.
-        redact: Keys of the context data, in lower case, whose values are redacted, at any depth.
-    """
-
-    __slots__ = ("_call_stack", "_data", "_made", "_made_of", "_redact")
-
-    def __init__(self, worker_ctx: Any, redact: frozenset[str] = frozenset()) -> None:
-        self._data: Mapping[str, Any] = worker_ctx.data
-        self._redact = redact
-        self._call_stack = list(worker_ctx.call_id_stack)
-        self._made: Mapping[str, Any] = {}
-        self._made_of: Mapping[str, Any] | None = None
-
-    def make(self) -> Mapping[str, Any]:
-        """
-        Return the headers: the last ones, if the context data cannot be read any more.
-        """
-        try:
-            if self._made_of != self._data:
-                made_of = copied(self._data)
-                context = redacted(made_of, self._redact) if self._redact else made_of
-                context = {**context, CALL_ID_STACK_CONTEXT_KEY: self._call_stack}
-                self._made = SharedTable(
-                    {
-                        f"{HEADER_PREFIX}.{key}": value
-                        for key, value in context.items()
-                        if value is not None
-                    }
-                )
-                self._made_of = made_of
-        except Exception:
-            report("the message headers of a worker could not be made")
-        return self._made
-
-
-def redacted_headers(settings: Settings, redact: frozenset[str]) -> Settings:
-    """
-    Return *settings* with the publisher's own headers redacted.
-
-    Args:
-        settings: How a service's events are published.
-        redact: Keys, in lower case, with or without the prefix of Nameko's context.
-    """
-    names = redact | {f"{HEADER_PREFIX}.{key}" for key in redact}
-    return replace(settings, headers=redacted(copied(settings.headers), names))
-
-
 def worker_context(worker_ctx: Any) -> dict[str, Any]:
     """
     Return the five attributes of a worker's context.
@@ -351,7 +228,7 @@ def outside_context(service: str) -> dict[str, Any]:
     }
 
 
-def settings(provider: Any, uri: str | None) -> Settings:
+def publisher_settings(provider: Any, uri: str | None) -> PublisherSettings:
     """
     Gather what Nameko's publisher would use.
 
@@ -392,46 +269,20 @@ def settings(provider: Any, uri: str | None) -> Settings:
             raise ConfigurationError(
                 f"{type(provider).__name__}({name}={value!r}): {name} must be {expected}"
             )
-    return Settings(
-        uri=uri,
-        ssl=options.get("ssl", config.get(AMQP_SSL_CONFIG_KEY)),
-        login_method=options.get("login_method", config.get(LOGIN_METHOD_CONFIG_KEY)),
-        heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
-        transport_options=_transport_options(config),
+    return PublisherSettings(
+        ConnectionSettings(
+            uri,
+            options.get("ssl", config.get(AMQP_SSL_CONFIG_KEY)),
+            options.get("login_method", config.get(LOGIN_METHOD_CONFIG_KEY)),
+            config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
+            _transport_options(config),
+        ),
         serializer=options.get("serializer") or provider.container.serializer,
         headers=dict(options.get("headers") or {}),
         expiration=options.get("expiration"),
         priority=options.get("priority"),
         compression=options.get("compression"),
     )
-
-
-def broker_uri(value: Any) -> str:
-    """
-    Take a broker's address as Nameko does: a string, or a list of those to try in turn.
-
-    Returns:
-        One string, as kombu takes it.
-
-    Raises:
-        ConfigurationError: If it is none, kombu does not know its transport, or its password was
-            not quoted; nothing of that is shown.
-    """
-    try:
-        uri = broker_address(value)
-    except ValueError as exc:
-        raise ConfigurationError(
-            f"the broker of event logs cannot be at {masked(value)!r}: it must be {exc}"
-        ) from None
-    for one in uri.split(";"):
-        try:
-            Connection(one).get_transport_cls()
-        except Exception as exc:
-            raise ConfigurationError(
-                f"the broker of event logs cannot be at {masked(one)!r}: it must be"
-                f" amqp://USER:PASSWORD@HOST/VHOST ({without_secrets(repr(exc), one)})"
-            ) from None
-    return uri
 
 
 def _transport_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -443,17 +294,17 @@ def _transport_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options or {})
 
 
-def consumer_settings(container: Any) -> Settings:
+def consumer_settings(container: Any) -> ConnectionSettings:
     """
     Gather how the service in *container* connects to its broker.
 
     Raises:
         ConfigurationError: If there is none.
     """
-    return broker_settings(service_config(container), container.serializer)
+    return connection_settings(service_config(container))
 
 
-def broker_settings(config: Mapping[str, Any], serializer: str = "json") -> Settings:
+def connection_settings(config: Mapping[str, Any]) -> ConnectionSettings:
     """
     Gather how a configuration's broker is connected to.
 
@@ -465,15 +316,10 @@ def broker_settings(config: Mapping[str, Any], serializer: str = "json") -> Sett
         raise ConfigurationError(
             f"there is no broker to receive event logs from: set {AMQP_URI_CONFIG_KEY}"
         )
-    return Settings(
-        uri=broker_uri(uri),
-        ssl=config.get(AMQP_SSL_CONFIG_KEY),
-        login_method=config.get(LOGIN_METHOD_CONFIG_KEY),
-        heartbeat=config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
-        transport_options=_transport_options(config),
-        serializer=serializer,
-        headers={},
-        expiration=None,
-        priority=None,
-        compression=None,
+    return ConnectionSettings(
+        broker_uri(uri),
+        config.get(AMQP_SSL_CONFIG_KEY),
+        config.get(LOGIN_METHOD_CONFIG_KEY),
+        config.get(HEARTBEAT_CONFIG_KEY, DEFAULT_HEARTBEAT),
+        _transport_options(config),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from logging_ext.context import bind_sink
 from nameko_eventlog import compat
-from nameko_eventlog.dispatcher import Dispatch, EventLogDispatcher
+from nameko_eventlog.dispatching.dispatcher import Dispatch, EventLogDispatcher
 
 
 @contextmanager

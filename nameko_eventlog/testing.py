@@ -13,13 +13,13 @@ import kombu.serialization
 
 from logging_ext.context import bind_sink
 from logging_ext.handlers import EventLogHandler
-from nameko_eventlog import dispatcher
-from nameko_eventlog.body import BodyEncoder
 from nameko_eventlog.config import Config
-from nameko_eventlog.delivery import Message
+from nameko_eventlog.delivery import OutboxEntry
 from nameko_eventlog.delivery.outbox import Ledger
-from nameko_eventlog.serialization import Serializer
-from nameko_eventlog.sinks import DispatchingSink
+from nameko_eventlog.dispatching import dispatcher
+from nameko_eventlog.dispatching.body import BodyEncoder
+from nameko_eventlog.dispatching.serialization import Serializer
+from nameko_eventlog.dispatching.sinks import DispatchingSink
 
 
 class CapturedEventLogs(list[dict[str, Any]]):
@@ -47,7 +47,7 @@ class _Recorder:
         Do nothing: there is nothing to connect to.
         """
 
-    def accept(self, message: Message) -> None:
+    def accept(self, message: OutboxEntry) -> None:
         """
         Record *message*.
         """
@@ -80,7 +80,7 @@ class _Recorder:
         """
         nothing = (
             *("refused", "not_forwarded", "oldest_seconds", "reconnects"),
-            *("blocked_seconds", "at_risk", "stalled_seconds"),
+            *("blocked_seconds", "unpersisted_count", "stalled_seconds"),
         )
         return {**self._ledger.stats(), **dict.fromkeys(nothing, 0)}
 

@@ -177,7 +177,7 @@ class TestWorkerFactory:
             "oldest_seconds": 0,
             "reconnects": 0,
             "blocked_seconds": 0,
-            "at_risk": 0,
+            "unpersisted_count": 0,
             "stalled_seconds": 0,
             "refused": 0,
         } == counts

@@ -19,16 +19,23 @@ from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, masked_text, masked_value, without_secrets
-from nameko_eventlog.cli.settings import NOTHING, UNREACHABLE, config_option, read_config, telling
+from nameko_eventlog.amqp.connections import broker_uri, make_connection
+from nameko_eventlog.amqp.settings import ConnectionSettings
+from nameko_eventlog.cli.settings import (
+    NOTHING,
+    UNREACHABLE,
+    config_option,
+    handle_errors,
+    read_config,
+)
 from nameko_eventlog.cli.terminal import printable
 from nameko_eventlog.config import CONFIG_KEY, Config, parse_config
-from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming.queues import lacks_fan_in
-from nameko_eventlog.delivery import private
+from nameko_eventlog.delivery.spool import private_files
 from nameko_eventlog.extras import MissingExtra
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
-from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown
+from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown_address
 from nameko_eventlog.store.writing import Probe, try_tables
 
 
@@ -45,7 +52,7 @@ Finding = tuple[str, str, str]
 
 @click.command(short_help="Validate the configuration; try broker, database, spool.")
 @config_option
-@telling
+@handle_errors
 def check(path: str) -> None:
     """
     Validate the configuration, then try the broker, the database and the spool.
@@ -247,10 +254,10 @@ def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Fi
         return
     uris: dict[str, None] = {}
     try:
-        settings = compat.broker_settings(config)
+        settings = compat.connection_settings(config)
         uris[settings.uri] = None
         if dispatcher is not None and dispatcher.uri is not None:
-            uris[compat.broker_uri(dispatcher.uri)] = None
+            uris[broker_uri(dispatcher.uri)] = None
     except ConfigurationError as exc:
         yield "broker", "wrong", str(exc)
     for uri in uris:
@@ -269,7 +276,7 @@ def _named_services(config: Mapping[str, Any]) -> bool:
     return isinstance(section, Mapping) and bool(section.get("services"))
 
 
-def _connect(uri: str, settings: compat.Settings) -> Finding:
+def _connect(uri: str, settings: ConnectionSettings) -> Finding:
     try:
         connection = make_connection(settings, uri)
         errors = (*connection.connection_errors, *connection.channel_errors, OSError)
@@ -345,15 +352,15 @@ def _spool(directory: str) -> Finding:
     if nearest == path:
         try:
             # as services open it; root may look for the user whose they are
-            fd = private.open_spool(path, any_owner=os.geteuid() == 0)
+            fd = private_files.open_spool(path, any_owner=os.geteuid() == 0)
         except NotADirectoryError:
             return "spool", "wrong", f"{directory!r} is no directory"
         except OSError as exc:
             return "spool", "wrong", f"{directory!r} cannot be used: {exc.strerror}"
-        with private.closing(fd):
+        with private_files.closing(fd):
             status = os.fstat(fd)
-        if private.is_removable(status):
-            return "spool", "wrong", private.removable(path, status)
+        if private_files.is_removable(status):
+            return "spool", "wrong", private_files.removable(path, status)
         if status.st_uid not in (0, os.geteuid()):
             owner = f" by the user {status.st_uid}, who its services have to run as"
     elif not nearest.is_dir():
@@ -377,9 +384,9 @@ def _database(uri: str) -> Iterator[Finding]:
             if not os.access(folder, os.W_OK):
                 yield "database", "wrong", f"{str(folder)!r} cannot be written, or is not there"
             else:
-                yield "database", "ok", f"{shown(url)} will be made by the store"
+                yield "database", "ok", f"{shown_address(url)} will be made by the store"
             return
-    answers = _try("database", f"{shown(url)} answers", Probe(uri))
+    answers = _try("database", f"{shown_address(url)} answers", Probe(uri))
     yield answers
     if answers[1] == "ok":
         yield _try("tables", None, partial(try_tables, uri))

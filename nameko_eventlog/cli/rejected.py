@@ -13,9 +13,9 @@ from nameko_eventlog.cli.settings import (
     NOTHING,
     Failure,
     config_option,
+    handle_errors,
     read_config,
     store_config,
-    telling,
 )
 from nameko_eventlog.cli.terminal import json_line, printable
 from nameko_eventlog.store.rejecting import Reject, Rejects
@@ -41,7 +41,7 @@ def rejects() -> None:
     help="How many at the most.",
 )
 @config_option
-@telling
+@handle_errors
 def list_rejects(path: str, limit: int) -> None:
     """
     Print the latest.
@@ -60,7 +60,7 @@ def list_rejects(path: str, limit: int) -> None:
 @rejects.command()
 @click.argument("id", type=_ID)
 @config_option
-@telling
+@handle_errors
 def show(path: str, id: int) -> None:  # noqa: A002
     """
     Print one whole, as JSON.
@@ -89,7 +89,7 @@ def show(path: str, id: int) -> None:  # noqa: A002
 @rejects.command(short_help="Try to store some again.")
 @click.argument("ids", type=_ID, nargs=-1, required=True)
 @config_option
-@telling
+@handle_errors
 def retry(path: str, ids: tuple[int, ...]) -> None:
     """
     Try to store some again, for instance with a later version, or with another ACCEPT.

@@ -18,17 +18,17 @@ from typing import IO, Any
 import kombu.serialization
 import msgspec
 
+from nameko_eventlog.amqp.decoding import decode_json
+from nameko_eventlog.amqp.message import shortstr
+from nameko_eventlog.amqp.tables import is_table
 from nameko_eventlog.cli.settings import USAGE, Failure
-from nameko_eventlog.consuming.decoding import decode_json
-from nameko_eventlog.delivery.lines import bounded_lines
 from nameko_eventlog.delivery.marks import Marker
-from nameko_eventlog.delivery.message import shortstr
+from nameko_eventlog.delivery.spool.lines import bounded_lines
 from nameko_eventlog.limits import (
     BODY_BYTES,
     REPLAY_LINE_BYTES,
     REPLAY_LINE_VALUES,
 )
-from nameko_eventlog.tables import is_table
 
 
 LOGGER = "nameko_eventlog.undelivered"

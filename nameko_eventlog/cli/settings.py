@@ -110,13 +110,13 @@ def config_option(command: F) -> F:
     )(command)
 
 
-def telling(command: F) -> F:
+def handle_errors(command: F) -> F:
     """
     Turn what goes wrong into a message and an exit code.
     """
 
     @wraps(command)
-    def told(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except InvalidQuery as exc:
@@ -126,4 +126,4 @@ def telling(command: F) -> F:
         except ConfigurationError as exc:
             raise Failure(str(exc), USAGE) from None
 
-    return told  # type: ignore[return-value]
+    return run  # type: ignore[return-value]

@@ -20,6 +20,8 @@ from rich.progress import Progress
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
+from nameko_eventlog.amqp.connections import broker_uri, make_connection
+from nameko_eventlog.amqp.message import Message, shortstr, whole_seconds
 from nameko_eventlog.cli.replaying import (
     LineReader,
     Publication,
@@ -33,15 +35,13 @@ from nameko_eventlog.cli.settings import (
     USAGE,
     Failure,
     config_option,
+    handle_errors,
     read_config,
-    telling,
 )
 from nameko_eventlog.cli.terminal import console, event_line, local_time, printable
 from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
-from nameko_eventlog.connections import make_connection
 from nameko_eventlog.delivery.marks import Marker, replay_secret
-from nameko_eventlog.delivery.message import Message, shortstr, whole_seconds
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
@@ -81,7 +81,7 @@ def directories(path: str) -> list[ProcessDirectory]:
 
 @spool.command("list")
 @config_option
-@telling
+@handle_errors
 def list_spools(path: str) -> None:
     """
     Print what waits, by service and process.
@@ -107,7 +107,7 @@ def list_spools(path: str) -> None:
 @spool.command()
 @click.option("--limit", "-n", default=50, show_default=True, help="How many at the most.")
 @config_option
-@telling
+@handle_errors
 def show(path: str, limit: int) -> None:
     """
     Print the event logs that wait.
@@ -137,7 +137,7 @@ def show(path: str, limit: int) -> None:
 
 @spool.command(short_help="Print what waits as JSON lines, for `replay`.")
 @config_option
-@telling
+@handle_errors
 def export(path: str) -> None:
     """
     Print the event logs that wait as JSON lines, which `replay` takes.
@@ -183,7 +183,7 @@ def _marker(config: Any) -> Marker:
     help="Publish lines of FILE without a mark, too: if only our own logger writes to it.",
 )
 @config_option
-@telling
+@handle_errors
 def replay(path: str, file: Any, seconds: float, unmarked: bool) -> None:
     """
     Publish what dead processes have left in the spool; or a FILE of exported lines, or a log file
@@ -250,8 +250,8 @@ def _sleep(seconds: float) -> None:
 
 
 def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
-    settings = compat.broker_settings(config)
-    uri = compat.broker_uri(parse_config(config).uri or settings.uri)
+    settings = compat.connection_settings(config)
+    uri = broker_uri(parse_config(config).uri or settings.uri)
     connection = make_connection(settings, uri, confirm_publish=True)
     errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     published = others = refused = declined = 0

@@ -19,7 +19,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from nameko_eventlog.cli.filters import Duration, Words, filter_options, parameters, time_options
-from nameko_eventlog.cli.settings import NOTHING, Failure, config_option, store_config, telling
+from nameko_eventlog.cli.settings import (
+    NOTHING,
+    Failure,
+    config_option,
+    handle_errors,
+    store_config,
+)
 from nameko_eventlog.cli.terminal import (
     column,
     console,
@@ -60,7 +66,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
 @config_option
-@telling
+@handle_errors
 def query(
     path: str, limit: int, is_all: bool, oldest: bool, as_json: bool, as_csv: bool, **options: Any
 ) -> None:
@@ -149,7 +155,7 @@ def _cell(row: EventLogRow, name: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.option("--logs/--no-logs", default=True, help="With the event logs of each call.")
 @config_option
-@telling
+@handle_errors
 def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
     """
     Print all calls that share an origin with CALL_ID, as a tree.
@@ -216,7 +222,7 @@ def _call_line(call: Call, asked: str) -> Text:
 @click.option("--limit", "-n", default=50, show_default=True, help="How many groups at the most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @config_option
-@telling
+@handle_errors
 def count(
     path: str, by: str, bucket: timedelta, limit: int, as_json: bool, **options: Any
 ) -> None:
@@ -268,7 +274,7 @@ def count(
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @config_option
-@telling
+@handle_errors
 def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
     """
     Delete old event logs, and old rejects, in small steps.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,20 +14,26 @@ from uuid import uuid4
 
 import click
 import kombu
-from kombu import Connection, Exchange
+from kombu import Exchange
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
+from nameko_eventlog.amqp.connections import broker_uri, make_connection
+from nameko_eventlog.amqp.decoding import UNREADABLE
+from nameko_eventlog.amqp.deliveries import consume
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
-from nameko_eventlog.cli.settings import UNREACHABLE, Failure, config_option, read_config, telling
+from nameko_eventlog.cli.settings import (
+    UNREACHABLE,
+    Failure,
+    config_option,
+    handle_errors,
+    read_config,
+)
 from nameko_eventlog.cli.stored import tell_unseen
 from nameko_eventlog.cli.terminal import console, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
-from nameko_eventlog.connections import make_connection
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.consuming.deliveries import UNREADABLE, DeliveryAssembler
-from nameko_eventlog.consuming.reasons import shown, told
-from nameko_eventlog.consuming.subscription import keep_compressed
+from nameko_eventlog.describing import describe_error, describe_value
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.dating import claimed_time, decide_time
@@ -55,7 +61,7 @@ _REMEMBERED = 100_000
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", "-n", type=click.IntRange(1), help="End after so many.")
 @config_option
-@telling
+@handle_errors
 def tail(path: str, follow: bool, as_json: bool, count: int | None, **options: Any) -> None:
     """
     Print event logs as they come, until interrupted.
@@ -116,9 +122,9 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
 
 def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | None) -> None:
     is_wanted = matcher(options)
-    settings = compat.broker_settings(config)
+    settings = compat.connection_settings(config)
     dispatcher = parse_config(config)
-    uri = compat.broker_uri(dispatcher.uri or settings.uri)
+    uri = broker_uri(dispatcher.uri or settings.uri)
     accept = content_types(config.get("ACCEPT") or ["json"])
     services = options["service"]
     if not services and dispatcher.fan_in_exchange is None:
@@ -142,7 +148,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
             else:
                 line = row_line(_row(received, body))
         except Exception as exc:  # of what others have sent
-            reason = str(exc) if isinstance(exc, Unstorable) else told(exc)
+            reason = str(exc) if isinstance(exc, Unstorable) else describe_error(exc)
             click.echo(f"a message that is no event log: {printable(reason)}", err=True)
             return
         if as_json:
@@ -164,7 +170,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
             for exchange in exchanges:
                 exchange(channel).declare()
                 queue.bind_to(exchange, routing_key=dispatcher.event_type or "log_event")
-            _consume(connection, channel, queue.name, arrived.append)
+            consume(channel, queue.name, arrived.append, queue.name, no_ack=True)
             while left is None or left > 0:
                 with suppress(TimeoutError):
                     connection.drain_events(timeout=1)
@@ -178,28 +184,12 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
         ) from None
 
 
-def _consume(
-    connection: Connection, channel: Any, queue: str, receive: Callable[[ReceivedMessage], None]
-) -> None:
-    keep_compressed(channel)
-    channel.basic_consume(
-        queue=queue,
-        no_ack=True,
-        callback=lambda message: receive(ReceivedMessage.read(message)),
-        consumer_tag=queue,
-    )
-    amqp = connection.connection
-    if hasattr(amqp, "on_inbound_frame"):  # AMQP's transport: others take frames apart themselves
-        assembler = DeliveryAssembler(amqp, channel.channel_id, receive)
-        amqp.on_inbound_frame = assembler.handle
-
-
 def _body(received: ReceivedMessage, accept: Collection[str]) -> dict[str, Any]:
     if UNREADABLE in received.headers:
         raise Unstorable("its properties cannot be read")
     body = decode_body(received, accept)
     if not isinstance(body, dict):
-        raise Unstorable(f"the body is no mapping but {shown(body)}")
+        raise Unstorable(f"the body is no mapping but {describe_value(body)}")
     return body
 
 
@@ -218,5 +208,5 @@ def _row(received: ReceivedMessage, body: dict[str, Any]) -> Any:
 def _identity(received: ReceivedMessage) -> dict[str, Any]:
     message_id = received.properties.get("message_id")
     if message_id is not None and not isinstance(message_id, str):
-        message_id = shown(message_id)
+        message_id = describe_value(message_id)
     return {"message_id": message_id, "exchange": received.exchange}

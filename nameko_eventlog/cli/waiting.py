@@ -14,16 +14,16 @@ from contextlib import suppress
 import click
 
 from nameko_eventlog.cli.terminal import printable
-from nameko_eventlog.delivery import private
-from nameko_eventlog.delivery.directories import CORRUPT, LOCK, read_position_file
-from nameko_eventlog.delivery.holdings import service_name
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.segments import (
+from nameko_eventlog.delivery.entry import OutboxEntry
+from nameko_eventlog.delivery.spool import private_files
+from nameko_eventlog.delivery.spool.directory import CORRUPT, LOCK, read_position_file
+from nameko_eventlog.delivery.spool.segments import (
     SUFFIX,
     LaterVersion,
     read_position,
     read_segment,
 )
+from nameko_eventlog.delivery.spool.spool_directories import service_name
 
 
 class ProcessDirectory:
@@ -48,9 +48,9 @@ class ProcessDirectory:
         return printable(f"{self.path.parent.name}/{self.path.name}")
 
     def _open(self) -> int:
-        service = private.open_service(self.path.parent, any_owner=_reads_all())
-        with private.closing(service):
-            return private.open_directory(service, self.path, owner=self.owner)
+        service = private_files.open_service(self.path.parent, any_owner=_reads_all())
+        with private_files.closing(service):
+            return private_files.open_directory(service, self.path, owner=self.owner)
 
     def segments(self) -> list[str]:
         """
@@ -59,10 +59,10 @@ class ProcessDirectory:
         Raises:
             OSError: It cannot be read.
         """
-        with private.closing(self._open()) as fd:
+        with private_files.closing(self._open()) as fd:
             return sorted(name for name in os.listdir(fd) if name.endswith(SUFFIX))
 
-    def messages(self) -> Iterator[Message | None]:
+    def messages(self) -> Iterator[OutboxEntry | None]:
         """
         Read what waits, in order; None for a line that is no message.
         """
@@ -71,7 +71,7 @@ class ProcessDirectory:
         except OSError as exc:
             warn(f"{self.path} cannot be read: {exc}")
             return
-        with private.closing(directory):
+        with private_files.closing(directory):
             done, offset = "", 0
             with suppress(OSError, ValueError):
                 done, offset = read_position(read_position_file(directory, self.path, self.owner))
@@ -80,7 +80,7 @@ class ProcessDirectory:
                     continue
                 path = self.path / name
                 try:
-                    fd = private.open_file(directory, path, os.O_RDONLY, owner=self.owner)
+                    fd = private_files.open_file(directory, path, os.O_RDONLY, owner=self.owner)
                     yield from read_segment(fd, offset if name == done else 0)
                 except FileNotFoundError:
                     continue  # its process has just settled it
@@ -94,13 +94,13 @@ class ProcessDirectory:
         Tell whether a living process has it.
         """
         try:
-            with private.closing(self._open()) as directory:
-                lock = private.open_file(
+            with private_files.closing(self._open()) as directory:
+                lock = private_files.open_file(
                     directory, self.path / LOCK, os.O_RDONLY, owner=self.owner
                 )
         except OSError:
             return False
-        with private.closing(lock):
+        with private_files.closing(lock):
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -118,16 +118,16 @@ def process_directories(root: pathlib.Path) -> list[ProcessDirectory]:
         OSError: The spool cannot be read.
     """
     found = []
-    spool = private.open_spool(root, any_owner=_reads_all(), access=os.O_RDONLY)
-    with private.closing(spool):
+    spool = private_files.open_spool(root, any_owner=_reads_all(), access=os.O_RDONLY)
+    with private_files.closing(spool):
         services = sorted(os.listdir(spool))
     for service in services:
         try:
-            fd = private.open_service(root / service, any_owner=_reads_all())
+            fd = private_files.open_service(root / service, any_owner=_reads_all())
         except OSError as exc:
             _tell_refused(root / service, exc)
             continue
-        with private.closing(fd):
+        with private_files.closing(fd):
             owner = os.fstat(fd).st_uid
             processes = sorted(os.listdir(fd))
         for process in processes:

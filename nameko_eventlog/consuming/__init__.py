@@ -2,8 +2,8 @@
 Receiving event logs: no workers, no services, and nothing of the sending side.
 """
 
+from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.consuming.queues import QueueOptions
-from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.settling import Settling
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from nameko_eventlog.consuming.received import ReceivedMessage
+from nameko_eventlog.amqp.received import ReceivedMessage
 
 
 FIRST_RETRY, LAST_RETRY = 0.2, 30.0

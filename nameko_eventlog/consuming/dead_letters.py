@@ -9,12 +9,10 @@ from typing import Any
 
 from amqp.serialization import dumps
 
-from nameko_eventlog.consuming.reasons import MAX_REASON, told
-from nameko_eventlog.consuming.received import ATTEMPTS, ReceivedMessage
-from nameko_eventlog.tables import check_finite
+from nameko_eventlog.amqp.received import ATTEMPTS, ReceivedMessage
+from nameko_eventlog.amqp.tables import check_finite
+from nameko_eventlog.describing import MAX_REASON
 
-
-__all__ = ["dead_letter", "least_dead_letter", "told"]
 
 LEFT_OUT = "x-eventlog-left-out"
 """The header that says what of the message could not be sent again."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nameko_eventlog import limits
+from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.consuming.batches import Attempt, Batch
-from nameko_eventlog.consuming.received import ReceivedMessage
 
 
 class EarlierCalls:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.consuming.dead_letters import dead_letter
-from nameko_eventlog.consuming.received import ReceivedMessage
 
 
 _EXCHANGE, _ROUTING_KEY = "x-eventlog-exchange", "x-eventlog-routing-key"

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any
 from uuid import uuid4
 
 import eventlet
@@ -23,22 +23,19 @@ from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
 from kombu import Producer
 from kombu.exceptions import OperationalError
-from kombu.transport.virtual import Message as VirtualMessage
 
 from nameko_eventlog import limits
 from nameko_eventlog.addresses import masked, masked_text
-from nameko_eventlog.compat import Settings
-from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.amqp.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.amqp.deliveries import consume, takes_frames
+from nameko_eventlog.amqp.frame_reading import Reader, open_reader
+from nameko_eventlog.amqp.received import ReceivedMessage
+from nameko_eventlog.amqp.settings import ConnectionSettings
 from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
 from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
-from nameko_eventlog.consuming.decoding import UNREADABLE
-from nameko_eventlog.consuming.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming.isolation import REASON, isolated, restored
 from nameko_eventlog.consuming.queues import QueueOptions
-from nameko_eventlog.consuming.reasons import told
-from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.settling import Settling
-from nameko_eventlog.frames import Reader, open_reader
 
 
 _log = logging.getLogger("nameko_eventlog")
@@ -66,33 +63,6 @@ _MEND = {
 }
 
 
-def keep_compressed(channel: Any) -> None:
-    """
-    Let messages of *channel* be as they were sent, if it is of one of kombu's own transports.
-
-    kombu decompresses each as it comes, however large it becomes.
-    """
-    message = getattr(channel, "Message", None)
-    if isinstance(message, type) and issubclass(message, VirtualMessage):
-        channel.Message = type("MessageAsSent", (_AsSent, message), {})
-
-
-class _AsSent:
-    """
-    What makes kombu's message leave its body alone, and take any headers.
-    """
-
-    errors: ClassVar[Any] = ("not decompressed",)  # if there are errors already, kombu does not
-
-    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
-        try:
-            dict(payload.get("headers") or ())
-            super().__init__(payload, channel=channel, **kwargs)  # type: ignore[call-arg]
-        except Exception as exc:
-            readable = {**payload, "body": None, "headers": {UNREADABLE: told(exc)}}
-            super().__init__(readable, channel=channel, **kwargs)  # type: ignore[call-arg]
-
-
 class Pause(Exception):
     """
     Raised by ``on_turn``: give the broker back what it has delivered, for now.
@@ -115,7 +85,7 @@ class Subscription:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ConnectionSettings,
         options: QueueOptions,
         prefetch: int,
         on_turn: Callable[[], None],
@@ -314,27 +284,22 @@ class Subscription:
         self.connection = self._connections
         self._connected_at = monotonic()
         connection = self._client.connection
-        is_amqp = hasattr(connection, "on_inbound_frame")
+        is_amqp = takes_frames(connection)
         self._unsettled = Settling(is_singly=not is_amqp)
         self.waiting.clear()
         self._is_declared = False
         self._options.declare(channel)
         self._declared_at = monotonic()
         self.may_have_isolated = is_amqp and self._options.alone is not None
-        keep_compressed(channel)
         channel.basic_qos(0, self._prefetch, False)
-        channel.basic_consume(
-            queue=self._options.name,
-            no_ack=False,
-            callback=lambda message: self._received(ReceivedMessage.read(message)),
-            consumer_tag=f"eventlog-{uuid4()}",
+        consume(
+            channel,
+            self._options.name,
+            self._received,
+            f"eventlog-{uuid4()}",
+            on_refusal=self._declaration_refused,
         )
         if is_amqp:
-            assembler = DeliveryAssembler(
-                connection, channel.channel_id, self._received, self._declaration_refused
-            )
-            # also of what py-amqp reads itself, while it waits for an answer
-            connection.on_inbound_frame = assembler.handle
             self._reader = open_reader(connection)
         self._is_declared = True
         self._restored()

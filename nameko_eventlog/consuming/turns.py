@@ -11,14 +11,15 @@ from typing import Any, Protocol
 
 import eventlet
 
-from nameko_eventlog import compat, limits
+from nameko_eventlog import limits
+from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.consuming.batches import SKIPPED, Batch
 from nameko_eventlog.consuming.calls import Calls
+from nameko_eventlog.consuming.context_data import context_data
 from nameko_eventlog.consuming.counts import ConsumerCounts
 from nameko_eventlog.consuming.earlier import EarlierCalls
-from nameko_eventlog.consuming.reasons import shown, told
-from nameko_eventlog.consuming.received import ReceivedMessage
 from nameko_eventlog.consuming.subscription import Pause, Subscription
+from nameko_eventlog.describing import describe_error, describe_value
 from nameko_eventlog.exceptions import Unavailable
 from nameko_eventlog.visible import visible
 
@@ -129,7 +130,9 @@ class Turns:
             if batch.due > now or (is_enough and batch.reason is None):
                 self._batches.append(batch)
             elif batch.reason is not None:
-                self._bury(batch.messages[0], batch.reason, batch.failures, batch.is_suspect)
+                self._dead_letter(
+                    batch.messages[0], batch.reason, batch.failures, batch.is_suspect
+                )
             elif waits_for_one or (batch.is_alone and self._calls):
                 self._batches.append(batch)
                 waits_for_one = waits_for_one or self._may_wait(now)
@@ -234,9 +237,9 @@ class Turns:
         try:
             value = self._handler.read(message)
             if self._handler.batch_size is None and value is not SKIPPED:
-                batch.context = compat.context_data(message.headers)
+                batch.context = context_data(message.headers)
         except Exception as exc:
-            self._bury(message, f"cannot be read: {told(exc)}")
+            self._dead_letter(message, f"cannot be read: {describe_error(exc)}")
             return
         if value is SKIPPED:
             self._subscription.acknowledge([message], "skipped")
@@ -264,9 +267,9 @@ class Turns:
             return False
         if is_alone:
             reason = f"was handled alone {before} times, and its process or connection ended"
-            self._bury(message, reason)
+            self._dead_letter(message, reason)
         else:
-            self._bury(message, f"was delivered {before} times", is_suspect=True)
+            self._dead_letter(message, f"was delivered {before} times", is_suspect=True)
         return True
 
     def _begin(self, batch: Batch) -> None:
@@ -302,9 +305,9 @@ class Turns:
                     )
                 )
         else:
-            self._bury(batch.messages[0], f"was not handled: {told(exc)}")
+            self._dead_letter(batch.messages[0], f"was not handled: {describe_error(exc)}")
 
-    def _bury(
+    def _dead_letter(
         self,
         message: ReceivedMessage,
         reason: str,
@@ -357,7 +360,7 @@ class Turns:
             self._handler.label,
             self._subscription.dead_letters,
             count,
-            shown(message.properties.get("message_id")),
+            describe_value(message.properties.get("message_id")),
             visible(reason),
         )
 

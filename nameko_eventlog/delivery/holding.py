@@ -8,8 +8,8 @@ may make it wrong by a message.
 
 from __future__ import annotations
 
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.tables import SharedTable, weigh
+from nameko_eventlog.amqp.tables import SharedTable, weigh
+from nameko_eventlog.delivery.entry import OutboxEntry
 
 
 OVERHEAD = 400
@@ -20,7 +20,7 @@ Its event type is a literal of the service's, mostly.
 """
 
 
-def hold(message: Message) -> int:
+def hold(message: OutboxEntry) -> int:
     """
     Return how many bytes more are held with *message*.
     """
@@ -33,7 +33,7 @@ def hold(message: Message) -> int:
     return size + weigh(headers) if headers else size
 
 
-def release(message: Message) -> int:
+def release(message: OutboxEntry) -> int:
     """
     Return how many bytes less are held without *message*.
     """

@@ -11,8 +11,8 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from logging_ext.forwarding import Counter
+from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.holding import hold, release
-from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.steps import move, remove_and_count
 
 
@@ -128,7 +128,7 @@ class Outbox(Protocol):
     ``put`` and ``withdraw`` are called from any thread; everything else from the relay's.
     """
 
-    def put(self, message: Message) -> Level:
+    def put(self, message: OutboxEntry) -> Level:
         """
         Keep *message* and count it as accepted, unless there is no room.
 
@@ -136,35 +136,35 @@ class Outbox(Protocol):
             How full the outbox was; ``FULL`` if *message* is not kept.
         """
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int) -> list[OutboxEntry]:
         """
         Return the next messages, first in, first out; they stay kept, in `taken`, until settled.
         """
 
     @property
-    def taken(self) -> KeysView[Message]:
+    def taken(self) -> KeysView[OutboxEntry]:
         """
         What was taken and is not settled, in the order in which it was taken.
 
         After an interruption there may be more than what `take` has returned.
         """
 
-    def settle(self, message: Message, counter: Counter) -> None:
+    def settle(self, message: OutboxEntry, counter: Counter) -> None:
         """
         Let go of a message that was taken, and count what became of it, once.
         """
 
-    def settle_all(self, messages: list[Message], counter: Counter) -> None:
+    def settle_all(self, messages: list[OutboxEntry], counter: Counter) -> None:
         """
         Do so for several, in one step.
         """
 
-    def withdraw(self, message: Message) -> bool:
+    def withdraw(self, message: OutboxEntry) -> bool:
         """
         Let go of a message that its waiter has claimed back, and tell whether that is so.
         """
 
-    def holds(self, message: Message) -> bool:
+    def holds(self, message: OutboxEntry) -> bool:
         """
         Tell whether *message* is kept; slowly.
         """
@@ -174,7 +174,7 @@ class Outbox(Protocol):
         Begin: the hub runs.
         """
 
-    def close(self) -> list[Message]:
+    def close(self) -> list[OutboxEntry]:
         """
         End, and return what would be lost by it; that stays kept until it is settled.
         """
@@ -191,7 +191,7 @@ class Outbox(Protocol):
         """
 
     @property
-    def at_risk(self) -> int:
+    def unpersisted_count(self) -> int:
         """
         How many messages are lost if the process is killed.
         """
@@ -209,13 +209,15 @@ class Outbox(Protocol):
         """
 
     @property
-    def oldest(self) -> Message | None:
+    def oldest(self) -> OutboxEntry | None:
         """
         The oldest message, if it is in memory.
         """
 
 
-def claimed(messages: Iterable[Message], outbox: Outbox, counter: Counter) -> list[Message]:
+def claimed(
+    messages: Iterable[OutboxEntry], outbox: Outbox, counter: Counter
+) -> list[OutboxEntry]:
     """
     Claim *messages* for sending, and return those that are not claimed back by who waits.
 
@@ -253,12 +255,12 @@ class MemoryOutbox:
         self._turn_at = TURN  # in the queue
         self._entered = ledger.entered
         self._withdrawn = ledger.withdrawn
-        self._queue: deque[Message] = deque()
-        self._taken: dict[Message, Any] = {}
+        self._queue: deque[OutboxEntry] = deque()
+        self._taken: dict[OutboxEntry, Any] = {}
         ledger.queued = self._queue.__len__
         self._bytes = 0
 
-    def put(self, message: Message) -> Level:
+    def put(self, message: OutboxEntry) -> Level:
         """
         Keep *message* and count it as accepted, unless there is no room.
 
@@ -283,13 +285,13 @@ class MemoryOutbox:
         queue.append(message)
         return level
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int) -> list[OutboxEntry]:
         """
         Return the next messages, first in, first out; they stay kept until settled.
 
         What a waiter has claimed back meanwhile is let go of.
         """
-        batch: list[Message] = []
+        batch: list[OutboxEntry] = []
         while self._queue and len(batch) < limit:
             moved = move(self._queue, self._taken, limit - len(batch), self._entered)
             batch += claimed(moved, self, self._withdrawn)
@@ -297,25 +299,25 @@ class MemoryOutbox:
         return batch
 
     @property
-    def taken(self) -> KeysView[Message]:
+    def taken(self) -> KeysView[OutboxEntry]:
         """
         What was taken and is not settled, in the order in which it was taken.
         """
         return self._taken.keys()
 
-    def settle(self, message: Message, counter: Counter) -> None:
+    def settle(self, message: OutboxEntry, counter: Counter) -> None:
         """
         Let go of a message that was taken, and count what became of it, once.
         """
         self.settle_all([message], counter)
 
-    def settle_all(self, messages: list[Message], counter: Counter) -> None:
+    def settle_all(self, messages: list[OutboxEntry], counter: Counter) -> None:
         """
         Do so for several, in one step.
         """
         self._forget(remove_and_count(self._taken, messages, counter))
 
-    def withdraw(self, message: Message) -> bool:
+    def withdraw(self, message: OutboxEntry) -> bool:
         """
         Let go of a message that its waiter has claimed back; the relay may have, before.
         """
@@ -324,7 +326,7 @@ class MemoryOutbox:
             self._forget([message])
         return True
 
-    def holds(self, message: Message) -> bool:
+    def holds(self, message: OutboxEntry) -> bool:
         """
         Tell whether *message* is kept; slowly.
         """
@@ -335,7 +337,7 @@ class MemoryOutbox:
         Do nothing: memory is there.
         """
 
-    def close(self) -> list[Message]:
+    def close(self) -> list[OutboxEntry]:
         """
         Return everything; it stays kept until it is settled.
         """
@@ -347,7 +349,7 @@ class MemoryOutbox:
         Do nothing: the child has a copy of its own.
         """
 
-    def _forget(self, messages: list[Message]) -> None:
+    def _forget(self, messages: list[OutboxEntry]) -> None:
         # a bound, not a ledger: an OS thread may come between the reading and the writing,
         # and the count begins anew whenever the outbox is empty
         self._bytes -= sum(map(release, messages))
@@ -362,7 +364,7 @@ class MemoryOutbox:
         return len(self._queue) + len(self._taken)
 
     @property
-    def at_risk(self) -> int:
+    def unpersisted_count(self) -> int:
         """
         How many messages are lost if the process is killed: all of them.
         """
@@ -383,7 +385,7 @@ class MemoryOutbox:
         return self._level(self.waiting, self._bytes)
 
     @property
-    def oldest(self) -> Message | None:
+    def oldest(self) -> OutboxEntry | None:
         """
         The oldest message.
         """
@@ -393,7 +395,7 @@ class MemoryOutbox:
         return fill_level(waiting, self._size, kept, self._size_bytes)
 
 
-def oldest(*kept: Iterable[Message]) -> Message | None:
+def oldest(*kept: Iterable[OutboxEntry]) -> OutboxEntry | None:
     """
     Return the first message of the first that has one, or None.
     """

@@ -15,15 +15,15 @@ from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.addresses import masked_text
-from nameko_eventlog.delivery.broker import BrokerTimeout, blames_message
+from nameko_eventlog.amqp.broker import BrokerTimeout, OnConfirm, OnReturn, blames_message
 from nameko_eventlog.delivery.changes import Changes
-from nameko_eventlog.delivery.flight import FIRST_BACKOFF, LAST_BACKOFF, Flight
+from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.delivery.in_flight import FIRST_BACKOFF, LAST_BACKOFF, InFlight
 from nameko_eventlog.delivery.interrupt import interrupt
-from nameko_eventlog.delivery.message import Message
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
-from nameko_eventlog.delivery.target import OnConfirm, OnReturn, Target
-from nameko_eventlog.delivery.waiting import Bell, HomeThread
+from nameko_eventlog.delivery.target import Target
+from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
 
 BATCH = 100
@@ -81,13 +81,13 @@ class Relay:
         ledger: Ledger,
         make_broker: Callable[[OnConfirm, OnReturn], Target],
         identifiers: UUID7Generator,
-        undeliver: Callable[[Message, str], None],
+        undeliver: Callable[[OutboxEntry, str], None],
         confirm_timeout: float,
         unroutable: str,
         most_aside: int,
         most_aside_bytes: int,
         service: str,
-        home: HomeThread,
+        home: HubThread,
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
@@ -99,10 +99,10 @@ class Relay:
         self._hold_unroutable = unroutable == "hold"
         self._service = service
         self._home = home
-        self._bell = Bell(home)
+        self._bell = Notifier(home)
         self.notice = self._bell.ring
-        self._flight = Flight(most_aside, most_aside_bytes)
-        self._confirmed: list[Message] = []  # and not yet settled
+        self._flight = InFlight(most_aside, most_aside_bytes)
+        self._confirmed: list[OutboxEntry] = []  # and not yet settled
         self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
         self._stopping = False
@@ -160,7 +160,7 @@ class Relay:
         return self._hold_unroutable and self._changes.is_unroutable
 
     @property
-    def is_flowing(self) -> bool:
+    def is_healthy(self) -> bool:
         """
         Whether the broker is well, so that waiting for a moment makes room in the outbox.
         """
@@ -336,7 +336,7 @@ class Relay:
         self._settle()
         return True
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: OutboxEntry) -> None:
         """
         Send *message*, the first of the next.
         """
@@ -459,7 +459,7 @@ class Relay:
         if self._longest_wait:
             self._changes.slow(self._longest_wait, self._patience, self._confirm_timeout)
 
-    def _routed(self, messages: list[Message]) -> list[Message]:
+    def _routed(self, messages: list[OutboxEntry]) -> list[OutboxEntry]:
         """
         Return those that a queue has taken; the others wait to be sent again.
         """
@@ -473,7 +473,7 @@ class Relay:
             self._changes.routed(len(routed) == len(messages), is_held=True)
         return routed
 
-    def _refuse(self, messages: list[Message], now: float) -> None:
+    def _refuse(self, messages: list[OutboxEntry], now: float) -> None:
         """
         Keep what the broker refuses aside, and say so if it does that again.
         """
@@ -514,7 +514,7 @@ class Relay:
         self._flight.lose(alone=False)
         self._changes.failed(exc)
 
-    def _give_up(self, message: Message, reason: str, sent: bool) -> None:
+    def _give_up(self, message: OutboxEntry, reason: str, sent: bool) -> None:
         self._undeliver(message, reason)  # rather twice than not at all
         self._outbox.settle(message, self._ledger.undelivered)
         if message.waiter is not None:

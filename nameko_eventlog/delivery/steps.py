@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any
 
 from logging_ext.forwarding import Counter
-from nameko_eventlog.delivery.message import Message
+from nameko_eventlog.delivery.entry import OutboxEntry
 
 
 def in_one_step(*steps: Iterator[Any]) -> None:
@@ -31,11 +31,11 @@ def first(steps: Iterator[Any]) -> Iterator[Any]:
 
 
 def remove_and_count(
-    taken: dict[Message, Any],
-    messages: Iterable[Message],
+    taken: dict[OutboxEntry, Any],
+    messages: Iterable[OutboxEntry],
     counter: Counter,
-    also: Callable[[list[Message]], Iterator[object]] | None = None,
-) -> list[Message]:
+    also: Callable[[list[OutboxEntry]], Iterator[object]] | None = None,
+) -> list[OutboxEntry]:
     """
     Remove *messages* and count them, in one step, and return those that were there.
 
@@ -54,8 +54,8 @@ def remove_and_count(
 
 
 def move(
-    queue: deque[Message], taken: dict[Message, Any], limit: int, entered: Counter
-) -> list[Message]:
+    queue: deque[OutboxEntry], taken: dict[OutboxEntry, Any], limit: int, entered: Counter
+) -> list[OutboxEntry]:
     """
     Move the first messages of *queue* to *taken* and count them, in one step, and return them.
 

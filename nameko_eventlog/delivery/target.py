@@ -4,23 +4,10 @@ What the relay needs of whatever it publishes to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from nameko_eventlog.delivery.message import Message
-
-
-OnConfirm = Callable[[int, bool, bool], None]
-"""
-Called with a delivery tag, whether it stands for all before, and whether what it stands for was
-taken (True) or refused (False).
-"""
-
-OnReturn = Callable[[str], None]
-"""
-Called with the message id of a mandatory message that no queue takes, before it is confirmed.
-"""
+from nameko_eventlog.amqp.message import Message
 
 
 class Target(Protocol):

@@ -165,7 +165,7 @@ class ThreadWaiter(_Ticket):
         return self.confirmed
 
 
-class HomeThread:
+class HubThread:
     """
     The OS thread whose hub a relay runs on, and what may be done from there.
     """
@@ -263,7 +263,7 @@ def _signal_handlers() -> set[CodeType]:
     return found
 
 
-class Bell:
+class Notifier:
     """
     Let one green thread wait for a socket, a ring, or the end of a time, whichever is first.
 
@@ -271,7 +271,7 @@ class Bell:
     what eventlet's own primitives do with those who wait.
     """
 
-    def __init__(self, home: HomeThread) -> None:
+    def __init__(self, home: HubThread) -> None:
         self._home = home
         self._waiting: Any = None
         self._rung = False

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from nameko_eventlog.addresses import check_quoted, masked, masked_text
-from nameko_eventlog.consuming.decoding import decode_json
+from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.extras import extra
 from nameko_eventlog.store import files, jsonb, matching, sqlite_files
@@ -68,7 +68,7 @@ class DatabaseError(EventLogError):
         self.reason = reason
 
 
-def shown(url: URL) -> str:
+def shown_address(url: URL) -> str:
     """
     Return the database's address without its password.
     """
@@ -261,7 +261,7 @@ def _told(exc: SQLAlchemyError) -> tuple[str, str]:
 
 def _failure(url: URL, told: str, reason: str = "") -> DatabaseError:
     return DatabaseError(
-        f"the database {shown(url)} cannot be used: {told}",
+        f"the database {shown_address(url)} cannot be used: {told}",
         reason=f"The database cannot be used: {reason or told}.",
     )
 
@@ -315,7 +315,7 @@ def _set_up_sqlite(
             connection.execute("PRAGMA synchronous = FULL").close()
         else:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
-        matching.teach_sqlite(connection, deadline)
+        matching.register_sqlite_functions(connection, deadline)
         if deadline is not None:
             connection.set_progress_handler(deadline.has_passed, _STEPS)
 

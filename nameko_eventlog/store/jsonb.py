@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nameko_eventlog.consuming.decoding import decode_json
+from nameko_eventlog.amqp.decoding import decode_json
 
 
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from nameko_eventlog.consuming.decoding import decode_json
+from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.parameters import Patterns, compile_patterns
 from nameko_eventlog.store.paths import Keys
@@ -128,7 +128,7 @@ def _compiled(patterns: str) -> Patterns:
     return compile_patterns(_decode(patterns))
 
 
-def teach_sqlite(connection: Any, deadline: Deadline | None = None) -> None:
+def register_sqlite_functions(connection: Any, deadline: Deadline | None = None) -> None:
     """
     Give a connection of sqlite3's the functions that `equals` and its like call.
 

@@ -10,7 +10,7 @@ from functools import partial
 from sqlalchemy import Connection, Engine, inspect, text
 
 from nameko_eventlog.extras import extra
-from nameko_eventlog.store.databases import DatabaseError, database_errors, shown
+from nameko_eventlog.store.databases import DatabaseError, database_errors, shown_address
 
 
 VERSION_TABLE = "eventlog_schema"
@@ -70,7 +70,7 @@ class Migration:
             self._config.attributes["connection"] = connection
             self._upgrade(to)
 
-    def rehearse(self) -> str:
+    def try_write(self) -> str:
         """
         Find out what `run` would do, and change nothing.
 
@@ -109,8 +109,8 @@ class Migration:
         if version is not None and version not in known:
             url = self._engine.url
             raise DatabaseError(
-                f"the event logs in {shown(url)} have the schema {version!r}, which this version"
-                " of nameko-eventlog does not know: install a later one",
+                f"the event logs in {shown_address(url)} have the schema {version!r}, which this"
+                " version of nameko-eventlog does not know: install a later one",
                 reason="The tables of the database are of a later version.",
             )
         return False

@@ -26,7 +26,13 @@ from nameko_eventlog.limits import (
 from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import expand_levels, level_number
 from nameko_eventlog.store.paths import Keys, read_path
-from nameko_eventlog.store.rows import MAX_DEPTH, MAX_TEXT, Unstorable, make_plain, spelt_out
+from nameko_eventlog.store.rows import (
+    MAX_DEPTH,
+    MAX_TEXT,
+    Unstorable,
+    escape_unstorable,
+    make_plain,
+)
 from nameko_eventlog.store.times import now_ms, parse_time
 
 
@@ -87,7 +93,7 @@ def _shown(value: Any) -> str:
         shown = _repr.repr(value)
     except Exception:  # an integer of thousands of digits has none
         shown = f"<{type(value).__name__}>"
-    return spelt_out(shown[:200])
+    return escape_unstorable(shown[:200])
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class Filters:
         told = msgspec.json.encode(
             [
                 sorted(columns.items()), patterns, equalities, containments,
-                text and spelt_out(text), since_ms, until_ms, least_level,
+                text and escape_unstorable(text), since_ms, until_ms, least_level,
             ]
         )  # fmt: skip
         return cls(
@@ -184,7 +190,7 @@ class Filters:
             until=until_ms,
             equalities=tuple(equalities),
             containments=tuple(containments),
-            text=text and spelt_out(text),
+            text=text and escape_unstorable(text),
             digest=hashlib.sha256(told).hexdigest()[:16],
             least_level=least_level,
         )
@@ -265,7 +271,7 @@ class Cursor:
         times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
         if (
             not all(-(2**63) <= one < 2**63 - 1 for one in times)  # the next can be asked for, too
-            or spelt_out(message_id) != message_id
+            or escape_unstorable(message_id) != message_id
         ):
             raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is")
         return cursor
@@ -304,7 +310,7 @@ def check_id(name: str, value: Any) -> str:
     """
     if not isinstance(value, str) or not value:
         raise InvalidQuery(name, value, "pass an id, a non-empty string")
-    return spelt_out(value)
+    return escape_unstorable(value)
 
 
 class Patterns:
@@ -362,7 +368,7 @@ def _values(name: str, value: Any) -> tuple[str, ...]:
         )
     if any(len(one) > MAX_TEXT for one in values):
         raise InvalidQuery(name, value, f"pass at most {MAX_TEXT} characters")
-    return tuple(sorted({spelt_out(one) for one in values}))
+    return tuple(sorted({escape_unstorable(one) for one in values}))
 
 
 def _time(name: str, value: Any) -> int | None:

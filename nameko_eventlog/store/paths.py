@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from nameko_eventlog.limits import PATH_READINGS
-from nameko_eventlog.store.rows import spelt_out
+from nameko_eventlog.store.rows import escape_unstorable
 
 
 Keys = tuple[str, ...]
@@ -74,7 +74,7 @@ def _read_quoted(path: str) -> Keys | None:
             text = msgspec.json.decode(key[0], type=str) if key[0][:1] == '"' else key[0]
         except (msgspec.DecodeError, UnicodeError):
             return None
-        keys.append(spelt_out(text))
+        keys.append(escape_unstorable(text))
         at = key.end()
     return tuple(keys)
 

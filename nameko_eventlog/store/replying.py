@@ -13,8 +13,8 @@ from eventlet.semaphore import Semaphore
 from kombu import Exchange, Producer
 from kombu.exceptions import OperationalError
 
-from nameko_eventlog.compat import Settings
-from nameko_eventlog.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.amqp.connections import CONNECT_TIMEOUT, make_connection
+from nameko_eventlog.amqp.settings import ConnectionSettings
 
 
 REPLY_SECONDS = 30.0
@@ -35,7 +35,7 @@ class Replies:
         exchange: Where they are published to.
     """
 
-    def __init__(self, settings: Settings, exchange: Exchange) -> None:
+    def __init__(self, settings: ConnectionSettings, exchange: Exchange) -> None:
         self._exchange = exchange.name
         self._client = make_connection(settings, confirm_publish=True)
         self._lost = (*self._client.connection_errors, OperationalError, OSError)

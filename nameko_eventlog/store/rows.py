@@ -17,9 +17,9 @@ from uuid import UUID
 import msgspec
 
 from nameko_eventlog import limits
+from nameko_eventlog.amqp.decoding import JSON, decode_json, load, weight_of
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.consuming.decoding import JSON, decode_json, load, weight_of
-from nameko_eventlog.consuming.reasons import shown, told
+from nameko_eventlog.describing import describe_error, describe_value
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.dating import claimed_time, decide_time
 from nameko_eventlog.store.levels import normal_level
@@ -80,7 +80,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
     if message_id is None or message_id == "":
         message_id = _own_id(body_ms, message.nonce)
     else:
-        message_id = spelt_out(str(message_id))
+        message_id = escape_unstorable(str(message_id))
     time_ms, time_note = decide_time(body_ms, id_ms, now)
     return {
         "message_id": _bounded("message_id", message_id),
@@ -107,7 +107,7 @@ def time_of_id(message_id: Any) -> int | None:
     return int(text[:8] + text[9:13], 16) if _UUID7.fullmatch(text) else None
 
 
-def spelt_out(text: str) -> str:
+def escape_unstorable(text: str) -> str:
     r"""
     Write what no database takes as text, NUL and lone surrogates, as JSON does: ``\u0000``.
     """
@@ -168,11 +168,11 @@ class _Plain:
         if isinstance(value, (bytes, bytearray, memoryview)):
             self._count_bytes(len(value))
             return base64.b64encode(value).decode()
-        return spelt_out(shown(value))
+        return escape_unstorable(describe_value(value))
 
     def _text(self, value: str) -> str:
         self._count_bytes(len(value))
-        return spelt_out(value)
+        return escape_unstorable(value)
 
     def _count_bytes(self, size: int) -> None:
         self._left_bytes -= size
@@ -226,7 +226,7 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
     except RecursionError:
         raise Unstorable(f"the body cannot be decoded: {_TOO_DEEP}") from None
     except Exception as exc:
-        raise Unstorable(f"the body cannot be decoded: {told(exc)}") from exc
+        raise Unstorable(f"the body cannot be decoded: {describe_error(exc)}") from exc
 
 
 def _check_exponents(payload: bytes) -> None:
@@ -299,4 +299,4 @@ def _bounded(name: str, value: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    return spelt_out(shown(value))
+    return escape_unstorable(describe_value(value))

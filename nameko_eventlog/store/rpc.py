@@ -33,10 +33,11 @@ from nameko.exceptions import (
 from nameko.extensions import SharedExtension
 
 from nameko_eventlog import compat, limits
+from nameko_eventlog.amqp.decoding import UNREADABLE
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage
-from nameko_eventlog.consuming.dead_letters import told
-from nameko_eventlog.consuming.deliveries import UNREADABLE
+from nameko_eventlog.consuming.context_data import context_data
 from nameko_eventlog.consuming.subscription import Subscription
+from nameko_eventlog.describing import describe_error
 from nameko_eventlog.store.replying import Replies
 
 
@@ -211,12 +212,12 @@ class RequestConsumer(SharedExtension):
             raise Unanswerable("it has no reply_to")
         try:
             entrypoint, args, kwargs = self._read(message)
-            context = compat.context_data(message.headers)
+            context = context_data(message.headers)
         except BadRequest:
             self._reply(call, None, sys.exc_info())
             return
         except Exception as exc:
-            error = MalformedRequest(f"the request cannot be read: {told(exc)}")
+            error = MalformedRequest(f"the request cannot be read: {describe_error(exc)}")
             self._reply(call, None, (type(error), error, None))
             return
         try:
@@ -291,7 +292,7 @@ class RequestConsumer(SharedExtension):
             failure = exc
             if not isinstance(exc, OversizedReply):
                 failure = UnserializableValueError(None)
-                failure.repr_value = told(result if exc_info is None else exc_info[1])
+                failure.repr_value = describe_error(result if exc_info is None else exc_info[1])
             result, exc_info = None, (type(failure), failure, None)
             encoded = _encode({"result": None, "error": serialize(failure)}, serializer)
         body, content_type, content_encoding = encoded
@@ -321,7 +322,7 @@ class RequestConsumer(SharedExtension):
             "%s: %d RPC requests could not be answered and were dropped, the last because: %s",
             self.container.service_name,
             self._dropped,
-            told(exc),
+            describe_error(exc),
         )
         self._dropped, self._quiet_until = 0, monotonic() + QUIET_SECONDS
 

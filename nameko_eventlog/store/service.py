@@ -17,9 +17,9 @@ from nameko.extensions import DependencyProvider
 from nameko.timer import timer
 
 from nameko_eventlog import compat
-from nameko_eventlog.consumers import EventLogConsumer
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
+from nameko_eventlog.consuming.entrypoint import EventLogConsumer
 from nameko_eventlog.exceptions import Unavailable
 from nameko_eventlog.limits import QUERY_SECONDS
 from nameko_eventlog.store.background import Background
@@ -31,7 +31,7 @@ from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.rpc import rpc
 from nameko_eventlog.store.waiting import wait_in_real_threads
-from nameko_eventlog.store.writing import EventLogWriter, Trial, has_id
+from nameko_eventlog.store.writing import EventLogWriter, RefusedBatchProbe, has_id
 
 
 _log = logging.getLogger("nameko_eventlog")
@@ -138,7 +138,9 @@ class Database(DependencyProvider):
             DatabaseError: It does not.
         """
         return self._probing.run(
-            Trial(self.config.uri, self.container.accept, list(self._refused), self.counts)
+            RefusedBatchProbe(
+                self.config.uri, self.container.accept, list(self._refused), self.counts
+            )
         )
 
     def apply_retention(self) -> None:

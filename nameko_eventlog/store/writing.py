@@ -31,7 +31,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
-from nameko_eventlog.consuming.reasons import shown
+from nameko_eventlog.describing import describe_value
 from nameko_eventlog.store.databases import (
     close_engine,
     database_errors,
@@ -41,7 +41,7 @@ from nameko_eventlog.store.databases import (
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.rows import Unstorable, make_plain, make_row, spelt_out
+from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
 
@@ -151,7 +151,7 @@ class EventLogWriter:
                 break
         return number, self._write(portion, now)
 
-    def rehearse(self, messages: Sequence[ReceivedMessage]) -> None:
+    def try_write(self, messages: Sequence[ReceivedMessage]) -> None:
         """
         Write *messages* and take it back.
 
@@ -293,7 +293,7 @@ def try_tables(uri: str) -> str:
     engine: Engine = open_engine(uri, writes=True, deadline=Deadline(5))
     try:
         migration = Migration(engine)
-        does = migration.rehearse()
+        does = migration.try_write()
         if not migration.is_current:
             return does
         with database_errors(engine.url), engine.begin() as connection:
@@ -306,7 +306,7 @@ def try_tables(uri: str) -> str:
         close_engine(engine)
 
 
-class Trial:
+class RefusedBatchProbe:
     """
     Asks whether a database takes what it has refused, over a connection made for the question.
 
@@ -339,7 +339,7 @@ class Trial:
             DatabaseError: It does not.
         """
         try:
-            self._writer.rehearse([one for one in self._refused if not has_id(one)])
+            self._writer.try_write([one for one in self._refused if not has_id(one)])
             self._writer.write_first([one for one in self._refused if has_id(one)])
         finally:
             self._writer.close()
@@ -421,7 +421,9 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
     Make a row of the table of rejects: the message with nothing left out.
     """
     message_id = message.properties.get("message_id")
-    described: dict[str, Any] = {"unreadable": spelt_out(shown(message.properties))}
+    described: dict[str, Any] = {
+        "unreadable": escape_unstorable(describe_value(message.properties))
+    }
     with suppress(Exception):  # nested too deep, for one
         described = make_plain(
             {
@@ -434,22 +436,22 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
     digest = hashlib.sha256(message.body)
     identity = message_id if has_id(message) else message.nonce
     for part in (identity, message.exchange, message.routing_key, message.content_type):
-        text = repr(part) if isinstance(part, (str, bytes)) else shown(part)
+        text = repr(part) if isinstance(part, (str, bytes)) else describe_value(part)
         digest.update(b"\0" + text.encode(errors="backslashreplace"))
     return {
         "rejected_ms": now,
-        "reason": spelt_out(reason[:1000]),
+        "reason": escape_unstorable(reason[:1000]),
         "digest": digest.hexdigest(),
-        "message_id": None if message_id is None else spelt_out(_as_text(message_id)),
-        "exchange": spelt_out(message.exchange),
-        "routing_key": spelt_out(message.routing_key),
+        "message_id": None if message_id is None else escape_unstorable(_as_text(message_id)),
+        "exchange": escape_unstorable(message.exchange),
+        "routing_key": escape_unstorable(message.routing_key),
         "properties": described,
         "body": message.body,
     }
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else describe_value(value)
 
 
 def _is_about_a_row(exc: StatementError) -> bool:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from nameko_eventlog.explorer.views import event_log_url, stream_url, trace_url
 from nameko_eventlog.store.queries import EventLogQuery
-from nameko_eventlog.store.rows import spelt_out
+from nameko_eventlog.store.rows import escape_unstorable
 from tests.browser.conftest import listen
 from tests.browser.hostile import TEXTS
 from tests.browser.reading import ROWS, go, row_ids
@@ -97,7 +97,7 @@ class TestHostile:
         """
         A text in every place, on every view that shows it, and as a filter.
         """
-        name = spelt_out(TEXTS[kind][:400])
+        name = escape_unstorable(TEXTS[kind][:400])
         number = list(TEXTS).index(kind)
         with EventLogQuery(hostile.uri) as query:
             (row,) = query.query(call_id=f"{name}{number}")["event_logs"]

@@ -18,10 +18,10 @@ import kombu
 import pytest
 from kombu import Connection
 
-from nameko_eventlog.delivery.directories import Directory
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.segments import encode
+from nameko_eventlog.delivery.entry import OutboxEntry
+from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
+from nameko_eventlog.delivery.spool.directory import Directory
+from nameko_eventlog.delivery.spool.segments import encode
 from tests.cli.conftest import Cli
 from tests.nameko_version import event_exchange
 from tests.store.conftest import body
@@ -35,7 +35,7 @@ def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], 
     configure(EVENTLOG_DISPATCHER={"spool": str(folder / "spool")})
 
     def make() -> Directory:
-        directory = Directory(folder / "spool" / "shop" / "one", "shop", News())
+        directory = Directory(folder / "spool" / "shop" / "one", "shop", DeferredLog())
 
         def append(line: bytes) -> None:
             segment, start = directory.append(line)
@@ -43,7 +43,7 @@ def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], 
 
         for number in range(3):
             content = json.dumps(body(data={"n": number})).encode()
-            message = Message(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)
+            message = OutboxEntry(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)
             message.message_id = f"id-{number}"
             append(encode(message))
         append(b"rubbish\n")

@@ -16,9 +16,10 @@ import pytest
 from eventlet import patcher
 from kombu import Connection, Consumer, Exchange, Queue
 
-from nameko_eventlog.compat import Settings
+from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
 from nameko_eventlog.config import parse_config
-from nameko_eventlog.delivery import BrokerDelivery, Message, Route, spool
+from nameko_eventlog.delivery import BrokerDelivery, OutboxEntry, Route
+from nameko_eventlog.delivery.spool import spooled_outbox
 from tests.proxy import Proxy
 from tests.rabbitmq import with_port
 from tests.waiting import wait_until
@@ -26,21 +27,20 @@ from tests.waiting import wait_until
 
 EXCHANGE = Exchange("foo.events", type="topic", durable=True, delivery_mode=2)
 
-SETTINGS = Settings(
-    uri="",
-    ssl=None,
-    login_method=None,
-    heartbeat=60,
-    transport_options={},
-    serializer="json",
-    headers={},
-    expiration=None,
-    priority=None,
-    compression=None,
-)
+SETTINGS = PublisherSettings(ConnectionSettings(""))
+
+CONNECTION = {field.name for field in dataclasses.fields(ConnectionSettings)}
 
 
-def make_message(number: int = 0, **changes: Any) -> Message:
+def settings_at(uri: str, **changes: Any) -> PublisherSettings:
+    """
+    Return the settings of a publisher at *uri*, with changes of them or of their connection.
+    """
+    connection = {name: changes.pop(name) for name in CONNECTION & changes.keys()}
+    return PublisherSettings(ConnectionSettings(uri, **connection), **changes)
+
+
+def make_message(number: int = 0, **changes: Any) -> OutboxEntry:
     """
     Make a message whose body says which it is.
     """
@@ -52,7 +52,7 @@ def make_message(number: int = 0, **changes: Any) -> Message:
         "event_type": "paid",
         "timestamp": 1_700_000_000.5,
     }
-    return Message(**{**given, **changes})
+    return OutboxEntry(**{**given, **changes})
 
 
 class Received:
@@ -242,7 +242,7 @@ def make_delivery() -> Iterator[Callable[..., BrokerDelivery]]:
         **config: Any,
     ) -> BrokerDelivery:
         delivery = BrokerDelivery(
-            dataclasses.replace(SETTINGS, uri=uri, **(settings or {})),
+            settings_at(uri, **(settings or {})),
             Route(
                 **{
                     "service": "foo",
@@ -288,8 +288,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Spools look after their disk all the time.
     """
-    monkeypatch.setattr(spool, "SYNC_SECONDS", 0.02)
-    monkeypatch.setattr(spool, "ADOPT_SECONDS", 0.02)
+    monkeypatch.setattr(spooled_outbox, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(spooled_outbox, "ADOPT_SECONDS", 0.02)
 
 
 def settled(delivery: BrokerDelivery) -> Callable[[], bool]:

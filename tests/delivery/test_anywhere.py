@@ -25,7 +25,7 @@ os_time = patcher.original("time")
 uri, section = sys.argv[1], json.loads(sys.argv[2])
 
 delivery = BrokerDelivery(
-    dataclasses.replace(SETTINGS, uri=uri),
+    settings_at(uri),
     Route("foo", EXCHANGE, "log_event", (), None),
     parse_config({"EVENTLOG_DISPATCHER": section}),
 )

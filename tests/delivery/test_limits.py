@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from eventlet import patcher
 
-from nameko_eventlog.delivery import BrokerDelivery, identifiers, service
+from nameko_eventlog.delivery import BrokerDelivery, broker_delivery, identifiers
 from tests.delivery.conftest import (
     Lines,
     Received,
@@ -139,7 +139,7 @@ class TestClock:
         """
         offset = [0.0]
         now = time.time
-        for module in (identifiers, service):
+        for module in (identifiers, broker_delivery):
             monkeypatch.setattr(module, "time", lambda: now() + offset[0])
         delivery = make_delivery(uri, confirm_timeout=2)
         for number in range(30):

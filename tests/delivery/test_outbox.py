@@ -8,9 +8,9 @@ from typing import Any
 from eventlet import patcher
 
 from logging_ext.forwarding import Counter
+from nameko_eventlog.amqp.tables import SharedTable
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox
 from nameko_eventlog.delivery.waiting import GreenWaiter
-from nameko_eventlog.tables import SharedTable
 from tests.delivery.conftest import make_message
 
 

@@ -14,7 +14,8 @@ import pytest
 from kombu import Connection, Exchange
 
 from logging_ext import forwarding
-from nameko_eventlog.delivery import BrokerDelivery, wire
+from nameko_eventlog.amqp import frame_writing
+from nameko_eventlog.delivery import BrokerDelivery
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import (
     Lines,
@@ -194,7 +195,7 @@ class TestConnectionLost:
 
         def cut() -> None:
             for _ in range(5):
-                wait_until(lambda: delivery._relay.is_flowing)
+                wait_until(lambda: delivery._relay.is_healthy)
                 eventlet.sleep(0.05)
                 proxy.cut()
 
@@ -380,7 +381,7 @@ class TestPoison:
         A message that cannot be encoded, or that RabbitMQ cannot read, goes to undelivered, and
         the queue moves on.
         """
-        monkeypatch.setattr(wire, "works", lambda: wire_works)
+        monkeypatch.setattr(frame_writing, "works", lambda: wire_works)
         delivery = make_delivery(uri)
         delivery.accept(make_message(1, headers={"a": value}))
         delivery.accept(make_message(2))
@@ -469,7 +470,7 @@ class TestAlarm:
                 delivery.deliver(make_message(9999))
             began = time.monotonic()
             wait_until(lambda: time.monotonic() - began > 4)
-            assert not delivery._relay.is_flowing
+            assert not delivery._relay.is_healthy
         finally:
             broker.ctl("set_vm_memory_high_watermark", "0.4")
 

@@ -20,8 +20,7 @@ from nameko.testing.services import dummy, entrypoint_hook
 
 from logging_ext import EventLogHandler
 from nameko_eventlog import EventLogDispatcher
-from nameko_eventlog.delivery import BrokerDelivery
-from nameko_eventlog.delivery import service as delivery_service
+from nameko_eventlog.delivery import BrokerDelivery, broker_delivery
 from tests.delivery.conftest import (
     EXCHANGE,
     Lines,
@@ -298,7 +297,7 @@ class TestContainer:
         """
         What is on disk stays there, and so does what comes later.
         """
-        monkeypatch.setattr(delivery_service, "HELD_UP_SECONDS", 0.01)
+        monkeypatch.setattr(broker_delivery, "HELD_UP_SECONDS", 0.01)
         without_broker["EVENTLOG_DISPATCHER"] = {"flush_timeout": 0.1, "spool": str(tmp_path)}
         held, may_end = _held_up()
         with _configured(without_broker):
@@ -327,7 +326,7 @@ class TestContainer:
         """
         While a worker goes on and the broker is well, its event logs arrive, whenever they come.
         """
-        monkeypatch.setattr(delivery_service, "HELD_UP_SECONDS", 0.01)
+        monkeypatch.setattr(broker_delivery, "HELD_UP_SECONDS", 0.01)
         may_end = eventlet.event.Event()
 
         class Slow(Service):

@@ -15,9 +15,9 @@ import pytest
 from eventlet import hubs, tpool
 
 from nameko_eventlog.delivery.waiting import (
-    Bell,
     GreenWaiter,
-    HomeThread,
+    HubThread,
+    Notifier,
     ThreadWaiter,
     may_yield,
 )
@@ -70,7 +70,7 @@ class TestWaiters:
         """
         An OS thread waits on a primitive of its own, while the hub goes on.
         """
-        home = HomeThread()
+        home = HubThread()
         made: list[Any] = []
 
         def wait() -> bool:
@@ -91,7 +91,7 @@ class TestHomeThread:
         """
         A green thread of the hub can wait; so can not the hub's own greenlet.
         """
-        home = HomeThread()
+        home = HubThread()
         found: list[bool] = []
         hubs.get_hub().schedule_call_global(0, lambda: found.append(home.can_wait()))
         eventlet.sleep(0.01)
@@ -104,7 +104,7 @@ class TestHomeThread:
         """
         An OS thread is not at home, and sleeps by itself.
         """
-        home = HomeThread()
+        home = HubThread()
 
         assert not tpool.execute(lambda: home.is_here)
         assert not tpool.execute(home.can_wait)
@@ -183,7 +183,7 @@ class TestBell:
         """
         A ring that nobody waited for is heard by the next who waits.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         bell.ring()
         began = time.monotonic()
         bell.wait(10)
@@ -195,7 +195,7 @@ class TestBell:
         """
         A ring wakes who waits, for a socket as well; more rings do no harm.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         ours, theirs = socket.socketpair()
         eventlet.spawn(lambda: (bell.ring(), bell.ring()))
         began = time.monotonic()
@@ -209,7 +209,7 @@ class TestBell:
         """
         So does what comes from the socket.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         ours, theirs = socket.socketpair()
         eventlet.spawn(theirs.sendall, b"x")
         began = time.monotonic()
@@ -224,7 +224,7 @@ class TestBell:
         """
         Otherwise the wait ends with its time, and a later ring is for the next one.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         ours, theirs = socket.socketpair()
         for _ in range(3):
             bell.wait(0.01, ours if with_socket else None)
@@ -237,7 +237,7 @@ class TestBell:
         """
         A ring from an OS thread touches nothing of the hub, and is heard at the next look.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         tpool.execute(bell.ring)
         began = time.monotonic()
         bell.wait(10)
@@ -248,7 +248,7 @@ class TestBell:
         """
         A ring that comes as the time ends wakes nobody twice.
         """
-        bell = Bell(HomeThread())
+        bell = Notifier(HubThread())
         for _ in range(50):
             eventlet.spawn_after(0.001, bell.ring)
             bell.wait(0.001)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nameko_eventlog import process_stats
-from nameko_eventlog.delivery import BrokerDelivery, service
+from nameko_eventlog.delivery import BrokerDelivery, broker_delivery
 from tests.delivery.conftest import Lines, check_sum, hang_up, make_message, settled
 from tests.rabbitmq import Broker
 from tests.waiting import wait_until
@@ -105,7 +105,7 @@ class TestSummary:
         """
         The counts are said now and then, but not where nothing waits.
         """
-        monkeypatch.setattr(service, "SUMMARY_SECONDS", 0.05)
+        monkeypatch.setattr(broker_delivery, "SUMMARY_SECONDS", 0.05)
         make_delivery(uri, route={"service": "bar"}).deliver(make_message(1))
         make_delivery(nowhere).accept(make_message(2))
         wait_until(lambda: len(said.saying("event logs of foo: 1 accepted")) > 2)

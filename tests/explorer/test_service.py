@@ -238,13 +238,13 @@ class TestStream:
         )
         running = explorer()
 
-        def told(name: str) -> str:
+        def describe_error(name: str) -> str:
             return essence(running.get(f"/?event_type={name}").text)
 
-        assert "duration=8.5 ms" == told("completed")
+        assert "duration=8.5 ms" == describe_error("completed")
         expected = "duration=2.00 s exception=LookupError: order 13 has no address"
-        assert expected == told("entrypoint_failed")
-        assert "" == told("odd")
+        assert expected == describe_error("entrypoint_failed")
+        assert "" == describe_error("odd")
 
     def test_failed(self, explorer: Start, stored: Stored) -> None:
         """

@@ -16,7 +16,7 @@ from nameko.extensions import Entrypoint
 from nameko.web.handlers import http
 
 from nameko_eventlog import EventLogDispatcher
-from nameko_eventlog.delivery import disk
+from nameko_eventlog.delivery.spool import disk
 
 
 logger = logging.getLogger("foo")

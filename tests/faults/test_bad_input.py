@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.nameko_eventlog.services import Foo, FooService, Listener
-from tests.nameko_eventlog.test_bad_input import (
+from tests.dispatching.services import Foo, FooService, Listener
+from tests.dispatching.test_bad_input import (
     TestArguments,
     TestEventTypes,
     TestMessages,

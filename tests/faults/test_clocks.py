@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from nameko_eventlog import body
 from nameko_eventlog.delivery import identifiers
+from nameko_eventlog.dispatching import body
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store import EventLogQuery, EventLogStore
 from nameko_eventlog.store.rejecting import Rejects

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from nameko_eventlog.delivery import Message
-from nameko_eventlog.delivery.disk import Stalled
+from nameko_eventlog.delivery import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.outbox import Ledger
-from nameko_eventlog.delivery.spool import SpooledOutbox
+from nameko_eventlog.delivery.spool.disk import Stalled
+from nameko_eventlog.delivery.spool.spooled_outbox import SpooledOutbox
 from tests.delivery.conftest import make_message
 from tests.faults.stepping import Stepper
 
@@ -40,7 +40,7 @@ class Spooled:
         )
         self.confirmed: list[int] = []
 
-    def _identify(self, message: Message) -> None:
+    def _identify(self, message: OutboxEntry) -> None:
         message.message_id = self._identifiers.make(message.timestamp)
 
     def put(self, *numbers: int, **changes: Any) -> None:

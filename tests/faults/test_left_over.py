@@ -12,11 +12,11 @@ from typing import Any
 import eventlet
 import pytest
 
-from nameko_eventlog.delivery.directories import Directory
+from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.segments import encode
+from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
+from nameko_eventlog.delivery.spool.directory import Directory
+from nameko_eventlog.delivery.spool.segments import encode
 from tests.faults.conftest import Queue, Running, settled
 from tests.waiting import wait_until
 
@@ -36,11 +36,11 @@ def leave(spool: pathlib.Path) -> list[str]:
     identifiers = UUID7Generator()
     left = []
     for process in range(DEAD):
-        directory = Directory(spool / "foo" / f"dead-{process}", "foo", News())
+        directory = Directory(spool / "foo" / f"dead-{process}", "foo", DeferredLog())
         for index in range(EACH):
             number = f"{process}-{index}"
             body = json.dumps({"data": {"number": number}}).encode()
-            message = Message(body, "application/json", "utf-8", {}, "counted", 1.7e9)
+            message = OutboxEntry(body, "application/json", "utf-8", {}, "counted", 1.7e9)
             message.message_id = identifiers.make(message.timestamp)
             line = encode(message)
             segment, start = directory.append(line)

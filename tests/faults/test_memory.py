@@ -31,11 +31,11 @@ def grown(nowhere: str, count: int, each: int, **section: Any) -> tuple[int, int
         import warnings; warnings.simplefilter("ignore")
         import eventlet; eventlet.monkey_patch()
         import logging, os, resource, types
-        from nameko_eventlog.compat import ContextHeaders
+        from nameko_eventlog.dispatching.context_headers import ContextHeaders
         from tests.delivery.conftest import *
         logging.disable()
         delivery = BrokerDelivery(
-            dataclasses.replace(SETTINGS, uri={nowhere!r}),
+            settings_at({nowhere!r}),
             Route("foo", EXCHANGE, "log_event", (), None),
             parse_config({{"EVENTLOG_DISPATCHER": {section!r}}}),
         )

@@ -14,7 +14,7 @@ import pytest
 from kombu import Connection, Exchange
 
 from nameko_eventlog.delivery import BrokerDelivery, relay
-from nameko_eventlog.delivery.flight import WINDOW
+from nameko_eventlog.delivery.in_flight import WINDOW
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import (
     EXCHANGE,
@@ -67,7 +67,7 @@ class TestFullQueue:
         stats = check_sum(delivery)
         assert (6_000, 0) == (stats["accepted"], stats["undelivered"])
         assert stats["refused"] == stats["waiting"] >= 5_900
-        assert not delivery._relay.is_flowing
+        assert not delivery._relay.is_healthy
         full.wait_for(6_000, timeout=30)
         wait_until(settled(delivery))
         assert {"confirmed": 6_000, "refused": 0}.items() <= check_sum(delivery).items()
@@ -233,7 +233,7 @@ class TestHold:
         wait_until(lambda: delivery._relay._flight.sent == 0)
         stats = check_sum(delivery)
         assert (3_000, 0) == (stats["waiting"], stats["confirmed"])
-        assert not delivery._relay.is_flowing
+        assert not delivery._relay.is_healthy
         received = Received(uri)
 
         assert list(range(3_000)) == received.wait_for(3_000)

@@ -15,7 +15,8 @@ import eventlet
 import pytest
 from eventlet import patcher
 
-from nameko_eventlog.delivery import BrokerDelivery, directories, segments
+from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery.spool import directory, segments
 from tests.delivery.conftest import (  # noqa: F401
     Lines,
     Received,
@@ -78,7 +79,7 @@ def disk(
         return
     for module, names in (
         (segments._os, ("pwrite", "fdatasync", "ftruncate", "pread", "open", "fsync")),
-        (directories.os, ("unlink", "mkdir")),
+        (directory.os, ("unlink", "mkdir")),
     ):
         for name in names:
             monkeypatch.setattr(module, name, disk.waiting(getattr(module, name)))
@@ -176,11 +177,11 @@ class TestStalledDisk:
         disk.stop()
         for number in range(1, 10):
             delivery.accept(make_message(number))
-        assert 9 == delivery.stats()["at_risk"]
+        assert 9 == delivery.stats()["unpersisted_count"]
         disk.go_on()
         wait_until(lambda: not delivery._outbox._holdings.disk.is_stalled)
         delivery.accept(make_message(10))
-        assert 0 == delivery.stats()["at_risk"]
+        assert 0 == delivery.stats()["unpersisted_count"]
         delivery.stop(0)
         last = make_delivery(uri, spool=str(disk.path))
 

@@ -37,7 +37,7 @@ from nameko_eventlog.addresses import (
 )
 from nameko_eventlog.cli.commands import cli
 from nameko_eventlog.config import parse_config
-from nameko_eventlog.consumers import event_log_handler
+from nameko_eventlog.consuming.entrypoint import event_log_handler
 from nameko_eventlog.exceptions import NotConfirmed
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store import DatabaseError, EventLogQuery
@@ -108,7 +108,7 @@ class Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.parts.append(logging.Formatter().format(record))
 
-    def told(self, exc: BaseException) -> None:
+    def describe_error(self, exc: BaseException) -> None:
         """
         Keep what an exception says, with its causes as a traceback prints them.
         """
@@ -279,7 +279,7 @@ class TestRefused:
         config = {"AMQP_URI": address, "EVENTLOG_DISPATCHER": {"uri": address}}
         refused = []
         with listening() as said:
-            for read in (compat.broker_settings, parse_config):
+            for read in (compat.connection_settings, parse_config):
                 try:
                     read(config)
                 except ConfigurationError as exc:
@@ -290,7 +290,7 @@ class TestRefused:
         try:
             broker_address(address)
         except ValueError:
-            assert [compat.broker_settings, parse_config] == refused
+            assert [compat.connection_settings, parse_config] == refused
 
     @given(addresses(DATABASES))
     @settings(max_examples=examples(100))
@@ -323,7 +323,7 @@ class TestRefused:
 
         def read(address: str) -> None:
             if is_broker:
-                compat.broker_settings({"AMQP_URI": address})
+                compat.connection_settings({"AMQP_URI": address})
             else:
                 parse_store_config({"EVENTLOG_STORE": {"uri": address}})
 
@@ -541,6 +541,6 @@ class TestListOfBrokers:
             with pytest.raises(
                 ConfigurationError, match="must be amqp://USER:PASSWORD@HOST/VHOST"
             ):
-                compat.broker_settings({"AMQP_URI": value})
+                compat.connection_settings({"AMQP_URI": value})
         with pytest.raises(ConfigurationError, match="must be amqp://USER:PASSWORD@HOST/VHOST"):
             parse_config({"EVENTLOG_DISPATCHER": {"uri": value}})

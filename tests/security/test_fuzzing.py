@@ -120,7 +120,7 @@ class Tail:
                 stderr=err,
             )
 
-    def shown(self) -> list[Any]:
+    def describe_value(self) -> list[Any]:
         """
         Return the event types that it has shown.
         """

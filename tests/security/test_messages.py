@@ -24,14 +24,15 @@ from nameko.testing.utils import get_extension
 from sqlalchemy import func, select
 
 from logging_ext.event import EventLog
-from nameko_eventlog import EventLogConsumer, compat, event_log_handler, limits
-from nameko_eventlog.body import BodyEncoder, Head
+from nameko_eventlog import EventLogConsumer, event_log_handler, limits
 from nameko_eventlog.cli.tailing import _consume
 from nameko_eventlog.consuming import ReceivedMessage
+from nameko_eventlog.consuming.context_data import context_data
 from nameko_eventlog.consuming.dead_letters import dead_letter
-from nameko_eventlog.consuming.reasons import told
+from nameko_eventlog.describing import describe_error
+from nameko_eventlog.dispatching.body import BodyEncoder, Head
+from nameko_eventlog.dispatching.serialization import Serializer
 from nameko_eventlog.exceptions import OversizedEvent
-from nameko_eventlog.serialization import Serializer
 from nameko_eventlog.store import EventLogStore
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
@@ -411,7 +412,7 @@ class TestContext:
             "language": "de",
             "tenant": {"id": 5},
             "none": None,
-        } == compat.context_data(headers)
+        } == context_data(headers)
 
     @pytest.mark.parametrize(
         "value", ["a" * limits.CONTEXT_BYTES, ["a"] * limits.CONTEXT_BYTES, {"a": "a" * 40_000}]
@@ -420,7 +421,7 @@ class TestContext:
         """
         What would fill the frames of all that a worker sends is left out.
         """
-        assert {} == compat.context_data({"nameko.a": value, "nameko.call_id_stack": value})
+        assert {} == context_data({"nameko.a": value, "nameko.call_id_stack": value})
 
 
 PEAK = 400 * MIB
@@ -556,7 +557,7 @@ class TestBounds:
         error = UnicodeDecodeError("utf-8", b"\xff" * 32 * MIB, 0, 1, "invalid start byte")
 
         begun = monotonic()
-        assert len(told(ValueError(error, 10**100_000, [["x" * MIB]]))) <= 1000
+        assert len(describe_error(ValueError(error, 10**100_000, [["x" * MIB]]))) <= 1000
         assert monotonic() - begun < 0.5
 
     def test_integers(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nameko_eventlog.consuming.decoding import decode_json
+from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.limits import SHOWN_BODY_BYTES
 from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.writing import EventLogWriter

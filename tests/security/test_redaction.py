@@ -14,8 +14,8 @@ from nameko.extensions import DependencyProvider
 from nameko.testing.services import dummy, entrypoint_hook
 
 from nameko_eventlog import EventLogDispatcher
-from tests.nameko_eventlog.conftest import start_foo
-from tests.nameko_eventlog.services import Foo, FooService, log_through_handler
+from tests.dispatching.conftest import start_foo
+from tests.dispatching.services import Foo, FooService, log_through_handler
 
 
 __all__ = ["start_foo"]

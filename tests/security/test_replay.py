@@ -17,10 +17,10 @@ import pytest
 from kombu import Connection
 
 import logging_ext
+from nameko_eventlog.amqp.message import as_json
 from nameko_eventlog.cli import replaying, spools
 from nameko_eventlog.config import Config
 from nameko_eventlog.delivery.marks import Marker, replay_secret
-from nameko_eventlog.delivery.message import as_json
 from nameko_eventlog.limits import REPLAY_REFUSALS
 from tests.cli.conftest import Cli, configure, folder, run
 from tests.delivery.conftest import SETTINGS, make_message

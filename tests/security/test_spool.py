@@ -16,11 +16,12 @@ from zlib import crc32
 import pytest
 
 from logging_ext.forwarding import Counter
-from nameko_eventlog.delivery import BrokerDelivery, segments
-from nameko_eventlog.delivery.directories import Directory
-from nameko_eventlog.delivery.message import Message
-from nameko_eventlog.delivery.news import News
-from nameko_eventlog.delivery.segments import encode
+from nameko_eventlog.delivery import BrokerDelivery
+from nameko_eventlog.delivery.entry import OutboxEntry
+from nameko_eventlog.delivery.spool import segments
+from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
+from nameko_eventlog.delivery.spool.directory import Directory
+from nameko_eventlog.delivery.spool.segments import encode
 from tests.cli.conftest import Cli, configure, folder, run
 from tests.delivery.conftest import (
     Lines,
@@ -85,7 +86,7 @@ def left_behind(path: pathlib.Path, line: bytes | None = None) -> pathlib.Path:
     """
     Leave what a dead process would, with one event log or *line*.
     """
-    directory = Directory(path, "foo", News())
+    directory = Directory(path, "foo", DeferredLog())
     message = make_message(99)
     message.message_id = "forged"
     written = encode(message) if line is None else line
@@ -344,7 +345,7 @@ class TestLongLines:
             for _ in range(48):
                 file.write(b"x" * (1 << 20))
             file.write(b"\n" + encode(make_message(7, message_id="last")))
-        news = News()
+        news = DeferredLog()
         tracemalloc.start()
         fd = os.open(segment, os.O_RDONLY)
         listed = [one and one.message_id for one in segments.read_segment(fd)]
@@ -532,7 +533,7 @@ class TestCommands:
             with left[0].open("ab") as file:
                 file.write(encode(message))
         with left[0].open("ab") as file:
-            file.write(encode(Message(b"{}", "", "", {}, "last", 1.0, message_id="last")))
+            file.write(encode(OutboxEntry(b"{}", "", "", {}, "last", 1.0, message_id="last")))
         line = b'{"message_id":' + b"[" * 100_000
         with left[1].open("ab") as file:
             file.write(line + b',"crc32":"%08x"}\n' % crc32(line))

@@ -33,7 +33,7 @@ from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
 from nameko_eventlog.store.schema import metadata
 from nameko_eventlog.store.waiting import wait_in_real_threads
-from nameko_eventlog.store.writing import EventLogWriter, Trial
+from nameko_eventlog.store.writing import EventLogWriter, RefusedBatchProbe
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body
 
@@ -401,7 +401,9 @@ class TestRealThreads:
         lock = LockOfLogging(logging._lock)  # type: ignore[attr-defined]
         monkeypatch.setattr(logging, "_lock", lock)
         writer = EventLogWriter(database, ["json"])
-        trial = Trial(database, ["json"], [message(body()), message(body(), message_id=None)])
+        trial = RefusedBatchProbe(
+            database, ["json"], [message(body()), message(body(), message_id=None)]
+        )
         query = EventLogQuery(database)
         steps = purge(database, datetime(2100, 1, 1, tzinfo=timezone.utc))
 

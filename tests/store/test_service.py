@@ -306,7 +306,9 @@ class TestEventLogStore:
         """
         With the database down nothing is lost: it is held, given back, and stored when it is up.
         """
-        monkeypatch.setattr("nameko_eventlog.consumers.EventLogConsumer.hold_seconds", 0.5)
+        monkeypatch.setattr(
+            "nameko_eventlog.consuming.entrypoint.EventLogConsumer.hold_seconds", 0.5
+        )
         postgresql.start()
         uri = postgresql.create_database()
         start(EventLogStore, rabbit_config, uri=uri)

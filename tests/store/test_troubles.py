@@ -100,7 +100,7 @@ def handed_back(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """
     What is refused is given back to the broker soon: a list of what each probe then told.
     """
-    monkeypatch.setattr("nameko_eventlog.consumers.EventLogConsumer.hold_seconds", 0.3)
+    monkeypatch.setattr("nameko_eventlog.consuming.entrypoint.EventLogConsumer.hold_seconds", 0.3)
     told: list[bool] = []
     ask = StoreConsumer.probe
 

@@ -1,0 +1,3 @@
+"""
+AMQP: connections, frames, headers and messages, and what of py-amqp and kombu is not documented.
+"""

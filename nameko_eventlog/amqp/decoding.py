@@ -1,0 +1,186 @@
+"""
+From a body as it was sent to what it says, within bounds.
+
+kombu's ``loads`` lets through what is not accepted if it calls itself ``application/data``, and
+then decodes it with any of Python's codecs, of which some decompress (``bz2``, ``zlib``) and some
+take quadratic time (``punycode``). So it is asked only about content types that are accepted, and
+with names of character sets alone.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+import re
+import sys
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from kombu.exceptions import ContentDisallowed
+from kombu.serialization import loads, registry
+
+from nameko_eventlog import limits
+from nameko_eventlog.describing import describe_value
+
+
+JSON = "application/json"
+YAML = "application/x-yaml"
+
+UNREADABLE = "x-eventlog-unreadable-properties"
+"""The header that bears what could not be read of a message's properties, and nothing else."""
+
+VALUE_BYTES = 128
+"""How many bytes a decoded value is counted as: twice an empty list, half an object of one key."""
+
+# bytes up to which values are not counted, and what each is counted as: counting would take a
+# twentieth of the time of decoding
+_SMALL, _SMALL_WEIGHT = 4096, 16
+
+_USUAL_ENCODINGS = frozenset({"utf-8", None, "binary", "us-ascii", ""})
+_ENCODING = re.compile(
+    r"utf-?(8|16|32)(-?[lb]e)?|utf-8-sig|(us-)?ascii|ascii-8bit|binary"
+    r"|latin-?1|iso-8859-[0-9]{1,2}|(windows-|cp)125[0-9]"
+)
+
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_TOO_MANY_DIGITS = b"0" * (limits.INTEGER_DIGITS + 1)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+# msgspec takes up to 0.1 ms to read one number such as 1e308, Python less than a microsecond
+decode_json = msgspec.json.Decoder(float_hook=_finite).decode
+"""
+Decode plain JSON, as ``msgspec.json.decode`` does, in a time that its size bounds.
+"""
+
+
+def _lzma() -> Any:
+    return lzma.LZMADecompressor(memlimit=limits.LZMA_BYTES)
+
+
+# kombu's own methods, by their names and content types
+_DECOMPRESSORS: dict[str, Any] = {
+    **dict.fromkeys(("gzip", "zlib", "application/x-gzip"), zlib.decompressobj),
+    **dict.fromkeys(("bzip2", "bzip", "application/x-bz2"), bz2.BZ2Decompressor),
+    **dict.fromkeys(("lzma", "xz", "application/x-lzma"), _lzma),
+}
+
+
+def payload_of(
+    body: bytes,
+    content_type: str | None,
+    content_encoding: str | None,
+    headers: Mapping[Any, Any],
+    accept: Collection[str],
+) -> bytes:
+    """
+    Return a body decompressed, if it may be decoded and is within the bounds.
+
+    Args:
+        body: As it was sent.
+        content_type: What it is encoded as.
+        content_encoding: The character set of text.
+        headers: The message's.
+        accept: The content types that may be decoded.
+
+    Raises:
+        ContentDisallowed: It is of another content type.
+        ValueError: It is too large, or its encoding or its compression is none that is known.
+    """
+    if type(content_type) is not str or content_type not in accept:
+        if UNREADABLE in headers:
+            raise ValueError("its properties cannot be read")
+        raise ContentDisallowed(f"the content type {describe_value(content_type)} is not accepted")
+    if content_encoding not in _USUAL_ENCODINGS and not _is_text_encoding(content_encoding):
+        raise ValueError(
+            f"the content encoding {describe_value(content_encoding)} is no character set"
+        )
+    compression = headers.get("compression")
+    if compression:
+        body = _decompressed(body, compression)
+    size = len(body)
+    if size > limits.BODY_VALUES:  # a value takes a byte at the least
+        if size > limits.BODY_BYTES:
+            raise ValueError(f"the body has {size} bytes, of {limits.BODY_BYTES} at the most")
+        values = limits.count_values(body, content_type)
+        if values > limits.BODY_VALUES:
+            raise ValueError(
+                f"the body has up to {values} values, of {limits.BODY_VALUES} at the most"
+            )
+    return body
+
+
+def weight_of(payload: bytes, content_type: str) -> int:
+    """
+    Return how many bytes *payload* may take when it is decoded, roughly.
+    """
+    size = len(payload)
+    if size <= _SMALL:
+        return _SMALL_WEIGHT * size
+    return size + VALUE_BYTES * limits.count_values(payload, content_type)
+
+
+def load(payload: bytes, content_type: str, content_encoding: str | None) -> Any:
+    """
+    Decode what `payload_of` has returned.
+
+    Raises:
+        Exception: What decoding raises: it came from outside.
+    """
+    if content_type == JSON:
+        if len(payload) > limits.INTEGER_DIGITS and _has_long_number(payload):
+            raise ValueError(f"a number has more than {limits.INTEGER_DIGITS} digits")
+    elif content_type == YAML and _is_yaml_of_kombu():
+        from nameko_eventlog.amqp.yaml_bodies import load_yaml
+
+        return load_yaml(payload)
+    return loads(payload, content_type, content_encoding or "utf-8", accept={content_type})
+
+
+def _is_yaml_of_kombu() -> bool:
+    # not one that the service has registered in its place
+    decoder = registry._decoders.get(YAML)
+    return getattr(decoder, "__module__", None) in ("kombu.serialization", "yaml")
+
+
+def _is_text_encoding(name: Any) -> bool:
+    return isinstance(name, str) and bool(_ENCODING.fullmatch(name[:32].lower().replace("_", "-")))
+
+
+def _decompressed(body: bytes, method: Any) -> bytes:
+    make = _DECOMPRESSORS.get(method) if isinstance(method, str) else None
+    if make is None:
+        raise ValueError(
+            f"the compression {describe_value(method)} is not one of those that are read:"
+            " gzip, bzip2, lzma"
+        )
+    decompressor = make()
+    found: bytes = decompressor.decompress(body, limits.BODY_BYTES + 1)
+    if len(found) > limits.BODY_BYTES:
+        raise ValueError(f"decompressed, the body has more than {limits.BODY_BYTES} bytes")
+    if not decompressor.eof:
+        raise ValueError("the compressed body ends too early")
+    if decompressor.unused_data:
+        raise ValueError("the compressed body goes on behind its end")
+    return found
+
+
+def _are_integers_bounded() -> bool:
+    # by Python itself, whose integers take quadratic time; a service may have turned that off
+    limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
+    return 0 < limit <= limits.INTEGER_DIGITS
+
+
+def _has_long_number(payload: bytes) -> bool:
+    return len(payload) > limits.INTEGER_DIGITS and _TOO_MANY_DIGITS in payload.translate(
+        _DIGITS_AS_ZEROS
+    )

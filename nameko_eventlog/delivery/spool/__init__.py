@@ -1,0 +1,3 @@
+"""
+The spool: the outbox on disk.
+"""

@@ -1,0 +1,76 @@
+"""
+Values that others have sent, and what was raised over them, in as few characters as a reason has.
+
+``repr`` makes all of its text before any of it is cut: of a body of 32 MiB, 128 MiB.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+
+MAX_REASON = 1000
+"""The longest reason, in characters."""
+
+_MOST_BITS = 1024
+
+
+class _Short(reprlib.Repr):
+    """
+    Cuts before it writes.
+
+    Args:
+        most: The longest text of one value, in characters.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = most
+
+    def repr_int(self, x: int, level: int) -> str:
+        """
+        Return an integer's text, which Python makes in quadratic time.
+        """
+        if x.bit_length() > _MOST_BITS:
+            return f"<int of {x.bit_length()} bits>"
+        return repr(x)
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        """
+        Return the text of bytes.
+        """
+        return repr(x) if len(x) <= self.maxstring else f"{x[: self.maxstring]!r}..."
+
+    repr_bytearray = repr_bytes
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        """
+        Return the text of anything else, whatever its ``__repr__`` does.
+        """
+        try:
+            if isinstance(x, BaseException) and type(x).__repr__ is BaseException.__repr__:
+                arguments = ", ".join(self.repr1(one, level - 1) for one in x.args)
+                return f"{type(x).__name__}({arguments})"
+        except Exception:
+            return f"<{type(x).__name__}>"
+        return super().repr_instance(x, level)
+
+
+_reason = _Short(MAX_REASON)
+_value = _Short(100)
+
+
+def describe_error(exc: BaseException) -> str:
+    """
+    Return an exception as text, whatever its ``__repr__`` does.
+    """
+    return _reason.repr(exc)[:MAX_REASON]
+
+
+def describe_value(value: Any) -> str:
+    """
+    Return *value* as a reason shows it.
+    """
+    text = _value.repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
