@@ -13,7 +13,8 @@ import pytest
 from amqp.serialization import dumps
 from kombu import Connection
 
-from nameko_eventlog.amqp.deliveries import UNREADABLE, DeliveryAssembler
+from nameko_eventlog.amqp.decoding import UNREADABLE
+from nameko_eventlog.amqp.deliveries import DeliveryAssembler
 from nameko_eventlog.consuming import ReceivedMessage
 
 

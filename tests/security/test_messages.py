@@ -25,7 +25,7 @@ from sqlalchemy import func, select
 
 from logging_ext.event import EventLog
 from nameko_eventlog import EventLogConsumer, event_log_handler, limits
-from nameko_eventlog.cli.tailing import _consume
+from nameko_eventlog.amqp.deliveries import consume
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.context_data import context_data
 from nameko_eventlog.consuming.dead_letters import dead_letter
@@ -379,7 +379,7 @@ class TestHeaders:
             queue = kombu.Queue("tail", exclusive=True)(channel)
             queue.declare()
             queue.bind_to(event_exchange("shop"), routing_key="log_event")
-            _consume(connection, channel, "tail", arrived.append)
+            consume(channel, "tail", arrived.append, "tail", no_ack=True)
             sent = [*HEADERS.values(), *UNREADABLE_HEADERS.values()]
             send(rabbit_config, *[raw(GOOD, one) for one in sent])
             with eventlet.Timeout(30):
