@@ -14,7 +14,28 @@ import pytest
 from tests.delivery.conftest import Received
 
 
-SCRIPT = """
+# a timer that goes off again before its handler has returned, each time, ends any program
+ALARM = """
+depth = 0
+
+def every(seconds, call):
+    def ring(*_):
+        global depth
+        depth += 1
+        if depth < 3:  # it may interrupt itself
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        call()
+        depth -= 1
+        if not depth:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+def no_more():
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+
+SCRIPT = f"""
 import warnings; warnings.simplefilter("ignore")
 import eventlet; eventlet.monkey_patch()
 import atexit, gc, itertools, json, signal, sys, weakref
@@ -23,18 +44,18 @@ from tests.delivery.conftest import *
 os_threading = patcher.original("threading")
 os_time = patcher.original("time")
 uri, section = sys.argv[1], json.loads(sys.argv[2])
-
+{ALARM}
 delivery = BrokerDelivery(
     settings_at(uri),
     Route("foo", EXCHANGE, "log_event", (), None),
-    parse_config({"EVENTLOG_DISPATCHER": section}),
+    parse_config({{"EVENTLOG_DISPATCHER": section}}),
 )
-counts = {}
+counts = {{}}
 
 def log(place):
     number = next(counts.setdefault(place, itertools.count()))  # one step: they interrupt it
     message = make_message(number)
-    message.body = json.dumps({"number": [place, number]}).encode()
+    message.body = json.dumps({{"number": [place, number]}}).encode()
     delivery.accept(message)
 
 class Cycle:
@@ -55,11 +76,10 @@ def in_thread(name):
         log(name)
         os_time.sleep(0.0005)
 
-signal.signal(signal.SIGALRM, lambda *_: log("signal"))
 atexit.register(lambda: log("atexit after"))  # runs after ours: last in, first out
 delivery.start()
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-threads = [os_threading.Thread(target=in_thread, args=[f"thread {n}"]) for n in range(8)]
+every(0.001, lambda: log("signal"))
+threads = [os_threading.Thread(target=in_thread, args=[f"thread {{n}}"]) for n in range(8)]
 for thread in threads:
     thread.start()
 eventlet.hubs.get_hub().schedule_call_global(0.1, log, "hub")
@@ -67,7 +87,7 @@ while any(thread.is_alive() for thread in threads):
     Cycle(); refer(); log("green")
     gc.collect()
     eventlet.sleep(0.001)
-signal.setitimer(signal.ITIMER_REAL, 0)
+no_more()
 gc.disable()
 
 @atexit.register
@@ -76,26 +96,27 @@ def before():
 
 def report():
     stats = delivery.stats()
-    print(json.dumps([{place: next(count) for place, count in counts.items()}, stats]))
+    print(json.dumps([{{place: next(count) for place, count in counts.items()}}, stats]))
 delivery.stop = (lambda stop: lambda seconds: (stop(seconds), report()))(delivery.stop)
 """
 
 
-LOGGING_SCRIPT = """
+LOGGING_SCRIPT = f"""
 import warnings; warnings.simplefilter("ignore")
 import eventlet; eventlet.monkey_patch()
 import gc, itertools, json, logging, signal, sys
 from logging_ext import EventLogHandler
 from nameko_eventlog.standalone import event_log_dispatcher
 
+{ALARM}
 logging.logThreads = False  # eventlet's current_thread() may raise in a signal handler
 logger = logging.Logger("script", logging.INFO)
 logger.addHandler(EventLogHandler(service="foo"))
-counts = {place: itertools.count() for place in ("main", "signal", "__del__")}
+counts = {{place: itertools.count() for place in ("main", "signal", "__del__")}}
 
 def log(place, value=""):
-    metadata = {"number": [place, next(counts[place])]}
-    logger.info("counted %s", value, extra={"metadata": metadata})
+    metadata = {{"number": [place, next(counts[place])]}}
+    logger.info("counted %s", value, extra={{"metadata": metadata}})
 
 class Collecting:
     def __str__(self):
@@ -109,9 +130,8 @@ class Cycle:
         log("__del__")
 
 gc.disable()  # in the midst of ContextVar.set() it may crash CPython before 3.12
-with event_log_dispatcher({"AMQP_URI": sys.argv[1]}, "foo") as eventlog:
-    signal.signal(signal.SIGALRM, lambda *_: log("signal"))
-    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+with event_log_dispatcher({{"AMQP_URI": sys.argv[1]}}, "foo") as eventlog:
+    every(0.002, lambda: log("signal"))
     for number in range(5_000):
         Cycle()
         log("main", Collecting() if number % 200 == 0 else "")
@@ -119,9 +139,9 @@ with event_log_dispatcher({"AMQP_URI": sys.argv[1]}, "foo") as eventlog:
             gc.collect()
         if number % 10 == 0:
             eventlet.sleep(0)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    no_more()
     gc.collect()
-print(json.dumps([{place: next(count) for place, count in counts.items()}, eventlog.stats()]))
+print(json.dumps([{{place: next(count) for place, count in counts.items()}}, eventlog.stats()]))
 """
 
 
@@ -133,7 +153,7 @@ def run(script: str, *arguments: str) -> tuple[dict[str, int], dict[str, int]]:
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert 0 == done.returncode, done.stderr
