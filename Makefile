@@ -34,7 +34,7 @@ endif
 help: ## list the targets
 	@echo "nameko-eventlog: log records as Nameko events"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=python3.12 make ... uses another interpreter (now: $(PYTHON))"
 
