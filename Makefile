@@ -1,5 +1,5 @@
-# The front door. Every target makes the virtual environment it needs, from nothing,
-# and is quick the second time: a stamp in the environment says what is in it.
+# The entry point for developers and for CI. Every target creates the virtual environment that it
+# needs; a stamp file in the environment records what is installed, so that later runs are quick.
 
 PYTHON ?= $(or $(shell command -v python3),$(shell command -v python))
 VENV ?= .venv
@@ -21,7 +21,7 @@ SHELL := /bin/bash
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
-# Nothing that the caller's shell has set reaches the tests.
+# Settings of the caller's shell must not reach the tests.
 unexport PYTHONPATH
 unexport PYTEST_ADDOPTS
 
@@ -31,25 +31,25 @@ say = @printf '==> %s\n' "$(1)"
 endif
 
 .PHONY: help
-help: ## this list
-	@echo "nameko-eventlog: event logs for Nameko through the standard loggers"
+help: ## list the targets
+	@echo "nameko-eventlog: log records as Nameko events"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  PYTHON=python3.12 make ... takes another interpreter (now: $(PYTHON))"
+	@echo "  PYTHON=python3.12 make ... uses another interpreter (now: $(PYTHON))"
 
 .PHONY: demo
-demo: $(VENV)/.runtime ## two services, four ways in, what arrives downstream, and what the store knows
+demo: $(VENV)/.runtime ## run two services and a store; print what was received and stored
 	$(call say,demo: docs/examples/demo.py)
 	@$(VENV)/bin/python docs/examples/demo.py
 
 .PHONY: explore
-explore: $(VENV)/.runtime ## the demo's services, the store and the explorer, with traffic: PORT=8000
+explore: $(VENV)/.runtime ## run the demo's services, the store and the explorer, with traffic: PORT=8000
 	$(call say,explore: docs/examples/explore.py)
 	@$(VENV)/bin/python docs/examples/explore.py --port $(PORT)
 
 .PHONY: quick
-quick: $(VENV)/.test ## what needs no server: logging, bodies, outbox, spool, SQLite, pages
+quick: $(VENV)/.test ## tests that need no server: logging, bodies, outbox, spool, SQLite, pages
 	$(call say,quick: $$($(VENV)/bin/python --version) $(NAMEKO))
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
 	$(VENV)/bin/python -m pytest $(QUICK) tests/amqp tests/delivery > $$log 2>&1 & other=$$!; \
@@ -62,17 +62,17 @@ quick: $(VENV)/.test ## what needs no server: logging, bodies, outbox, spool, SQ
 	test -n "$$passed"
 
 .PHONY: lowest
-lowest: ## make quick with the oldest versions that pyproject.toml allows
+lowest: ## make quick with the oldest dependencies that pyproject.toml allows
 	@mkdir -p build
 	@scripts/lowest-versions > build/lowest.txt
 	@$(MAKE) quick VENV=$(VENV)-lowest CONSTRAINTS=build/lowest.txt
 
 .PHONY: test
-test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
+test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
-	@# Side by side. What is measured takes two to three times as long, so that is one of them, with
-	@# fewer of Hypothesis' examples. make test-all has the faults on Nameko 3, too; the tutorial has
-	@# an environment of its own.
+	@# Two runs in parallel. The one with coverage takes two to three times as long, so it gets fewer
+	@# of Hypothesis' examples, and the other one gets the faults. make test-all runs the faults on
+	@# Nameko 3, too. The tutorial has its own environment, so once is enough.
 	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
 	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
 		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
@@ -89,7 +89,7 @@ test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 
 .PHONY: test-all
-test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
+test-all: rabbitmq postgresql ## all tests on each installed Python from 3.10 to 3.13, with both Namekos
 	@for version in $(VERSIONS); do \
 		if python=$$(scripts/find-python $$version); then \
 			$(MAKE) suite faults PYTHON=$$python VENV=.venv-$$version NAMEKO='$(NAMEKO2)' \
@@ -98,42 +98,42 @@ test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they ex
 				TESTS='--ignore tests/faults --ignore tests/tutorial'; \
 			tested="$${tested:-} $$version"; \
 		else \
-			echo "==> Python $$version: not installed, left out"; \
+			echo "==> Python $$version: not installed, skipped"; \
 		fi; \
 	done; \
 	test -n "$${tested:-}"; \
 	echo "==> passed with both Namekos on Python:$$tested"
 
 .PHONY: browser
-browser: postgresql chromium $(VENV)/.browser ## the explorer in a real Chromium
+browser: postgresql chromium $(VENV)/.browser ## tests of the explorer in a real Chromium
 	$(call say,tests in a browser: $$(chromium --version 2> /dev/null))
-	@# A process of its own: tests/conftest.py patches the standard library.
+	@# In a separate process, because tests/conftest.py patches the standard library.
 	@$(VENV)/bin/python -m pytest -q \
 		--confcutdir=tests/browser tests/browser $(OPTIONS)
 
 .PHONY: screenshots
-screenshots: ## docs/screenshots anew, by the same tests
+screenshots: ## renew docs/screenshots, with the same tests
 	@$(MAKE) browser OPTIONS='--screenshots -k TestPictures'
 
 .PHONY: faults
-faults: rabbitmq postgresql $(VENV)/.test ## broker, database and process killed, frozen, starved, a few times each
+faults: rabbitmq postgresql $(VENV)/.test ## tests that kill, freeze or starve the broker, the database and the process
 	$(call say,faults: $$($(VENV)/bin/python --version) $(NAMEKO))
-	@# Not measured: coverage makes services half as fast, and tests/delivery has the same lines.
+	@# Without coverage, which halves the speed of services; tests/delivery covers the same lines.
 	@$(VENV)/bin/python -m pytest -q tests/faults
 
 .PHONY: chaos
-chaos: rabbitmq postgresql $(VENV)/.test ## broker, cluster and process killed at random: SEED=1 ROUNDS=20
+chaos: rabbitmq postgresql $(VENV)/.test ## the same faults at random moments, and a cluster: SEED=1 ROUNDS=20
 	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
 	@SEED=$(SEED) ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -q -s tests/faults \
 		--override-ini 'python_files=test_*.py chaos_*.py'
 
 .PHONY: fuzz
-fuzz: rabbitmq $(VENV)/.test ## hostile messages to handlers, store and tail: MESSAGES=20000 SEED=1
+fuzz: rabbitmq $(VENV)/.test ## send hostile messages to handlers, store and tail: MESSAGES=20000 SEED=1
 	$(call say,fuzz: MESSAGES=$(MESSAGES) SEED=$(SEED) $(NAMEKO))
 	@MESSAGES=$(MESSAGES) SEED=$(SEED) $(VENV)/bin/python -m pytest -q -s tests/security/test_fuzzing.py
 
 .PHONY: check
-check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors
+check: $(VENV)/.check ## ruff, mypy (strict), the documentation with warnings as errors
 	$(call say,ruff)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -142,32 +142,32 @@ check: $(VENV)/.check ## ruff, mypy strict, docs with warnings as errors
 	@$(MAKE) docs VENV=$(VENV)
 
 .PHONY: docs
-docs: $(VENV)/.check ## the documentation, into docs/_build/html
+docs: $(VENV)/.check ## build the documentation into docs/_build/html
 	$(call say,docs: docs/_build/html/index.html)
-	@$(VENV)/bin/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
+	@$(VENV)/bin/sphinx-build -E -n -W --keep-going -q -b html docs docs/_build/html
 
 .PHONY: bench
-bench: rabbitmq postgresql $(VENV)/.bench ## the speed table, side by side with the peers
+bench: rabbitmq postgresql $(VENV)/.bench ## measure the speed, beside other libraries
 	$(call say,benchmarks)
 	@$(VENV)/bin/python -m benchmarks
 
 .PHONY: soak
-soak: rabbitmq $(VENV)/.bench ## a million event logs: memory and throughput stay as they are
+soak: rabbitmq $(VENV)/.bench ## send a million event logs: memory and throughput must stay constant
 	$(call say,soak)
 	@$(VENV)/bin/python -m benchmarks.soak --plot docs/soak.svg
 
 .PHONY: format
-format: $(VENV)/.check ## let ruff format and fix what it can
+format: $(VENV)/.check ## format the code and fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix-only --quiet .
 	@$(VENV)/bin/ruff format .
 
 .PHONY: clean
-clean: ## remove environments, builds, caches
+clean: ## remove environments, builds and caches
 	rm -rf .venv .venv-* build dist docs/_build htmlcov .coverage \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What the targets above are made of.
+# Targets that the ones above use.
 
 .PHONY: rabbitmq
 rabbitmq:
@@ -184,7 +184,7 @@ chromium:
 .PHONY: suite
 suite: $(VENV)/.test
 	$(call say,tests: $$($(VENV)/bin/python --version) $(NAMEKO))
-	@# Coverage imports eventlet, which says at length that it is deprecated.
+	@# Coverage imports eventlet, which prints a long deprecation warning.
 	@PYTHONWARNINGS=ignore::Warning:coverage.collector $(VENV)/bin/python $(MEASURED) -m pytest -q $(TESTS)
 
 .PHONY: wheel
@@ -197,11 +197,11 @@ wheel: $(VENV)/.test
 	@cp README.md tests/wheel_smoke.py build/wheel
 	@cd build/wheel && venv/bin/python -I -W ignore wheel_smoke.py README.md
 
-# One environment for each $(VENV), filled step by step. It is made anew when the
-# dependencies change, or when it was made with or for something else.
+# One environment for each $(VENV), installed step by step. It is created again when the
+# dependencies, the interpreter, Nameko or the directory have changed.
 
 NAMEKO ?= $(NAMEKO2)
-# A file of constraints for pip, or none.
+# An optional file of constraints for pip.
 CONSTRAINTS ?=
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS))
 ORIGIN = $(shell $(PYTHON) -c 'import sys; print(sys.version)') $(NAMEKO) $(CURDIR) $(CONSTRAINTS)
@@ -217,7 +217,7 @@ endif
 $(VENV)/.runtime: pyproject.toml
 	$(call say,$(VENV): the library with $(NAMEKO))
 	@$(PYTHON) -m venv --clear $(VENV)
-	@# The pip that comes with Python 3.11 does not know dependency groups.
+	@# The pip that comes with Python 3.11 does not support dependency groups.
 	@$(VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@$(PIP_INSTALL) --editable '.[store,cli,explorer]' '$(NAMEKO)'
 	@echo "$(ORIGIN)" > $@

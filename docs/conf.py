@@ -30,8 +30,14 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
+autodoc_typehints_description_target = "documented_params"
 # Single backquotes in docstrings name something of ours.
 default_role = "py:obj"
-nitpicky = False
-# eventlet says on import that it is deprecated; that is no news about the docs.
+nitpicky = True
+# Names of others, which link nowhere: no inventory is fetched when the documentation is built.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(collections\.abc|contextlib|datetime|logging|typing)\..*"),
+    (r"py:exc", r"ConfigurationError"),  # nameko.exceptions
+]
+# eventlet's deprecation warning at import says nothing about the docs.
 warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")

@@ -23,7 +23,7 @@ class EventSink(Protocol):
     @property
     def context(self) -> Mapping[str, Any]:
         """
-        The worker context: a value for each of the five context attributes.
+        The worker context, which has a value for each of the five context attributes.
         """
 
     def emit(self, event: EventLog, /) -> None:

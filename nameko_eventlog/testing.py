@@ -26,8 +26,8 @@ class CapturedEventLogs(list[dict[str, Any]]):
     """
     The bodies of captured event logs, as consumers get them, in the order of their dispatch.
 
-    ``dispatch`` is a callable like the one that `EventLogDispatcher` injects, for services
-    made by ``worker_factory(Service, eventlog=event_logs.dispatch)``.
+    ``dispatch`` is a callable like the one that `nameko_eventlog.EventLogDispatcher` injects,
+    for services made by ``worker_factory(Service, eventlog=event_logs.dispatch)``.
     """
 
     dispatch: dispatcher.Dispatch
@@ -97,8 +97,8 @@ def capture_event_logs(
     service made by Nameko's ``worker_factory``, with null entrypoint fields.
 
     Args:
-        *loggers: Names of loggers that get an `EventLogHandler` for the block, at *level*.
-            None are needed where the test has configured logging as the service does.
+        *loggers: Names of loggers that get a `logging_ext.EventLogHandler` for the block, at
+            *level*. None are needed where the test has configured logging as the service does.
         level: The level of those loggers in the block.
 
     Yields:

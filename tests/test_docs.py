@@ -105,9 +105,9 @@ class Snippets:
         self._capsys = capsys
 
     @contextlib.contextmanager
-    def nobody(self):
+    def no_worker(self):
         """
-        Run the block as the code of no worker and of no test.
+        Run the block outside any worker, and outside the sink of the test.
         """
         with logging_ext.bind_sink(None):
             yield
@@ -207,7 +207,15 @@ class TestPages:
         )
         namespace = document.namespace
         snippets = Snippets(namespace, container_factory, memory_config, capsys)
-        for name in ("fire", "running", "answer", "nobody", "printed", "undelivered", "sent_by"):
+        for name in (
+            "fire",
+            "running",
+            "answer",
+            "no_worker",
+            "printed",
+            "undelivered",
+            "sent_by",
+        ):
             namespace[name] = getattr(snippets, name)
         namespace.update(
             __name__="page",
@@ -226,7 +234,7 @@ class TestPages:
     @pytest.mark.parametrize("page", PAGES, ids=page_id)
     def test_languages(self, page):
         """
-        There is no snippet that nobody runs but for commands, pictures and differences.
+        Every snippet runs, except for commands, output and differences.
         """
         fences = re.findall(r"^```+(\S*)", page.read_text("utf-8"), re.M)
         languages = {fence for fence in fences if fence and not fence.startswith("{")}

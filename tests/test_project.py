@@ -141,6 +141,21 @@ class TestVersion:
         assert declared is not None
         assert declared[1] == released[0]
 
+    def test_version_added(self):
+        """
+        What is marked as new is new in a version of the changelog.
+        """
+        released = re.findall(r"^## \[(\d.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        marked = {
+            version
+            for package in PUBLIC
+            for path in (ROOT / package).rglob("*.py")
+            for version in re.findall(r"version(?:added|changed):: (\S+)", path.read_text("utf-8"))
+        }
+
+        assert marked
+        assert set() == marked - set(released)
+
     def test_installed(self):
         """
         The environment has that version installed.

@@ -44,11 +44,9 @@ open_delivery: Callable[..., Delivery] = BrokerDelivery
 
 class Dispatch:
     """
-    The injected callable: dispatch event logs by hand, in a worker's context.
+    Dispatch event logs by hand, in a worker's context: the callable that a service gets injected.
 
-    Args:
-        sink: The worker's sink.
-        delivery: Whose counts `stats` returns.
+    `nameko_eventlog.EventLogDispatcher` makes it; a service never does.
     """
 
     __slots__ = ("_delivery", "_sink")
