@@ -101,11 +101,21 @@ def registered_sink(service: str | None) -> EventSink | None:
     return None if service is None else _registered.get(service)
 
 
+def outside_context(service_name: str | None = None) -> dict[str, Any]:
+    """
+    Return the five context attributes outside any worker.
+
+    Args:
+        service_name: The service that the context names, or None for none.
+    """
+    return dict.fromkeys(CONTEXT_FIELDS) | {"service_name": service_name, "call_stack": []}
+
+
 def worker_context() -> dict[str, Any]:
     """
     Return the five context attributes: None, or [] for the call stack, outside a worker.
     """
     sink = bound.get()
     if sink is None:
-        return dict.fromkeys(CONTEXT_FIELDS[:-1]) | {"call_stack": []}
+        return outside_context()
     return {name: sink.context.get(name) for name in CONTEXT_FIELDS}

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
+from nameko_eventlog.describing import shortened
+
 
 MASK = "***"
 """What is shown in the place of a secret."""
@@ -85,8 +87,7 @@ def masked_value(name: Any, value: Any) -> str:
         name: The key under which it stands.
         value: The value.
     """
-    shown = _masked_value(name, value)
-    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+    return shortened(_masked_value(name, value), _MOST_SHOWN)
 
 
 def without_secrets(text: str, address: Any) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from nameko.exceptions import ConfigurationError
 
@@ -187,20 +187,23 @@ def positive_integer(value: Any) -> int:
     return value
 
 
+def is_seconds(value: Any) -> TypeGuard[float]:
+    """
+    Tell whether *value* is a number of seconds, 0 or more, that a timer can take.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < _FOREVER
+
+
 def seconds(minimum_excluded: bool) -> Callable[[Any], float]:
     """
     Take a number of seconds.
     """
 
     def check(value: Any) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 <= value < _FOREVER
-            or (minimum_excluded and value == 0)
-        ):
-            least = "above 0" if minimum_excluded else "0 or more"
-            raise ValueError(f"a number of seconds, {least} and less than {_FOREVER}")
-        return value
+        if is_seconds(value) and (value > 0 or not minimum_excluded):
+            return value
+        least = "above 0" if minimum_excluded else "0 or more"
+        raise ValueError(f"a number of seconds, {least} and less than {_FOREVER}")
 
     return check

@@ -33,6 +33,7 @@ from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.amqp.connections import broker_uri
 from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
 from nameko_eventlog.amqp.tables import is_table
+from nameko_eventlog.checking import is_seconds
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -40,10 +41,6 @@ IS_NAMEKO_3 = hasattr(nameko, "config")
 _HONOURED = {"serializer", "headers", "expiration", "priority", "compression"}
 _CONNECTION = {"uri", "ssl", "login_method"}
 _FIXED = {"use_confirms": True, "retry": True, "mandatory": False, "delivery_mode": 2}
-
-
-def _is_duration(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
 def _is_priority(value: Any) -> bool:
@@ -60,7 +57,7 @@ def _is_compression(value: Any) -> bool:
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "headers": ("a mapping whose keys are strings, of values that a broker takes", is_table),
-    "expiration": ("a number of seconds, 0 or more", _is_duration),
+    "expiration": ("a number of seconds, 0 or more", is_seconds),
     "priority": ("an integer from 0 to 255", _is_priority),
     "compression": ("a compression that kombu knows", _is_compression),
 }
@@ -212,19 +209,6 @@ def worker_context(worker_ctx: Any) -> dict[str, Any]:
         "entrypoint_name": entrypoint.method_name,
         "call_id": worker_ctx.call_id,
         "call_stack": list(worker_ctx.call_id_stack),
-    }
-
-
-def outside_context(service: str) -> dict[str, Any]:
-    """
-    Return the five attributes for what happens outside any worker of *service*.
-    """
-    return {
-        "service_name": service,
-        "entrypoint_protocol": None,
-        "entrypoint_name": None,
-        "call_id": None,
-        "call_stack": [],
     }
 
 

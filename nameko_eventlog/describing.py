@@ -72,5 +72,11 @@ def describe_value(value: Any) -> str:
     """
     Return *value* as a reason shows it.
     """
-    text = _value.repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    return shortened(_value.repr(value), 100)
+
+
+def shortened(text: str, most: int) -> str:
+    """
+    Return *text*, or its beginning and an ellipsis: *most* characters at most.
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"

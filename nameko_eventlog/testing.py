@@ -11,7 +11,7 @@ from typing import Any
 
 import kombu.serialization
 
-from logging_ext.context import bind_sink
+from logging_ext.context import bind_sink, outside_context
 from logging_ext.handlers import EventLogHandler
 from nameko_eventlog.config import Config
 from nameko_eventlog.delivery import OutboxEntry
@@ -111,13 +111,7 @@ def capture_event_logs(
     outside = DispatchingSink(
         BodyEncoder(Serializer("json"), (), Config().max_event_bytes, "seconds"),
         recorder,
-        {
-            "service_name": None,
-            "entrypoint_protocol": None,
-            "entrypoint_name": None,
-            "call_id": None,
-            "call_stack": [],
-        },
+        outside_context(),
         dict,
     )
     bodies.dispatch = dispatcher.Dispatch(outside, recorder)

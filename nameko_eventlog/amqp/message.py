@@ -100,6 +100,34 @@ def properties(message: Message, settings: PublisherSettings, service: str) -> d
     return found
 
 
+def as_mapping(
+    message: Message,
+    settings: PublisherSettings,
+    service: str,
+    exchange: str,
+    routing_key: str,
+) -> dict[str, Any]:
+    """
+    Return the whole of *message* as a mapping from which it can be published again.
+
+    ``body`` is the body's text, or its base64 if ``body_encoding`` is ``base64``.
+    """
+    try:
+        body, body_encoding = message.body.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        body, body_encoding = base64.b64encode(message.body).decode("ascii"), "base64"
+    return {
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "properties": {
+            **properties(message, settings, service),
+            "headers": headers(message, settings),
+        },
+        "body": body,
+        "body_encoding": body_encoding,
+    }
+
+
 def as_json(
     message: Message,
     settings: PublisherSettings,
@@ -110,30 +138,16 @@ def as_json(
     mark: Callable[[str], str] | None = None,
 ) -> str:
     """
-    Return the whole of *message* as one JSON object, from which it can be sent again.
+    Return `as_mapping` and the reason as one line of JSON.
 
-    ``body`` is the text of the body, or its base64 if ``body_encoding`` says so. Headers that
-    JSON does not know are there as text: AMQP does not know most of them either.
+    Header values that JSON cannot represent become text; AMQP cannot represent most of them
+    either.
     """
-    try:
-        body, body_encoding = message.body.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError:
-        body, body_encoding = base64.b64encode(message.body).decode("ascii"), "base64"
-    whole = {
-        "exchange": exchange,
-        "routing_key": routing_key,
-        "properties": {
-            **properties(message, settings, service),
-            "headers": headers(message, settings),
-        },
-        "body": body,
-        "body_encoding": body_encoding,
-        "reason": reason,
-    }
+    whole = {**as_mapping(message, settings, service, exchange, routing_key), "reason": reason}
     try:
         line = json.dumps(whole, allow_nan=False)
     except Exception:
-        whole["properties"]["headers"] = {  # type: ignore[index]
+        whole["properties"]["headers"] = {
             _as_text(name): value if isinstance(value, str) else _as_text(value)
             for name, value in headers(message, settings).items()
         }

@@ -17,6 +17,9 @@ from nameko_eventlog.addresses import masked_text
 
 _log = logging.getLogger("nameko_eventlog")
 
+ROUTING_KEY = "log_event"
+"""The default routing key of event logs: the type of the Nameko event that carries them."""
+
 # command invalid, not implemented: what a broker without RabbitMQ's extensions hangs up with
 _UNKNOWN_METHOD = frozenset({503, 540})
 

@@ -17,7 +17,6 @@ from eventlet.greenthread import GreenThread
 from greenlet import GreenletExit
 
 from logging_ext import forwarding
-from nameko_eventlog.amqp.broker import Broker
 from nameko_eventlog.amqp.message import as_json
 from nameko_eventlog.amqp.route import Route
 from nameko_eventlog.amqp.settings import PublisherSettings
@@ -118,16 +117,14 @@ class BrokerDelivery:
         self._relay = Relay(
             outbox=self._outbox,
             ledger=self._ledger,
-            make_broker=lambda on_confirm, on_return: Broker(
-                settings, route, on_confirm, on_return
-            ),
+            settings=settings,
+            route=route,
             identifiers=self._identifiers,
             undeliver=self._undeliver,
             confirm_timeout=config.confirm_timeout,
             unroutable=config.unroutable,
             most_aside=config.buffer_size,
             most_aside_bytes=config.buffer_bytes,
-            service=route.service,
             home=self._home,
         )
         # looked up once: `accept` runs within every log call

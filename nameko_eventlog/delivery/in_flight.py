@@ -4,12 +4,12 @@ What was taken from the outbox and is not settled: sent, to be sent again, or re
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import islice, takewhile
 
+from nameko_eventlog.backoff import backoff
 from nameko_eventlog.delivery.entry import OutboxEntry
 
 
@@ -51,7 +51,6 @@ class InFlight:
     """
 
     def __init__(self, most_aside: int = 100_000, most_aside_bytes: int = 64 << 20) -> None:
-        self._random = random.Random(random.SystemRandom().random())
         self._most_aside = most_aside
         self._most_aside_bytes = most_aside_bytes
         self._sent: OrderedDict[int, tuple[OutboxEntry, float]] = OrderedDict()
@@ -64,7 +63,7 @@ class InFlight:
         self._retrying = 0  # of those that were refused, how many are sent, or are next
         self._retries = 1  # how many may be
         self._retry_at = 0.0
-        self._pause = FIRST_BACKOFF
+        self._failed_retries = 0  # in a row
         self._window = WINDOW
 
     @property
@@ -181,7 +180,7 @@ class InFlight:
                 self._retrying -= 1
                 if taken:
                     self._retries = min(WINDOW, self._retries + 1)
-                    self._pause = FIRST_BACKOFF
+                    self._failed_retries = 0
 
     def refuse(self, message: OutboxEntry, now: float) -> None:
         """
@@ -190,16 +189,15 @@ class InFlight:
         if message.refusals:
             self._retries = 1
             if now >= self._retry_at:  # one of many that were tried at once makes it grow
-                self._retry_at = now + self._pause * (0.5 + self._random.random())
-                self._pause = min(self._pause * 2, LAST_BACKOFF)
-        message.refusals = min(message.refusals + 1, 10)
+                self._failed_retries += 1
+                self._retry_at = now + backoff(self._failed_retries, FIRST_BACKOFF, LAST_BACKOFF)
+        message.refusals += 1
         self._put_aside(message, now)
 
     def _put_aside(self, message: OutboxEntry, now: float) -> None:
-        seconds = min(FIRST_BACKOFF * 2 ** (message.refusals - 1), LAST_BACKOFF)
         self._refusals += 1
         self._aside_bytes += len(message.body)
-        due = now + seconds * (0.5 + self._random.random())
+        due = now + backoff(message.refusals, FIRST_BACKOFF, LAST_BACKOFF)
         heappush(self._aside, (due, self._refusals, message))
 
     def send_again(self, messages: list[OutboxEntry]) -> None:
@@ -214,7 +212,7 @@ class InFlight:
         Try the refused again without a pause: there is little time left.
         """
         self._retry_at = 0.0
-        self._pause = FIRST_BACKOFF
+        self._failed_retries = 0
         self._aside = [(0.0, number, message) for _, number, message in sorted(self._aside)]
 
     def lose(self, alone: bool) -> list[OutboxEntry]:

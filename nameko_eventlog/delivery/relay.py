@@ -4,7 +4,6 @@ The green thread that publishes the outbox and waits for the broker's confirms.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from time import monotonic
 
@@ -15,14 +14,16 @@ from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.addresses import masked_text
-from nameko_eventlog.amqp.broker import BrokerTimeout, OnConfirm, OnReturn, blames_message
+from nameko_eventlog.amqp.broker import Broker, BrokerTimeout, blames_message
+from nameko_eventlog.amqp.route import Route
+from nameko_eventlog.amqp.settings import PublisherSettings
+from nameko_eventlog.backoff import backoff
 from nameko_eventlog.delivery.changes import Changes
 from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.in_flight import FIRST_BACKOFF, LAST_BACKOFF, InFlight
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
-from nameko_eventlog.delivery.target import Target
 from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
 
@@ -60,7 +61,8 @@ class Relay:
     Args:
         outbox: What to publish.
         ledger: Where to count what becomes of it.
-        make_broker: Makes the broker, or another target.
+        settings: How to connect and to publish.
+        route: Where to publish.
         identifiers: Makes the message ids.
         undeliver: Called with a message that cannot be delivered, and why.
         confirm_timeout: Seconds that the broker has for confirming.
@@ -68,7 +70,6 @@ class Relay:
             ``hold``.
         most_aside: How many refused messages may wait aside before no new ones are published.
         most_aside_bytes: How many bytes of bodies.
-        service: The service's name, for messages.
         home: The OS thread that it runs in.
     """
 
@@ -79,38 +80,36 @@ class Relay:
         self,
         outbox: Outbox,
         ledger: Ledger,
-        make_broker: Callable[[OnConfirm, OnReturn], Target],
+        settings: PublisherSettings,
+        route: Route,
         identifiers: UUID7Generator,
         undeliver: Callable[[OutboxEntry, str], None],
         confirm_timeout: float,
         unroutable: str,
         most_aside: int,
         most_aside_bytes: int,
-        service: str,
         home: HubThread,
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
-        self._broker = make_broker(self._answered, self._returned)
+        self._broker = Broker(settings, route, self._answered, self._returned)
         self._identifiers = identifiers
         self._undeliver = undeliver
         self._confirm_timeout = confirm_timeout
         self._warn_unroutable = unroutable == "warn"
         self._hold_unroutable = unroutable == "hold"
-        self._service = service
         self._home = home
         self._bell = Notifier(home)
         self.notice = self._bell.ring
         self._flight = InFlight(most_aside, most_aside_bytes)
         self._confirmed: list[OutboxEntry] = []  # and not yet settled
-        self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
         self._stopping = False
         self._abandoned = False
         self._finished = Event()
-        self._backoff = FIRST_BACKOFF
+        self._failures = 0  # sessions that ended with nothing confirmed, in a row
         self._changes = Changes(
-            service, lambda: self._broker.address, lambda: self._outbox.waiting
+            route.service, lambda: self._broker.address, lambda: self._outbox.waiting
         )
         self.connections = 0  # how many there have been
         self._confirmed_at = 0.0  # when something last was, or could be
@@ -246,9 +245,8 @@ class Relay:
         return self._abandoned or (self._stopping and not self._outbox.waiting)
 
     def _pause(self) -> None:
-        seconds = self._backoff * (0.5 + self._random.random())
-        self._backoff = min(self._backoff * 2, LAST_BACKOFF)
-        end = monotonic() + seconds
+        self._failures += 1
+        end = monotonic() + backoff(self._failures, FIRST_BACKOFF, LAST_BACKOFF)
         while (left := end - monotonic()) > 0 and not self._is_done():
             eventlet.sleep(min(left, LOOK))
             if self._stopping:  # there is little time left
@@ -447,7 +445,7 @@ class Relay:
         if not messages:
             return
         self._confirmed_at = monotonic()
-        self._backoff = FIRST_BACKOFF
+        self._failures = 0
         if self._hold_unroutable:
             messages = self._routed(messages)
         for message in messages:

@@ -26,7 +26,7 @@ from nameko_eventlog import limits
 from nameko_eventlog.dispatching.serialization import (
     Cleaner,
     Serializer,
-    shortened,
+    short_repr,
 )
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.plain_json import encode_plain, is_plain
@@ -265,7 +265,7 @@ class BodyEncoder:
             OversizedEvent: If the body is larger than ``max_event_bytes``, or than consumers take.
         """
         if not isinstance(event_type, str):
-            raise EventLogTypeError(f"event_type must be a string, not {shortened(event_type)}")
+            raise EventLogTypeError(f"event_type must be a string, not {short_repr(event_type)}")
         if not event_type:
             raise EventLogValueError("event_type must not be empty; say what happened")
         event_type = str.__str__(event_type)
@@ -273,13 +273,13 @@ class BodyEncoder:
             raise EventLogValueError(
                 f"event_type has {len(event_type)} characters, of {MAX_NAME} at the most (NUL and"
                 " lone surrogates count six times); pass a name, and the text as event_data:"
-                f" {shortened(event_type)}"
+                f" {short_repr(event_type)}"
             )
         given: dict[str, Mapping[Any, Any]] = {}
         for name, value in (("event_data", event_data), ("metadata", metadata)):
             if value is not None and not isinstance(value, Mapping):
                 raise EventLogTypeError(
-                    f"{name} must be a mapping or None, not {shortened(value)}"
+                    f"{name} must be a mapping or None, not {short_repr(value)}"
                 )
             given[name] = {} if value is None else value
         timestamp = time()
@@ -290,7 +290,7 @@ class BodyEncoder:
         for name, expected in wrong_context(given["metadata"]):
             raise EventLogTypeError(
                 f"metadata.{name} stands for the worker's and must be {expected}, not"
-                f" {shortened(given['metadata'][name])}"
+                f" {short_repr(given['metadata'][name])}"
             )
         attributes, data = settle_context(checked["metadata"], checked["event_data"])
         body = self._body(head.context, event_type, data, attributes, self._format(timestamp))

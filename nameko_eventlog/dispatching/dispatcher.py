@@ -14,10 +14,17 @@ from nameko.rpc import Rpc
 from nameko.web.handlers import HttpRequestHandler
 
 from logging_ext import forwarding
-from logging_ext.context import EventSink, current_sink, register_sink, set_sink
+from logging_ext.context import (
+    EventSink,
+    current_sink,
+    outside_context,
+    register_sink,
+    set_sink,
+)
 from logging_ext.event import EventLog
 from logging_ext.names import bounded_context
 from nameko_eventlog import compat
+from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.delivery import BrokerDelivery, Delivery, Route
 from nameko_eventlog.dispatching.body import BodyEncoder
@@ -141,7 +148,7 @@ class EventLogDispatcher(EventDispatcher):
     ENTRYPOINT_FAILED = "entrypoint_failed"
     """Event type of a captured call that raised."""
 
-    EVENT_TYPE = "log_event"
+    EVENT_TYPE = ROUTING_KEY
     """Type of the Nameko event under which all event logs travel."""
 
     ENTRYPOINT_TYPES_TO_LOG: tuple[type, ...] = (Rpc, HttpRequestHandler)
@@ -182,9 +189,7 @@ class EventLogDispatcher(EventDispatcher):
         )
         self._workers: WeakKeyDictionary[Any, _Worker] = WeakKeyDictionary()
         self._delivery = open_delivery(settings, route, config)
-        self.outside = self._make_sink(
-            bounded_context(compat.outside_context(self._service)), dict
-        )
+        self.outside = self._make_sink(bounded_context(outside_context(self._service)), dict)
         self._unregister = _nothing if self._before else register_sink(self._service, self.outside)
         compat.before_end(
             self.container,

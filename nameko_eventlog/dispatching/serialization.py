@@ -20,6 +20,7 @@ from kombu.utils.json import dumps as kombu_json_dumps
 from nameko.exceptions import ConfigurationError
 
 from logging_ext.rendering import safe_repr
+from nameko_eventlog.describing import shortened
 from nameko_eventlog.dispatching.redaction import REDACTED, is_named
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.plain_json import CUT, MAX_DEPTH, looks_tagged
@@ -284,12 +285,11 @@ class Cleaner:
         return cleaned
 
 
-def shortened(value: object) -> str:
+def short_repr(value: object) -> str:
     """
     Return the repr of *value* as messages show it.
     """
-    shown = safe_repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return shortened(safe_repr(value), 200)
 
 
 def _unused(key: str, taken: Mapping[str, Any], original: Mapping[Any, Any]) -> str:
@@ -322,7 +322,7 @@ def _refuse(problem: str, path: Path, value: Any) -> str:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
         "."
     )
-    shown = shortened(value)
+    shown = short_repr(value)
     if problem == "key":
         raise EventLogTypeError(
             f"{where} has the key {shown}; keys must be strings that the serializer can encode"

@@ -13,7 +13,7 @@ from logging_ext.context import EventSink
 from logging_ext.event import EventLog
 from nameko_eventlog.delivery import Delivery, OutboxEntry
 from nameko_eventlog.dispatching.body import PLAIN_ENCODING, PLAIN_TYPE, Body, BodyEncoder, Head
-from nameko_eventlog.dispatching.serialization import shortened
+from nameko_eventlog.dispatching.serialization import short_repr
 from nameko_eventlog.reporting import report
 
 
@@ -80,7 +80,7 @@ class DispatchingSink:
                 )
             self._accept(message)
         except Exception:
-            report("an event log could not be taken for delivery: %s", shortened(event))
+            report("an event log could not be taken for delivery: %s", short_repr(event))
 
     def deliver(self, event_type: Any, event_data: Any, metadata: Any) -> None:
         """

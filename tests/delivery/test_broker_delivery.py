@@ -584,7 +584,7 @@ class TestStop:
         delivery = make_delivery(proxied)
         for number in range(100):
             delivery.accept(make_message(number))
-        wait_until(lambda: delivery._relay._backoff > 0.3)
+        wait_until(lambda: delivery._relay._failures >= 2)
 
         def restore() -> None:
             proxy.refusing = False

@@ -496,9 +496,7 @@ class TestFailures:
         assert all("an event log could not be taken" in line for line in report())
         assert "event_type='lost'" in report()[1]
 
-    @pytest.mark.parametrize(
-        "what", ["compat.worker_context", "compat.ContextHeaders", "current_sink"]
-    )
+    @pytest.mark.parametrize("what", ["compat.worker_context", "ContextHeaders", "current_sink"])
     def test_context(
         self, start_foo: Any, monkeypatch: Any, report: Any, logger: logging.Logger, what: str
     ) -> None:
