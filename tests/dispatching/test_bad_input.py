@@ -496,7 +496,7 @@ class TestPlaces:
             check=True,
         )
 
-        assert 1 == done.stderr.count("came from outside any worker and was not forwarded")
+        assert 1 == done.stderr.count("was logged outside any worker and was not forwarded")
         assert 3 == done.stderr.count("app imported")
 
     def test_two_services(self, start_foo: Any, log: Any) -> None:

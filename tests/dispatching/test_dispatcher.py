@@ -28,7 +28,7 @@ from nameko.testing.utils import get_extension
 import logging_ext
 from logging_ext import EventLog, EventLogHandler, current_sink
 from nameko_eventlog import EventLogDispatcher, compat
-from nameko_eventlog.dispatching import dispatcher, sinks
+from nameko_eventlog.dispatching import context_headers, dispatcher, sinks
 from nameko_eventlog.dispatching.body import BodyEncoder
 from nameko_eventlog.dispatching.capture import Capture
 from tests.dispatching.services import (
@@ -547,7 +547,9 @@ class TestFailures:
         A message whose headers cannot be made goes without.
         """
         foo = start_foo()
-        monkeypatch.setattr(compat, "CALL_ID_STACK_CONTEXT_KEY", [])  # no key of a mapping
+        monkeypatch.setattr(
+            context_headers, "CALL_ID_STACK_CONTEXT_KEY", []
+        )  # no key of a mapping
         foo.run(lambda service: service.eventlog("manual"))
 
         (message,) = foo.messages(1)
@@ -590,7 +592,7 @@ class TestFailures:
         def work(service: FooService) -> list[str]:
             escaped = []
             with monkeypatch.context() as patch:
-                patch.setattr(sinks, "Message", interrupt)
+                patch.setattr(sinks, "OutboxEntry", interrupt)
                 for call in (logger.info, service.eventlog):
                     try:
                         call("x")
