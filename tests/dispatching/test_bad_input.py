@@ -127,9 +127,9 @@ def one(foo: Foo, function: Callable[[], Any]) -> Any:
 
 
 VALUES: list[tuple[Any, type[Exception], str, Any]] = [
-    (float("nan"), ValueError, "{path} is nan, which JSON cannot express", "nan"),
-    (float("inf"), ValueError, "{path} is inf, which JSON cannot express", "inf"),
-    (float("-inf"), ValueError, "{path} is -inf, which JSON cannot express", "-inf"),
+    (float("nan"), ValueError, "{path} is nan, which JSON cannot represent", "nan"),
+    (float("inf"), ValueError, "{path} is inf, which JSON cannot represent", "inf"),
+    (float("-inf"), ValueError, "{path} is -inf, which JSON cannot represent", "-inf"),
     ({5}, TypeError, "{path} is {{5}}, of type set", "{5}"),
     (Unprintable(), TypeError, f"{{path}} is {UNPRINTABLE}", UNPRINTABLE),
     ({1: 2}, TypeError, "{path} has the key 1; keys must be strings", {"1": 2}),
@@ -137,7 +137,7 @@ VALUES: list[tuple[Any, type[Exception], str, Any]] = [
     (
         {"__type__": "x", "__value__": 1},
         ValueError,
-        "{path} has just the keys '__type__' and '__value__'",
+        "{path} has only the keys '__type__' and '__value__'",
         "{'__type__': 'x', '__value__': 1}",
     ),
 ]

@@ -475,8 +475,8 @@ class TestFailures:
         assert 5 == foo.run(lambda service: 5)
 
         assert [
-            "fired of a worker of foo could not be captured",
-            "completed of a worker of foo could not be captured",
+            "could not capture stage fired of a worker of foo",
+            "could not capture stage completed of a worker of foo",
         ] == report()
 
     def test_encoder(
@@ -493,7 +493,7 @@ class TestFailures:
 
         assert ["entrypoint_fired", "found", "entrypoint_completed"] == names(foo.bodies(3))
         assert 3 == len(report())
-        assert all("an event log could not be taken" in line for line in report())
+        assert all("could not accept an event log for delivery" in line for line in report())
         assert "event_type='lost'" in report()[1]
 
     @pytest.mark.parametrize("what", ["compat.worker_context", "ContextHeaders", "current_sink"])
@@ -527,7 +527,7 @@ class TestFailures:
         assert ["log", "manual"] == names(bodies)
         for body in bodies:
             assert OUTSIDE.items() <= body.items()
-        assert ["the context of a worker of foo could not be read"] == report()
+        assert ["could not read the context of a worker of foo"] == report()
         assert current_sink() is None
 
     def test_binding(self, start_foo: Any, monkeypatch: Any, report: Any) -> None:
@@ -540,7 +540,7 @@ class TestFailures:
             foo.run(lambda service: service.eventlog("manual"))
 
         assert "manual" in names(foo.stop())
-        assert ["the context of a worker of foo could not be bound"] == report()
+        assert ["could not bind the context of a worker of foo"] == report()
 
     def test_headers(self, start_foo: Any, monkeypatch: Any, report: Any) -> None:
         """
@@ -554,7 +554,7 @@ class TestFailures:
 
         (message,) = foo.messages(1)
         assert {} == message.headers
-        assert ["the message headers of a worker could not be made"] == report()
+        assert ["could not make the message headers of a worker"] == report()
 
     def test_handlers_that_raise(self, start_foo: Any, monkeypatch: Any, capsys: Any) -> None:
         """

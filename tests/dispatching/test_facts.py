@@ -309,7 +309,7 @@ class TestStored:
         """
         Metadata that cannot be the context attribute whose name it has is refused, or data.
         """
-        with pytest.raises(EventLogTypeError, match=rf"metadata.{name} stands for the worker's"):
+        with pytest.raises(EventLogTypeError, match=rf"metadata.{name} replaces the worker's"):
             sent(lambda sink: sink.deliver("paid", None, {name: value}))
 
         body = stored(sent(lambda sink: sink.emit(EventLog("paid", {"a": 1}, {name: value}))))
