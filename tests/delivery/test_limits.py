@@ -98,7 +98,7 @@ class TestHeldUp:
             with broker.paused():
                 for number in range(1000):
                     delivery.accept(make_message(turn * 1000 + number + 1))
-                wait_until(lambda: delivery._relay._flight.sent > 0)
+                wait_until(lambda: delivery._relay._in_flight.sent > 0)
             patcher.original("time").sleep(1.5)  # the whole hub
         wait_until(settled(delivery))
 

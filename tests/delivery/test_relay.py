@@ -103,7 +103,7 @@ class TestGroupCommit:
         delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
         batches: list[int] = []
-        flight = delivery._relay._flight
+        flight = delivery._relay._in_flight
         original = flight.next
 
         def count(*args: Any) -> Any:
@@ -223,7 +223,7 @@ class TestConnectionLost:
         proxy.frozen = True
         for number in range(1, 300):
             delivery.accept(make_message(number))
-        wait_until(lambda: delivery._relay._flight.sent_at is not None)
+        wait_until(lambda: delivery._relay._in_flight.sent_at is not None)
         eventlet.sleep(0.05)
         proxy.cut()
         proxy.frozen = False
@@ -257,7 +257,7 @@ class TestConnectionLost:
         with pytest.raises(NotConfirmed) as raised:
             delivery.deliver(make_message(1))
         assert raised.value.sent
-        wait_until(lambda: said.saying("no confirm in 0.5 s"))
+        wait_until(lambda: said.saying("no confirm within 0.5 s"))
         proxy.cut()
         proxy.frozen = False
         wait_until(settled(delivery))
@@ -479,7 +479,7 @@ class TestAlarm:
         assert 1500 == len(received.ids)
         assert 0 == check_sum(delivery)["republished"]
         assert 1 == len(said.saying("has an alarm"))
-        assert 1 == len(said.saying("has unblocked"))
+        assert 1 == len(said.saying("publishing unblocked"))
         assert [] == said.saying("connection to broker")
 
 
@@ -490,14 +490,14 @@ class TestUnroutable:
         """
         delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
-        assert 1 == len(said.saying("no queue takes"))
+        assert 1 == len(said.saying("no queue receives"))
         delivery._relay._probed_at = 0.0
         delivery.deliver(make_message(1))
         received = Received(uri)
         delivery._relay._probed_at = 0.0
         delivery.deliver(make_message(2))
 
-        assert 1 == len(said.saying("no queue takes"))
+        assert 1 == len(said.saying("no queue receives"))
         assert 1 == len(said.saying("takes the event logs of foo again"))
         received.close()
 
@@ -527,7 +527,7 @@ class TestUnroutable:
             interval=0.05,
         )
 
-        assert not said.saying("no queue takes")
+        assert not said.saying("no queue receives")
         found[0].close()
 
     def test_ignored(self, uri: str, make_delivery: Make, said: Lines) -> None:
@@ -536,7 +536,7 @@ class TestUnroutable:
         """
         make_delivery(uri, unroutable="ignore").deliver(make_message(0))
 
-        assert [] == said.saying("no queue takes")
+        assert [] == said.saying("no queue receives")
 
 
 class TestFailure:

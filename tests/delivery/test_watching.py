@@ -37,7 +37,7 @@ class TestStats:
         delivery.deliver(make_message(0))
         with broker.paused():
             delivery.accept(make_message(1, timestamp=1.0))
-            wait_until(lambda: delivery._relay._flight.sent)
+            wait_until(lambda: delivery._relay._in_flight.sent)
             assert delivery.stats()["oldest_seconds"] > 1_700_000_000
         wait_until(settled(delivery))
 

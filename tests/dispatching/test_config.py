@@ -208,7 +208,10 @@ class TestStart:
         [
             ({"auto_captur": True}, "did you mean 'auto_capture'"),
             ({"timespec": "days"}, "EVENTLOG_DISPATCHER.timespec must be one of .*, not 'days'"),
-            ({"uri": "nosuch://host"}, "cannot be at 'nosuch://host'.*No such transport"),
+            (
+                {"uri": "nosuch://host"},
+                "invalid broker address for event logs 'nosuch://host'.*No such transport",
+            ),
             (
                 {"uri": "amqp://u:secret@host:port/"},
                 "EVENTLOG_DISPATCHER.uri must be amqp://.*, not 'amqp://u:.*@host:port/'",
