@@ -212,11 +212,11 @@ class TestValues:
         10 MB are refused, or replaced by a marker that says how large it was.
         """
         message = refused(start_foo(), "paid", {"a": "x" * 10_000_000}, error=ValueError)
-        assert "of 10000" in message
+        assert "has 10000" in message
         assert "max_event_bytes (1048576)" in message
 
         body = one(start_foo(), lambda: log("paid", value="x" * 10_000_000))
-        assert "of 10000" in body["data"]["oversized"]
+        assert "has 10000" in body["data"]["oversized"]
 
     def test_keys_on_top(self, start_foo: Any, log: Any) -> None:
         """

@@ -242,7 +242,7 @@ class TestSize:
 
         marker = body["data"].pop("oversized")
         assert {**BODY, "level": "info"} == body
-        assert "event log of 1000" in marker
+        assert "the event log has 1000" in marker
         assert "more than max_event_bytes (1048576)" in marker
 
     @pytest.mark.parametrize("data", [{"a": "x" * 300}, {"a": b"x" * 300}])

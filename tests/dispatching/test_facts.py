@@ -292,7 +292,7 @@ class TestStored:
         if is_taken:
             stored(sent(lambda sink: sink.deliver(event_type, None, None)))
         else:
-            with pytest.raises(EventLogValueError, match="of 500 at the most"):
+            with pytest.raises(EventLogValueError, match="at most 500 are allowed"):
                 sent(lambda sink: sink.deliver(event_type, None, None))
 
     def test_bound(self) -> None:
