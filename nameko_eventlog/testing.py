@@ -24,10 +24,10 @@ from nameko_eventlog.dispatching.sinks import DispatchingSink
 
 class CapturedEventLogs(list[dict[str, Any]]):
     """
-    The bodies of captured event logs, as consumers get them, in the order of their dispatch.
+    The bodies of captured event logs, decoded as by a consumer, in the order of their dispatch.
 
-    ``dispatch`` is a callable like the one that `EventLogDispatcher` injects, for services
-    made by ``worker_factory(Service, eventlog=event_logs.dispatch)``.
+    ``dispatch`` is a callable like the one that `EventLogDispatcher` injects. Use it with
+    ``worker_factory(Service, eventlog=event_logs.dispatch)``.
     """
 
     dispatch: dispatcher.Dispatch
@@ -35,7 +35,7 @@ class CapturedEventLogs(list[dict[str, Any]]):
 
 class _Recorder:
     """
-    A delivery that decodes what it takes, as a consumer would.
+    A `Delivery` that decodes messages like a consumer, and records the bodies.
     """
 
     def __init__(self, bodies: CapturedEventLogs) -> None:
@@ -75,9 +75,6 @@ class _Recorder:
         """
 
     def stats(self) -> dict[str, int]:
-        """
-        Return the counts.
-        """
         nothing = (
             *("refused", "not_forwarded", "oldest_seconds", "reconnects"),
             *("blocked_seconds", "unpersisted_count", "stalled_seconds"),
@@ -92,17 +89,17 @@ def capture_event_logs(
     """
     Capture event logs instead of sending them.
 
-    Service containers that start inside the block dispatch into the list, with their
-    workers' context. So does code that runs in the block outside any worker, such as a
-    service made by Nameko's ``worker_factory``, with null entrypoint fields.
+    Service containers that start inside the ``with`` block dispatch into the list, with their
+    workers' context. So does code in the block that runs outside any worker, such as a service
+    made by Nameko's ``worker_factory``, with null entrypoint fields.
 
     Args:
-        *loggers: Names of loggers that get an `EventLogHandler` for the block, at *level*.
-            None are needed where the test has configured logging as the service does.
-        level: The level of those loggers in the block.
+        *loggers: Names of loggers that get an `EventLogHandler` for the block, at *level*. Pass
+            none if the test configures logging as the service does.
+        level: The level of these loggers in the block.
 
     Yields:
-        The bodies; its ``dispatch`` dispatches by hand.
+        The list of bodies, with ``dispatch`` for dispatching by hand.
 
     .. versionadded:: 0.1.0
     """
@@ -134,7 +131,7 @@ def capture_event_logs(
 
 try:
     import pytest
-except ImportError:  # the context manager needs nothing of it
+except ImportError:  # the context manager works without pytest
     pass
 else:
 
