@@ -86,7 +86,7 @@ class TestFullQueue:
         delivery = make_delivery(uri, spool=str(tmp_path), buffer_size=200)
         for number in range(4_000):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("no new ones are published until"))
+        wait_until(lambda: said.saying("new ones are published when it accepts some"))
 
         stats = check_sum(delivery)
         assert 4_000 - 50 == stats["waiting"]
@@ -204,7 +204,7 @@ class TestFanInDeleted:
         assert set(range(3_000)) == set(fan_in.wait_for(3_000))
         assert 3_000 == len(fan_in.ids)
         assert {"confirmed": 3_000, "reconnects": 0}.items() <= check_sum(delivery).items()
-        assert 1 == len(said.saying("they wait until one does"))
+        assert 1 == len(said.saying("they wait until a queue is bound"))
         assert 1 == len(said.saying("a queue receives event logs again"))
         fan_in.close()
 
