@@ -1,8 +1,8 @@
 """
-Where the command ``nameko-eventlog`` begins.
+The entry point of the command ``nameko-eventlog``.
 
-Beside the package, because importing anything of that imports eventlet, which warns that it is
-deprecated: the user of a command can do nothing about it.
+It is outside the package, because importing the package imports eventlet, which warns that it is
+deprecated. Users of the command cannot do anything about that.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import warnings
 
 def main() -> None:
     """
-    Run the command line, without others' warnings unless ``-W`` or ``PYTHONWARNINGS`` asks.
+    Run the command line, without warnings unless ``-W`` or ``PYTHONWARNINGS`` is given.
 
-    Hosts are looked up by the system's resolver: eventlet's own is there for services, which must
-    not wait, and makes a sixth of what a command takes to begin.
+    The system's resolver looks up hosts. eventlet's resolver is for services, which must not
+    block, and takes a sixth of a command's start.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -1,5 +1,5 @@
 """
-The framework-neutral half: from logging calls to event logs and their sinks.
+The framework-neutral half: turn log calls into event logs and hand them to sinks.
 """
 
 from logging_ext.context import (

@@ -1,14 +1,13 @@
 """
-Which log records are known: what became of each, and what was put onto it.
+What happened to recent log records: whether each was forwarded, and what we attached to it.
 
-One log call can pass several handlers, in several threads, and copies of its record as well
-(``QueueHandler`` makes one). It makes one event log. A record and its copies have the very
-objects of each other's attributes, and ``relativeCreated`` is a number that each record gets for
-itself, even while a clock stands still. So that object stands for the log call, and a table says
-what is known of it. Nothing is put onto the record for this. A record that was pickled is a new
-one.
+One log call can pass through several handlers, in several threads, and so can copies of its
+record (``QueueHandler`` makes one). Still it makes one event log. A record and its copies share
+the objects that are their attributes, and every record gets its own ``relativeCreated`` object,
+even when two calls read the same time. That object identifies the log call, and a table stores
+what happened to it. Nothing is stored on the record. A record that was pickled counts as new.
 
-The table holds the latest 1,000 to 2,000.
+The table holds the latest 1,000 to 2,000 records.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from logging_ext.event import CONTEXT_FIELDS
 
 
 GENERATION = 1_000
-"""How many records make a generation."""
+"""The number of records in a generation."""
 
 _NO_NAMES: frozenset[str] = frozenset()
 
 
 class Claim(NamedTuple):
     """
-    What is known of a record.
+    What happened to a record.
 
     Args:
-        attached: The names of the context attributes that we put onto it.
+        attached: The names of the context attributes that we attached to it.
         forwarded: Whether it was forwarded as an event log.
         counted: Whether it was counted as not forwarded.
     """
@@ -48,10 +47,11 @@ _USUAL = Claim(frozenset(CONTEXT_FIELDS), forwarded=True)
 
 class Claims:
     """
-    The table: two generations of records, of which the earlier one is forgotten as a whole.
+    The table: two generations of records. The earlier generation is dropped as a whole.
 
-    An entry is the object that stands for its record, under its value, and a `Claim`. For most
-    records the object is all of it: they were forwarded, with all of the context attached.
+    The key is the value of the object that identifies the record. The entry is that object and a
+    `Claim`; the object alone means that the record was forwarded with the whole context attached,
+    as most are.
     """
 
     __slots__ = ("earlier", "latest")
@@ -62,7 +62,7 @@ class Claims:
 
     def get(self, record: logging.LogRecord) -> Claim:
         """
-        Return what is known of *record*.
+        Return what happened to *record* so far.
         """
         key, identity = _identity(record)
         entry = self.latest.get(key, self.earlier.get(key))
@@ -75,7 +75,7 @@ class Claims:
 
     def put(self, record: logging.LogRecord, claim: Claim) -> None:
         """
-        Remember *claim* of *record*.
+        Store *claim* for *record*.
         """
         key, identity = _identity(record)
         self.latest[key] = identity, claim
@@ -84,7 +84,7 @@ class Claims:
 
     def turn(self) -> None:
         """
-        Forget the earlier generation.
+        Drop the earlier generation, and begin a new one.
         """
         self.earlier, self.latest = self.latest, {}
 
@@ -93,7 +93,7 @@ def _identity(record: logging.LogRecord) -> tuple[float, object]:
     number = record.__dict__.get("relativeCreated")
     if type(number) is float:
         return number, number
-    return id(record), record  # of somebody's own making
+    return id(record), record  # not made by logging.LogRecord
 
 
 claims = Claims()
@@ -101,14 +101,14 @@ claims = Claims()
 
 def attached_names(record: logging.LogRecord) -> frozenset[str]:
     """
-    Return the names of the context attributes that we put onto *record*, or onto a copy.
+    Return the names of the context attributes that we attached to *record* or to a copy of it.
     """
     return claims.get(record).attached
 
 
 def note_attached(record: logging.LogRecord, names: frozenset[str]) -> None:
     """
-    Remember that the attributes *names* of *record* are context, not the caller's data.
+    Store that the attributes *names* of *record* are context, not the caller's data.
     """
     known = claims.get(record)
     claims.put(record, known._replace(attached=known.attached | names))
@@ -118,14 +118,14 @@ def logged_elsewhere(
     record: logging.LogRecord, context: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
     """
-    Return the worker context that was put onto *record* in another call than it is handled in.
+    Return the worker context attached to *record*, if another call logged it than handles it.
 
     Args:
-        record: One that a handler has kept for later, maybe.
+        record: Any record; a handler may have kept it for later.
         context: The worker context of the code that handles it, or None outside any worker.
 
     Returns:
-        None if nothing was put onto it, or if that is the same call.
+        The context, or None if none is attached, or if it is that of the same call.
     """
     names = attached_names(record)
     attributes = record.__dict__

@@ -1,5 +1,5 @@
 """
-Whose code is running: the sink of the current worker, and the sinks by service.
+The sink of the running code, and the sinks by service.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ class EventSink(Protocol):
     """
     Where event logs go.
 
-    ``emit`` neither blocks nor raises an ``Exception``: it is called from
-    within log calls.
+    Log calls call ``emit``. It must not raise an ``Exception``, and must not wait until the event
+    log has arrived somewhere. That of `nameko_eventlog` may yield to the relay, for two seconds
+    at most, and writes to a file if there is a spool.
     """
 
     @property
@@ -33,21 +34,21 @@ class EventSink(Protocol):
 
 
 bound: ContextVar[EventSink | None] = ContextVar("logging_ext_sink", default=None)
-"""The sink of the code that runs now."""
+"""The sink of the running code."""
 
 _registered: dict[str, EventSink] = {}
 
 
 def current_sink() -> EventSink | None:
     """
-    Return the sink of the code that runs now, or None outside any worker.
+    Return the sink of the running code, or None outside any worker.
     """
     return bound.get()
 
 
 def set_sink(sink: EventSink | None) -> None:
     """
-    Bind *sink* without a block, for hooks that come in pairs.
+    Bind *sink* without a ``with`` block, for hooks that come in pairs.
     """
     bound.set(sink)
 
@@ -62,7 +63,7 @@ def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
 
     .. versionadded:: 0.1.0
     """
-    bound.set(bound.get())  # a value to go back to: see `forwarding.suspended`
+    bound.set(bound.get())  # an explicit value for reset() to restore: see `forwarding.suspended`
     token = bound.set(sink)
     try:
         yield sink
@@ -72,7 +73,7 @@ def bind_sink(sink: EventSink | None) -> Iterator[EventSink | None]:
 
 def register_sink(service: str, sink: EventSink) -> Callable[[], None]:
     """
-    Make *sink* the one that the option ``service`` of handlers and processors names.
+    Make *sink* the target of handlers and processors whose option ``service`` is *service*.
 
     A later registration for the same service replaces the earlier one.
 
@@ -81,7 +82,7 @@ def register_sink(service: str, sink: EventSink) -> Callable[[], None]:
         sink: Its sink for records from outside any worker.
 
     Returns:
-        A function that takes the registration back, unless another replaced it.
+        A function that removes the registration, unless a later one has replaced it.
 
     .. versionadded:: 0.1.0
     """
@@ -96,16 +97,26 @@ def register_sink(service: str, sink: EventSink) -> Callable[[], None]:
 
 def registered_sink(service: str | None) -> EventSink | None:
     """
-    Return the sink for *service*'s records from outside any worker, if there is one.
+    Return the sink registered for *service*, or None.
     """
     return None if service is None else _registered.get(service)
 
 
+def outside_context(service_name: str | None = None) -> dict[str, Any]:
+    """
+    Return the five context attributes outside any worker.
+
+    Args:
+        service_name: The service that the context names, or None for none.
+    """
+    return dict.fromkeys(CONTEXT_FIELDS) | {"service_name": service_name, "call_stack": []}
+
+
 def worker_context() -> dict[str, Any]:
     """
-    Return the five context attributes: None, or [] for the call stack, outside a worker.
+    Return the five context attributes of the running code.
     """
     sink = bound.get()
     if sink is None:
-        return dict.fromkeys(CONTEXT_FIELDS[:-1]) | {"call_stack": []}
+        return outside_context()
     return {name: sink.context.get(name) for name in CONTEXT_FIELDS}

@@ -1,5 +1,5 @@
 """
-The value that passes from the loggers to a sink, and the names of the context.
+`EventLog`, which log calls pass to a sink, and the names of the context attributes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONTEXT_FIELDS = (
     "call_id",
     "call_stack",
 )
-"""The attributes of the worker context, as they are named everywhere."""
+"""The names of the worker context's attributes, the same everywhere."""
 
 
 @dataclass(slots=True)
@@ -26,12 +26,12 @@ class EventLog:
 
     Args:
         event_type: What happened; not empty.
-        event_data: What the caller tells about it, or None. Any values: the sink makes of
-            them what it can send.
+        event_data: Details, or None. Any values are allowed: the sink replaces those that it
+            cannot send.
         metadata: Extra top-level attributes of the body, or None.
         timestamp: When it happened, in seconds since the epoch; None means now.
         is_flat: Whether *event_data* is known to be a dict of strings, integers, finite
-            floats, booleans and None under strings: there is nothing to look for in it.
+            floats, booleans and None under string keys, so that nothing in it needs checking.
 
     .. versionadded:: 0.1.0
     """
@@ -45,7 +45,7 @@ class EventLog:
 
 class SharedMetadata(dict[str, Any]):
     """
-    Metadata that many event logs have in common.
+    Metadata that many event logs share.
 
-    It is never changed, so that a sink may keep what it has made of it.
+    It never changes, so that a sink may cache its encoding.
     """

@@ -24,32 +24,32 @@ from logging_ext.tracebacks import exception_as_data, without_locals
 
 
 DEFAULT_FIELDS = ("level", "logger", "message", "exception", "stack")
-"""The metadata that handlers and processors add by default, where there is one."""
+"""The metadata that handlers and processors add by default, if the record has it."""
 
 _DEFAULT_FIELDS = frozenset(DEFAULT_FIELDS)
 _BLANK = logging.LogRecord("", logging.INFO, "", 0, "", (), None)
 
 RECORD_ATTRIBUTES = frozenset(_BLANK.__dict__) | {"message", "asctime"}
-"""What every record has, and what formatters put onto it: never event data."""
+"""Attributes that every record has or that formatters add: never event data."""
 
 _STANDARD_COUNT = len(_BLANK.__dict__)
 LAST_STANDARD_ATTRIBUTE = list(_BLANK.__dict__)[-1]
-"""What stands before the extras in a record's ``__dict__``."""
+"""The last key before the extras in a record's ``__dict__``."""
 
 _CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
 _STRUCTLOGS = frozenset(
     {"exc_info", "exception", "stack", "stack_info", "stacklevel", "timestamp"}
 )
 SPECIAL_NAMES = _CONTEXT_NAMES | _STRUCTLOGS | {"event_data", "metadata", "level", "logger"}
-"""Extras that may be something else than event data."""
+"""Names of extras that may not be event data."""
 
 _render_stack = StackInfoRenderer(additional_ignores=["logging", "logging_ext"])
 
 EMPTY = "(empty)"
-"""The event type where there is none."""
+"""The event type of an empty message."""
 
 _NOW = 60.0
-"""How many seconds off a time may be to count as now."""
+"""How many seconds a time may differ from the clock and still count as now."""
 
 
 def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> frozenset[str]:
@@ -58,11 +58,11 @@ def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> froze
 
     Args:
         fields: Names of metadata, or None for the default ones.
-        allowed: The names that there are.
+        allowed: The valid names.
 
     Raises:
-        ValueError: If there is no such field.
-        TypeError: If *fields* is no list of strings.
+        ValueError: A field is not in *allowed*.
+        TypeError: *fields* is not a list of strings.
     """
     if fields is None:
         return frozenset(DEFAULT_FIELDS)
@@ -71,7 +71,7 @@ def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> froze
     names = list(fields)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"fields must be a list of names, {name!r} is none")
+            raise TypeError(f"fields must be a list of names, but contains {name!r}")
         if name not in allowed:
             raise ValueError(
                 f"fields: {name!r} is not a field; choose from {', '.join(sorted(allowed))}"
@@ -81,7 +81,7 @@ def check_fields(fields: Iterable[str] | None, allowed: frozenset[str]) -> froze
 
 def level_text(level_name: Any) -> str:
     """
-    Return a level's name as event logs show it.
+    Return a level's name in the form that event logs use.
     """
     return str(level_name).lower()
 
@@ -90,18 +90,18 @@ def event_from_record(
     record: logging.LogRecord, context: Mapping[str, Any], fields: frozenset[str]
 ) -> EventLog:
     """
-    Read the event log that *record* is.
+    Make an event log from *record*.
 
     Args:
-        record: Any record, structlog's among them (its ``msg`` may be an event dict, or its
-            extras an event dict's values). It is not changed.
-        context: The sink's worker context; extras equal to it are no data.
+        record: Any record. structlog's may have an event dict as ``msg``, or the values of one
+            as extras. It is not changed.
+        context: The sink's worker context; extras equal to it are not data.
         fields: Which metadata to add.
     """
     attributes = record.__dict__
     items: Iterator[tuple[str, Any]]
     items = islice(attributes.items(), _STANDARD_COUNT - 1, None)
-    if next(items, ("",))[0] != LAST_STANDARD_ATTRIBUTE:  # a record of somebody's own making
+    if next(items, ("",))[0] != LAST_STANDARD_ATTRIBUTE:  # not made by logging.LogRecord
         items = iter(attributes.items())
     extras = {name: value for name, value in items if name not in RECORD_ATTRIBUTES}
 
@@ -111,10 +111,10 @@ def event_from_record(
     if from_structlog:
         del extras["_logger"], extras["_name"]
         extras.update(message)
-        said = pop_event(extras)
+        parts = pop_event(extras)
     else:
-        said = message_of(record)
-        if "getMessage" in extras and callable(extras["getMessage"]):  # its rendering
+        parts = message_of(record)
+        if "getMessage" in extras and callable(extras["getMessage"]):  # renders it; no data
             del extras["getMessage"]
 
     metadata: dict[str, Any] = {}
@@ -124,8 +124,8 @@ def event_from_record(
     if "logger" in fields:
         metadata["logger"] = record.name
     has_arguments = bool(record.args) and not from_structlog
-    if "message" in fields and (has_arguments or said.text != said.template):
-        metadata["message"] = said.text
+    if "message" in fields and (has_arguments or parts.text != parts.template):
+        metadata["message"] = parts.text
     if (record.exc_info or record.exc_text) and "exception" in fields:
         exception = exception_as_data(record.exc_info) or record.exc_text
         if exception:
@@ -142,9 +142,9 @@ def event_from_record(
         extras, metadata = _sort_out(
             extras, metadata, level, record.name, context, attached_names(record)
         )
-    if said.data:
-        extras = {**said.data, **extras}
-    return EventLog(said.template or EMPTY, extras, metadata, created)
+    if parts.data:
+        extras = {**parts.data, **extras}
+    return EventLog(parts.template or EMPTY, extras, metadata, created)
 
 
 def event_from_event_dict(
@@ -156,15 +156,15 @@ def event_from_event_dict(
     record: logging.LogRecord | None = None,
 ) -> EventLog:
     """
-    Read the event log that a structlog event dict is.
+    Make an event log from a structlog event dict.
 
     Args:
         logger_name: The name of the wrapped logger, if it has one.
         level: The level's name, in lower case.
         event_dict: structlog's event dict. It is not changed.
-        context: The sink's worker context; values equal to it are no data.
+        context: The sink's worker context; values equal to it are not data.
         fields: Which metadata to add.
-        record: The record that ``ProcessorFormatter`` formats, if it does.
+        record: The record that ``ProcessorFormatter`` is formatting, or None.
     """
     data = dict(event_dict)
     attached: frozenset[str] = frozenset()
@@ -182,10 +182,10 @@ def event_from_event_dict(
                 data["event"] = foreign.text
                 own_data = foreign.data
             data = {**record.__dict__, "exc_info": None, "stack_info": None, **data}
-        # ExtraAdder copies what other formatters put onto the record, too
+        # ExtraAdder also copies what other formatters added to the record
         own = RECORD_ATTRIBUTES - _STRUCTLOGS
         data = {k: v for k, v in data.items() if k not in own or v is not record.__dict__.get(k)}
-    said = pop_event(data, template)
+    parts = pop_event(data, template)
     if logger_name is None and isinstance(data.get("logger"), str):
         logger_name = data["logger"]
 
@@ -194,16 +194,16 @@ def event_from_event_dict(
         metadata["level"] = level
     if "logger" in fields and logger_name is not None:
         metadata["logger"] = logger_name
-    if said.text != said.template and "message" in fields:
-        metadata["message"] = said.text
+    if parts.text != parts.template and "message" in fields:
+        metadata["message"] = parts.text
 
     if not SPECIAL_NAMES.isdisjoint(data):
         timestamp = _take_structlogs(data, metadata, fields, timestamp)
         data, metadata = _sort_out(data, metadata, level, logger_name, context, attached)
-    own_data = said.data or own_data
+    own_data = parts.data or own_data
     if own_data:
         data = {**own_data, **data}
-    return EventLog(said.template or EMPTY, data, metadata, timestamp)
+    return EventLog(parts.template or EMPTY, data, metadata, timestamp)
 
 
 def _take_structlogs(
@@ -213,13 +213,13 @@ def _take_structlogs(
     timestamp: float | None,
 ) -> float | None:
     """
-    Take what structlog and its processors put into an event dict out of *extras*.
+    Remove from *extras* what structlog and its processors put into an event dict.
 
-    Exceptions and stacks, rendered (``format_exc_info``, ``dict_tracebacks``,
-    ``StackInfoRenderer``) or still to be, become *metadata*.
+    Exceptions and stacks become *metadata*, whether a processor (``format_exc_info``,
+    ``dict_tracebacks``, ``StackInfoRenderer``) has rendered them yet or not.
 
     Returns:
-        The event log's time: of ``TimeStamper`` or else *timestamp*.
+        The event log's time: that of ``TimeStamper``, or else *timestamp*.
     """
     if type(extras.get("stacklevel")) is int:
         del extras["stacklevel"]
@@ -257,13 +257,13 @@ def _sort_out(
     attached: frozenset[str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """
-    Give the extras with a meaning of their own their place.
+    Sort the extras that have a special meaning into event data and metadata.
 
     Returns:
         Event data and metadata.
     """
     event_data: dict[str, Any] = {}
-    here = worker_context()  # what add_worker_context puts; a service's sink has another
+    here = worker_context()  # what add_worker_context adds; a service's sink has another
     for name in _CONTEXT_NAMES & extras.keys():
         value = extras[name]
         if name in attached or _same(value, context.get(name)) or _same(value, here[name]):
@@ -293,20 +293,21 @@ def _sort_out(
 def _same(value: Any, other: Any) -> bool:
     try:
         return bool(value == other)
-    except Exception:  # arrays, for one, cannot say
+    except Exception:  # arrays raise, for example
         return False
 
 
 def _as_seconds(value: Any) -> float | None:
     """
-    Read what structlog's ``TimeStamper`` may have put: a number, ISO 8601, a datetime.
+    Read a value that structlog's ``TimeStamper`` may make: a number, ISO 8601, a datetime.
 
-    A time without an offset is local time, as ``TimeStamper(utc=False)`` makes it, unless it
-    is now in UTC only, as ``TimeStamper("%Y-%m-%d %H:%M:%S")`` makes it.
+    A time without an offset counts as local time, which ``TimeStamper(utc=False)`` makes. It
+    counts as UTC, which ``TimeStamper("%Y-%m-%d %H:%M:%S")`` makes, if it is the current time in
+    UTC and not in local time.
     """
     try:
         if isinstance(value, str):
-            if ":" not in value:  # a date alone is no time
+            if ":" not in value:  # a date without a time
                 return None
             value = datetime.fromisoformat(value.replace("Z", "+00:00"))
         if isinstance(value, datetime):

@@ -1,5 +1,5 @@
 """
-The worker context on every ordinary log line, through the standard library.
+A filter of the standard library that attaches the worker context to every log record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ALL = frozenset(CONTEXT_FIELDS)
 
 def attach_context(record: logging.LogRecord) -> None:
     """
-    Put the five context attributes onto *record*, but for those that the caller passed.
+    Attach the five context attributes to *record*, except those that the caller passed.
     """
     attributes = record.__dict__
     if attributes.keys().isdisjoint(_ALL):
@@ -35,8 +35,8 @@ class WorkerContextFilter(logging.Filter):
     Attach the worker context to every record, and let it pass.
 
     The attributes are ``service_name``, ``entrypoint_protocol``, ``entrypoint_name``,
-    ``call_id`` and ``call_stack``: always set, to None or [] outside a worker, so that a
-    format string never fails. What the caller passed as ``extra`` under such a name stays.
+    ``call_id`` and ``call_stack``. They are always set, outside a worker to None or [], so that
+    a format string never fails. An ``extra`` of the same name that the caller passed stays.
 
     Args:
         name: As for `logging.Filter`.

@@ -1,5 +1,5 @@
 """
-JSON log lines that read like the event logs' bodies.
+JSON log lines with the same fields as the bodies of event logs.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _MAX_DEPTH = 100
 
 class JsonFormatter(_JsonFormatter):
     """
-    Render a record as one line of JSON with the names of an event log's body.
+    Render a record as one line of JSON with the field names of an event log's body.
 
     A line has ``message`` (rendered), ``timestamp`` (UTC, ISO 8601), ``event_type`` (the
-    template), ``level``, ``logger``, the five attributes of the worker context (always: None
-    or [] outside a worker), ``data`` with the extras, metadata if the caller gave any, and
-    ``exception`` and ``stack`` where there is one: the same reading of a record as
-    `EventLogHandler` has.
+    template), ``level``, ``logger``, the five attributes of the worker context (always; None
+    or [] outside a worker) and ``data`` with the extras. It has the caller's metadata,
+    ``exception`` and ``stack`` if the record has them. `EventLogHandler` reads records in the
+    same way.
 
     Args:
         args, kwargs: As for python-json-logger's ``JsonFormatter``.
@@ -46,9 +46,9 @@ class JsonFormatter(_JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """
-        Render *record*, which is not changed.
+        Render *record* without changing it.
 
-        A message that does not fit its arguments is rendered as far as it goes.
+        A message that does not match its arguments is rendered as far as possible.
         """
         context = worker_context()
         for name in attached_names(record) & record.__dict__.keys():
@@ -75,7 +75,7 @@ class JsonFormatter(_JsonFormatter):
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
         """
-        Collect the fields, those among them that python-json-logger takes for private ones.
+        Collect the fields, including those that python-json-logger considers private.
         """
         super().add_fields(log_data, record, message_dict)
         for name, value in record.__dict__.items():
@@ -84,13 +84,13 @@ class JsonFormatter(_JsonFormatter):
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """
-        Return *log_data* as JSON, with the repr of what cannot be encoded in its place.
+        Return *log_data* as JSON. Values that cannot be encoded are replaced by their repr.
         """
         try:
             line = super().jsonify_log_record(log_data)
-            if "NaN" not in line and "Infinity" not in line:  # which are not JSON
+            if "NaN" not in line and "Infinity" not in line:  # not valid in JSON
                 return line
-        except Exception:  # noqa: S110 - now the slow way
+        except Exception:  # noqa: S110 - the slow path below handles it
             pass
         return super().jsonify_log_record(self._encodable(log_data, ()))
 
@@ -107,7 +107,7 @@ class JsonFormatter(_JsonFormatter):
                 return repr(value)
             line = super().jsonify_log_record({"value": value})
             if not isinstance(value, str) and ("NaN" in line or "Infinity" in line):
-                # in an enum or a dataclass, which the encoder takes apart
+                # inside an enum or a dataclass, which the encoder converts
                 return json.loads(line, parse_constant=_constant_as_text)["value"]
         except Exception:
             return safe_repr(value)
@@ -116,10 +116,12 @@ class JsonFormatter(_JsonFormatter):
 
 class _Line(logging.LogRecord):
     """
-    The record that is shown: no record factory's, and its message is text already.
+    A record for the formatter, whose message is already rendered.
+
+    It is a plain `logging.LogRecord`, whatever the record factory makes.
 
     Args:
-        attributes: Some of another record's.
+        attributes: Attributes to take over from another record.
     """
 
     def __init__(self, attributes: dict[str, Any]) -> None:
@@ -128,7 +130,7 @@ class _Line(logging.LogRecord):
 
     def getMessage(self) -> str:  # noqa: N802
         """
-        Return the message.
+        Return the rendered message.
         """
         return self.msg
 
@@ -136,7 +138,7 @@ class _Line(logging.LogRecord):
 def _written(seconds: float | None) -> str:
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)  # type: ignore[arg-type]
-    except Exception:  # a record of somebody's own making
+    except Exception:  # the record was not made by logging.LogRecord
         moment = datetime.now(timezone.utc)
     return moment.isoformat()
 

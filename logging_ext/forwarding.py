@@ -1,8 +1,8 @@
 """
-Which records and event dicts may be forwarded, so that one log call makes one event log.
+Decide which records and event dicts are forwarded, so that one log call makes one event log.
 
-A record is claimed in the table of `logging_ext.claims`. An event dict is known until its record
-has come, which is claimed then.
+A record is claimed in the table of `logging_ext.claims`. structlog's event dict is remembered
+until the record made from it arrives; then that record is claimed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from logging_ext.claims import claims
 _log = logging.getLogger("logging_ext")
 
 OWN_LOGGERS = frozenset({"amqp", "kombu", "nameko_eventlog", "logging_ext"})
-"""Top-level loggers whose records are about delivery itself: never forwarded."""
+"""Top-level loggers that log about delivery itself. Their records are never forwarded."""
 
 suspended: ContextVar[bool] = ContextVar("logging_ext_suspended", default=False)
-"""True while an event log is being made or delivered: what is logged then stays here.
+"""True while an event log is being made or delivered. Log calls meanwhile are not forwarded.
 
-Set it back to what it was, by no ``reset()``: if the log call of a finalizer looks at it while
-CPython (before 3.12) takes the first value away again, CPython goes on showing that value until
-the next switch, and so long nothing is forwarded (test_handlers.py, test_finalizer_at_the_end).
+Restore it with ``set()``, not with ``reset()``. If a finalizer's log call reads the variable while
+``reset()`` removes its first value, CPython before 3.12 caches that value until the next context
+switch, and nothing is forwarded until then (test_handlers.py, test_finalizer_at_the_end).
 """
 
 
@@ -37,22 +37,22 @@ def claim(record: logging.LogRecord) -> bool:
     Claim *record* for forwarding.
 
     Returns:
-        False if it was claimed before, or if the event dict was that it comes of.
+        False if it, or the event dict that it was made from, was claimed before.
     """
     known = claims.get(record)
     if known.forwarded:
         return False
     claims.put(record, known._replace(forwarded=True))
     seen = _seen.get()
-    return seen is None or not (_comes_of(seen, record) and seen.forwarded)
+    return seen is None or not (_matches(seen, record) and seen.forwarded)
 
 
 def claim_for_count(record: logging.LogRecord) -> bool:
     """
-    Claim *record*, which is not forwarded, for being counted.
+    Claim *record* to count it as not forwarded.
 
     Returns:
-        False if it, or the event dict that it comes of, was counted or forwarded before.
+        False if it, or the event dict that it was made from, was counted or forwarded before.
     """
     known = claims.get(record)
     if known.forwarded or known.counted:
@@ -60,7 +60,7 @@ def claim_for_count(record: logging.LogRecord) -> bool:
     claims.put(record, known._replace(counted=True))
     memory = _memory()
     seen = memory.get()
-    if seen is None or not _comes_of(seen, record):
+    if seen is None or not _matches(seen, record):
         return True
     if seen.forwarded:
         claims.put(record, known._replace(forwarded=True))
@@ -71,9 +71,9 @@ class _Seen(NamedTuple):
     """
     The event dict that a processor forwarded or counted last.
 
-    The next processor of the chain gets that very dict, unless one between them copies it. A
-    record may come of it, of the same logger and level, and reach a handler: its message is the
-    dict, or else structlog's bound logger has made it, a renderer's string mostly.
+    The next processor of the chain gets the same object, unless a processor in between copies it.
+    structlog may then make a record from it, with the same logger and level, that reaches a
+    handler. The record's message is the dict, or what a renderer made of it.
     """
 
     forwarded: bool
@@ -84,10 +84,10 @@ class _Seen(NamedTuple):
 
 _seen: ContextVar[_Seen | None] = ContextVar("logging_ext_seen", default=None)
 _seen_suspended: ContextVar[_Seen | None] = ContextVar("logging_ext_seen_suspended", default=None)
-"""The same of the log calls within another one, whose own record may be still to come."""
+"""The same for log calls made within another log call, whose own record may be still to come."""
 
-expects_record = _seen.get
-"""Tell whether the next record may be of an event dict that was claimed before."""
+last_claim = _seen.get
+"""Return the event dict claimed last, if the next record may be made from it, or None."""
 
 
 def _memory() -> ContextVar[_Seen | None]:
@@ -103,14 +103,14 @@ def claim_event_dict(
     forwarded: bool,
 ) -> bool:
     """
-    Claim an event dict, and the record that may come of it.
+    Claim an event dict, and the record that may be made from it.
 
     Args:
         logger: The wrapped logger.
         level: The call's level, as a number.
         event_dict: What the processor returns.
-        given: What *event_dict* is the processor's copy of.
-        forwarded: Whether for forwarding, or for being counted as not forwarded.
+        given: What the processor was called with; *event_dict* is a copy of it.
+        forwarded: True to forward it, False to count it as not forwarded.
 
     Returns:
         False if it was claimed before.
@@ -127,9 +127,9 @@ def claim_event_dict(
     return True
 
 
-def _comes_of(seen: _Seen, record: logging.LogRecord) -> bool:
+def _matches(seen: _Seen, record: logging.LogRecord) -> bool:
     """
-    Tell whether *record* comes of the event dict that was *seen* last, which is then settled.
+    Tell whether *record* was made from the event dict *seen*. If so, forget the event dict.
     """
     if record.msg is not seen.event_dict and (
         (record.name, record.levelno) != (seen.logger_name, seen.level)
@@ -142,10 +142,10 @@ def _comes_of(seen: _Seen, record: logging.LogRecord) -> bool:
 
 def called_by_structlog() -> bool:
     """
-    Tell whether the log call that runs now was made by structlog's bound logger.
+    Tell whether structlog's bound logger made the current log call.
     """
     frame: FrameType | None = sys._getframe(1)
-    called = False  # what lies between us and the logger, ProcessorFormatter maybe, is skipped
+    called = False  # skips the frames between here and the logger, ProcessorFormatter's maybe
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         if name == "logging":
@@ -160,8 +160,8 @@ class Counter:
     """
     Count exactly from any thread, without a lock.
 
-    ``next()`` on ``itertools.count`` is one uninterruptible step in CPython; a lock that
-    eventlet has patched may hang when an OS thread contends for it (eventlet#742).
+    ``next()`` on ``itertools.count`` is atomic in CPython. A lock that eventlet has patched may
+    hang when an OS thread contends for it (eventlet#742).
     """
 
     __slots__ = ("increment", "ticks")
@@ -170,7 +170,7 @@ class Counter:
     """Add one."""
 
     ticks: Iterator[int]
-    """Each number that is taken from it adds one."""
+    """Each ``next()`` adds one."""
 
     def __init__(self) -> None:
         self.ticks = itertools.count()
@@ -181,34 +181,37 @@ class Counter:
         """
         How often `increment` was called.
         """
-        return int(repr(self.ticks)[6:-1])  # "count(5)", the documented way to look at one
+        return int(repr(self.ticks)[6:-1])  # "count(5)": reads it without advancing it
 
 
 not_forwarded = Counter()
-"""Unattributed records, and those that an error or another log call kept back, in this process."""
+"""Records that this process did not forward.
 
-_said: dict[str, object] = {}
+They are unattributed, or were logged within another log call, or an error kept them back.
+"""
+
+_warned: dict[str, object] = {}
 
 
 def count_not_forwarded(logger_name: str, service: str | None) -> None:
     """
-    Count an unattributed record, and log that the first time.
+    Count an unattributed record, and log a warning the first time.
     """
     not_forwarded.increment()
     caller = object()
-    if _said.setdefault(service or "", caller) is not caller:  # one step: threads may race
+    if _warned.setdefault(service or "", caller) is not caller:  # atomic: threads may race
         return
     if service is None:
         _log.warning(
-            "a record of logger %r came from outside any worker and was not forwarded as an event"
-            " log; set the option service of the handler or processor to say whose it is"
-            " (counted as not_forwarded, logged once)",
+            "unattributed record of logger %r: it was logged outside any worker and was not"
+            " forwarded as an event log; set the option service of the handler or processor to"
+            " attribute it to a service (counted as not_forwarded, logged once)",
             logger_name,
         )
     else:
         _log.warning(
-            "a record of logger %r was not forwarded as an event log: no dispatcher of a service"
-            " %r runs in this process (counted as not_forwarded, logged once)",
+            "record of logger %r was not forwarded as an event log: this process runs no"
+            " dispatcher for service %r (counted as not_forwarded, logged once)",
             logger_name,
             service,
         )
@@ -219,11 +222,11 @@ _own: dict[str, bool] = {}
 
 def is_own(logger_name: str) -> bool:
     """
-    Tell whether the logger belongs to delivery itself.
+    Tell whether the logger is one of `OWN_LOGGERS` or below one.
     """
     own = _own.get(logger_name)
     if own is None:
-        if len(_own) > 10_000:  # logger names made up at run time
+        if len(_own) > 10_000:  # logger names generated at run time
             _own.clear()
         own = _own[logger_name] = str(logger_name).partition(".")[0] in OWN_LOGGERS
     return own
@@ -231,6 +234,6 @@ def is_own(logger_name: str) -> bool:
 
 def is_nameko(logger_name: str) -> bool:
     """
-    Tell whether the logger is the framework's, forwarded from inside a worker only.
+    Tell whether the logger is Nameko's, whose records are forwarded from inside a worker only.
     """
     return str(logger_name).partition(".")[0] == "nameko"

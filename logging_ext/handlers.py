@@ -1,5 +1,5 @@
 """
-From the standard library's records to event logs.
+`EventLogHandler`: from the standard library's log records to event logs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from logging_ext.filters import attach_context
 from logging_ext.usual import UsualRecords
 
 
-# looked up once: what follows runs within every log call
+# looked up once, because every log call uses them
 _current_sink = bound.get
 _is_suspended = forwarding.suspended.get
 _set_suspended = forwarding.suspended.set
@@ -44,15 +44,16 @@ class EventLogHandler(logging.Handler):
 
     Args:
         level: As for `logging.Handler`.
-        fields: Which metadata to add: of ``level``, ``logger``, ``message``, ``exception``,
-            ``stack``, which are the default, and the attributes of `logging.LogRecord`, such
-            as ``funcName`` and ``lineno``. ``[]`` adds none.
-        service: Whose the records from outside any worker are: the name of a service with
-            a dispatcher in this process. By default they are unattributed and not forwarded.
+        fields: Which metadata to add. The default is ``level``, ``logger``, ``message``,
+            ``exception`` and ``stack``; attributes of `logging.LogRecord`, such as
+            ``funcName`` and ``lineno``, are allowed too. ``[]`` adds none.
+        service: The service that records from outside any worker are attributed to. It needs a
+            dispatcher in this process. By default these records are unattributed and not
+            forwarded.
 
     Raises:
-        ValueError: If *fields* names something that is no field.
-        TypeError: If *fields* is no list of names, or *service* no string.
+        ValueError: *fields* contains an unknown name.
+        TypeError: *fields* is not a list of names, or *service* is not a string.
 
     .. versionadded:: 0.1.0
     """
@@ -72,7 +73,7 @@ class EventLogHandler(logging.Handler):
 
     def createLock(self) -> None:  # noqa: N802
         """
-        Make no lock: sinks need none, and one could hang between OS threads (eventlet#742).
+        Make no lock: sinks need none, and a patched lock can hang in OS threads (eventlet#742).
         """
         self.lock = None
 
@@ -80,12 +81,12 @@ class EventLogHandler(logging.Handler):
         """
         Forward *record* if the handler's filters let it pass.
 
-        A filter that raises is reported like any error in a handler; the record is not
-        forwarded then, since what the filter would have kept back cannot be known.
+        A filter that raises is reported like any error in a handler. The record is then not
+        forwarded, because the filter might have rejected it.
         """
         passed: bool | logging.LogRecord = True
         if self.filters:
-            if _is_suspended():  # a filter of ours logs
+            if _is_suspended():  # logged by one of our filters
                 self._keep_back(record)
                 return False
             try:
@@ -96,7 +97,7 @@ class EventLogHandler(logging.Handler):
                 self.handleError(record)
             finally:
                 _set_suspended(False)
-            if isinstance(passed, logging.LogRecord):  # Python 3.12: a filter may replace it
+            if isinstance(passed, logging.LogRecord):  # replaced by a filter (Python 3.12)
                 record = passed
         if passed:
             self.emit(record)
@@ -104,9 +105,10 @@ class EventLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """
-        Forward *record* to the sink of the code that runs now.
+        Forward *record* to the sink of the running code.
 
-        Never raises an ``Exception``, and never waits.
+        It never raises an ``Exception``, and never waits for a confirm. The sink may yield to the
+        relay, for two seconds at most, and writes to a file if there is a spool.
         """
         try:
             if _is_suspended():
@@ -117,7 +119,7 @@ class EventLogHandler(logging.Handler):
                 event = self._take_usual(record, sink.context)
                 if event is not None:
                     try:
-                        _set_suspended(True)  # in here: a signal handler may raise behind it
+                        _set_suspended(True)  # inside `try`: a signal handler may raise after it
                         sink.emit(event)
                     finally:
                         _set_suspended(False)
@@ -150,7 +152,7 @@ class EventLogHandler(logging.Handler):
 
     def _keep_back(self, record: logging.LogRecord) -> None:
         """
-        Count *record*, which was logged within another log call or by the relay.
+        Count *record*, which another log call or the relay logged, as not forwarded.
         """
         try:
             if _current_sink() is None and forwarding.is_nameko(record.name):
@@ -184,7 +186,7 @@ class EventLogHandler(logging.Handler):
         forwarding.not_forwarded.increment()
         was_suspended = _is_suspended()
         try:
-            _set_suspended(True)  # standard error may be a logger's
+            _set_suspended(True)  # sys.stderr may write to a logger
             with suppress(Exception):
                 super().handleError(record)
         finally:

@@ -1,5 +1,5 @@
 """
-What a record or an event dict says: its event type, its text, and the data in its message.
+Read the message of a record or an event dict: its event type, its text, and its data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from logging_ext.rendering import as_dict, render, safe_text
 
 
 def _own_get_message() -> Any:
-    method = logging.LogRecord.getMessage  # unless somebody has replaced it already
+    method = logging.LogRecord.getMessage  # unless it was replaced before this import
     code = getattr(method, "__code__", None)
     is_own = getattr(code, "co_filename", "") == logging.LogRecord.__init__.__code__.co_filename
     return method if is_own else None
@@ -22,15 +22,15 @@ def _own_get_message() -> Any:
 _GET_MESSAGE = _own_get_message()
 
 
-class Said(NamedTuple):
+class MessageParts(NamedTuple):
     """
-    What a log call says.
+    The parts of a log call's message.
 
     Args:
-        template: The message without its arguments, what makes the event type; it may be
-            empty.
-        text: The message with its arguments.
-        data: The event data in the message, if it is a mapping.
+        template: The message before its arguments are inserted, which becomes the event type.
+            It may be empty.
+        text: The message with its arguments inserted.
+        data: The event data, if the message is a mapping.
     """
 
     template: str
@@ -47,7 +47,7 @@ def is_event_dict(record: logging.LogRecord) -> bool:
 
 def renders_itself(record: logging.LogRecord) -> bool:
     """
-    Tell whether *record* has a ``getMessage`` of its own, as a record factory's may have.
+    Tell whether *record* overrides ``getMessage``, as a record factory's class may.
     """
     return (
         getattr(type(record), "getMessage", None) is not _GET_MESSAGE
@@ -55,9 +55,9 @@ def renders_itself(record: logging.LogRecord) -> bool:
     )
 
 
-def message_of(record: logging.LogRecord) -> Said:
+def message_of(record: logging.LogRecord) -> MessageParts:
     """
-    Read the message of *record*, which is asked for its text if it renders that itself.
+    Read the message of *record*. If it overrides ``getMessage``, that method renders the text.
     """
     message: Any = record.msg
     if type(message) is str:
@@ -68,21 +68,21 @@ def message_of(record: logging.LogRecord) -> Said:
         template, data = read_template(message)
     if not renders_itself(record):
         text = render(template, record.args) if record.args else template
-        return Said(template, text, data)
+        return MessageParts(template, text, data)
     try:
-        asked = record
-        if data is not None:  # whose own text would be the repr of all of it
-            asked = copy.copy(record)
-            asked.msg = template
-        text = safe_text(asked.getMessage())
+        rendering = record
+        if data is not None:  # render the template alone, not the repr of the mapping
+            rendering = copy.copy(record)
+            rendering.msg = template
+        text = safe_text(rendering.getMessage())
     except Exception:
         text = render(template, record.args) if record.args else template
-    return Said(template, text, data)
+    return MessageParts(template, text, data)
 
 
 def rendered_message(record: logging.LogRecord) -> str:
     """
-    Return the record's message with its arguments in it, as far as they fit.
+    Return the record's message with its arguments inserted, as far as they match.
     """
     return message_of(record).text
 
@@ -91,17 +91,17 @@ def read_template(message: Any) -> tuple[str, dict[Any, Any] | None]:
     """
     Read a message of any kind.
 
-    A mapping is event data; its ``message``, or else its ``event``, is the template.
+    A mapping is event data. Its ``message``, or else its ``event``, is the template.
 
     Returns:
-        The template, which may be empty, and the event data, if there is any.
+        The template, which may be empty, and the event data or None.
     """
     data = as_dict(message)
     if data is None:
         return safe_text(message), None
     for name in ("message", "event"):
         value = data.get(name)
-        if value is not None and not _holds_others(value):
+        if value is not None and not _is_container(value):
             text = safe_text(value)
             if text:
                 del data[name]
@@ -109,20 +109,20 @@ def read_template(message: Any) -> tuple[str, dict[Any, Any] | None]:
     return "", data
 
 
-def _holds_others(value: Any) -> bool:
+def _is_container(value: Any) -> bool:
     try:
         return isinstance(value, (Mapping, list, tuple, set, frozenset))
-    except Exception:  # a proxy's class may be anything, an exception among them
+    except Exception:  # ``__class__`` of a proxy may raise
         return False
 
 
-def pop_event(event_dict: dict[str, Any], template: str | None = None) -> Said:
+def pop_event(event_dict: dict[str, Any], template: str | None = None) -> MessageParts:
     """
-    Take the event and its positional arguments out of *event_dict*.
+    Remove the event and its positional arguments from *event_dict*, and return them.
 
     Args:
         event_dict: An event dict.
-        template: What the event was rendered from, if it was.
+        template: The template of an event that is already rendered, or None.
     """
     event = event_dict.pop("event", None)
     text, data = ("", None) if event is None else read_template(event)
@@ -132,7 +132,7 @@ def pop_event(event_dict: dict[str, Any], template: str | None = None) -> Said:
     arguments = event_dict.pop("positional_args", None)
     if arguments:
         match arguments:
-            case (Mapping() as only,) if only:  # as LogRecord has it
+            case (Mapping() as only,) if only:  # as LogRecord does it
                 arguments = only
         text = render(template, arguments)
-    return Said(template, text, data)
+    return MessageParts(template, text, data)

@@ -1,7 +1,7 @@
 """
-Event types and the worker context: of which kind they are, and how long they may be.
+The types and maximum lengths of event types and of the worker context.
 
-The store keeps them in columns with an index. What is sent fits there, always.
+The store keeps them in indexed columns. Everything that is sent fits into these columns.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from logging_ext.rendering import safe_text
 
 
 MAX_NAME = 500
-"""The longest event type, name, or call id, in characters as the store writes them."""
+"""The longest event type, name or call id, in characters as the store writes them."""
 
 _ESCAPED = re.compile("[\x00\ud800-\udfff]")
 _ESCAPE = 5
-"""NUL and lone surrogates, which no database takes, are written with five characters more."""
+"""The store escapes NUL and lone surrogates, with five more characters for each."""
 
 SURELY_SHORT = MAX_NAME // (1 + _ESCAPE)
-"""What has no more characters than that fits, whatever they are."""
+"""A text of at most so many characters fits, whatever they are."""
 
 _CUT = "…"
 _TAIL = 100
-"""What stays of a long name's end: a call id's is what makes it unique."""
+"""How much of a long name's end is kept: the end of a call id makes it unique."""
 
 _CONTEXT_NAMES = frozenset(CONTEXT_FIELDS)
 
@@ -43,14 +43,14 @@ def is_short(text: str) -> bool:
 
 def short_event_type(text: str) -> str:
     """
-    Return an event type that fits: *text*, or its beginning.
+    Return *text* cut to the length of an event type.
     """
     return text if is_short(text) else _beginning(text, MAX_NAME - 1) + _CUT
 
 
 def short_name(text: str) -> str:
     """
-    Return a name or a call id that fits: *text*, or its beginning and its end.
+    Return *text* cut to the length of a name or a call id. The middle is left out.
     """
     if is_short(text):
         return text
@@ -71,14 +71,14 @@ def _beginning(text: str, most: int) -> str:
 
 def bounded_context(context: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return a worker context that fits: texts or None, and a list of texts.
+    Return *context* with all values as strings of bounded length, or None.
     """
     bounded: dict[str, Any] = {
         name: value if value is None else _text(value)
         for name, value in context.items()
         if name != "call_stack"
     }
-    # Nameko takes it from a message's headers as it is
+    # Nameko takes it from a message's headers unchecked
     bounded["call_stack"] = list(map(_text, context["call_stack"]))
     return bounded
 
@@ -89,7 +89,7 @@ def _text(value: Any) -> str:
 
 def wrong_context(metadata: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """
-    Iterate over the attributes of the worker context that *metadata* cannot stand for.
+    Iterate over the keys of *metadata* that cannot replace an attribute of the worker context.
 
     Yields:
         The name, and what its value must be.
@@ -113,10 +113,10 @@ def settle_context(
     metadata: Mapping[str, Any], data: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """
-    Make metadata that stands for the worker context of the kind and the length that this has.
+    Make metadata that replaces the worker context conform to its types and lengths.
 
     Returns:
-        Metadata and event data: what is of another kind is data.
+        Metadata and event data. Values of other types are moved to the event data.
     """
     if _CONTEXT_NAMES.isdisjoint(metadata):
         return metadata, data

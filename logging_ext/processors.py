@@ -1,5 +1,5 @@
 """
-From structlog's event dicts to event logs.
+`EventLogProcessor`: from structlog's event dicts to event logs.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _LEVEL_OF_METHOD = {
     "log": "info",
 }
 
-_report = logging.getLogger("logging_ext")
+_log = logging.getLogger("logging_ext")
 
 
 def add_worker_context(
     logger: Any, method_name: str, event_dict: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """
-    Return the event dict with the five attributes of the worker context.
+    Return the event dict with the five attributes of the worker context added.
 
-    They are always set, to None or [] outside a worker; a value that the caller bound under
-    such a name stays.
+    They are always set, outside a worker to None or []. A value of the same name that the caller
+    bound stays.
 
     .. versionadded:: 0.1.0
     """
-    if not isinstance(event_dict, MutableMapping):  # behind a renderer
+    if not isinstance(event_dict, MutableMapping):  # after a renderer
         return event_dict
     context = worker_context()
     return {**event_dict, **{k: v for k, v in context.items() if k not in event_dict}}
@@ -49,19 +49,20 @@ class EventLogProcessor:
     """
     Forward each event dict as an event log, and pass it on with the worker context.
 
-    Put it behind the processors that drop or add something (levels, names, context
-    variables) and before those that render (``PositionalArgumentsFormatter``,
-    ``format_exc_info``, ``dict_tracebacks``, renderers).
+    Put it after the processors that filter or add values (levels, names, context variables) and
+    before those that render (``PositionalArgumentsFormatter``, ``format_exc_info``,
+    ``dict_tracebacks``, renderers).
 
     Args:
-        fields: Which metadata to add: of ``level``, ``logger``, ``message``, ``exception``,
-            ``stack``, which are the default. ``[]`` adds none.
-        service: Whose the events from outside any worker are: the name of a service with a
-            dispatcher in this process. By default they are unattributed and not forwarded.
+        fields: Which metadata to add. The default is ``level``, ``logger``, ``message``,
+            ``exception`` and ``stack``. ``[]`` adds none.
+        service: The service that events from outside any worker are attributed to. It needs a
+            dispatcher in this process. By default these events are unattributed and not
+            forwarded.
 
     Raises:
-        ValueError: If *fields* names something that is no field.
-        TypeError: If *fields* is no list of names, or *service* no string.
+        ValueError: *fields* contains an unknown name.
+        TypeError: *fields* is not a list of names, or *service* is not a string.
 
     .. versionadded:: 0.1.0
     """
@@ -78,7 +79,8 @@ class EventLogProcessor:
         """
         Forward *event_dict*, and return a copy with the worker context.
 
-        Never raises an ``Exception``, and never waits.
+        It never raises an ``Exception``, and never waits for a confirm. The sink may yield to the
+        relay, for two seconds at most, and writes to a file if there is a spool.
         """
         given = event_dict
         try:
@@ -88,10 +90,10 @@ class EventLogProcessor:
             forwarding.not_forwarded.increment()
             was_suspended = forwarding.suspended.get()
             try:
-                # a processor of the same chain may hang on this logger, too
+                # this logger may use the same processor chain
                 forwarding.suspended.set(True)
                 with suppress(Exception):
-                    _report.exception("an event dict could not be forwarded as an event log")
+                    _log.exception("an event dict could not be forwarded as an event log")
             finally:
                 forwarding.suspended.set(was_suspended)
         return event_dict
@@ -147,7 +149,7 @@ class EventLogProcessor:
         if level != method_name and _is_text(event_dict.get("level"), method_name):
             event_dict = {**event_dict, "level": level}  # add_log_level repeats the method's name
         if method_name == "exception" and event_dict.keys().isdisjoint({"exc_info", "exception"}):
-            event_dict = {**event_dict, "exc_info": True}  # as structlog's set_exc_info does
+            event_dict = {**event_dict, "exc_info": True}  # like structlog's set_exc_info
         try:
             forwarding.suspended.set(True)
             event = event_from_event_dict(
@@ -161,7 +163,7 @@ class EventLogProcessor:
 
 
 def _level(method_name: str, event_dict: MutableMapping[str, Any]) -> str:
-    level = event_dict.get("level")  # log(level, ...) shows its level only there
+    level = event_dict.get("level")  # the only place that has the level of log(level, ...)
     if method_name in ("log", "msg") and isinstance(level, str) and level != method_name:
         return level.lower()
     return _LEVEL_OF_METHOD.get(method_name, method_name)

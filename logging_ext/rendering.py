@@ -1,5 +1,5 @@
 """
-Text out of any values, whatever their own code raises.
+Render any values as text, whatever their own code raises.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 def safe_repr(value: object) -> str:
     """
-    Return ``repr(value)``, or a text that says whose ``repr`` raised.
+    Return ``repr(value)``, or, if that raises, a text that says so.
     """
     try:
         return repr(value)
@@ -20,7 +20,7 @@ def safe_repr(value: object) -> str:
 
 def safe_text(value: object) -> str:
     """
-    Return ``str(value)``, or its repr where that raises.
+    Return ``str(value)``, or, if that raises, the repr.
     """
     try:
         return str(value)
@@ -30,7 +30,7 @@ def safe_text(value: object) -> str:
 
 def as_dict(value: Any) -> dict[Any, Any] | None:
     """
-    Return a copy of *value*, or None if it is no mapping, or one that cannot be read.
+    Return *value* as a new dict, or None if it is not a mapping or cannot be read.
     """
     try:
         return dict(value) if isinstance(value, Mapping) else None
@@ -40,7 +40,7 @@ def as_dict(value: Any) -> dict[Any, Any] | None:
 
 class _Text:
     """
-    An argument whose ``str`` and ``repr`` do not raise.
+    Wraps an argument so that its ``str`` and ``repr`` do not raise.
     """
 
     def __init__(self, value: object) -> None:
@@ -55,7 +55,7 @@ class _Text:
 
 def render(template: str, arguments: Any) -> str:
     """
-    Return ``template % arguments``, as far as it goes.
+    Return ``template % arguments``, or, if that raises, the closest text that can be rendered.
     """
     try:
         return str(template % arguments)

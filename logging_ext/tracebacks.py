@@ -1,11 +1,10 @@
 """
 Exceptions as structured data, without their local variables.
 
-Of the shape that structlog's ``ExceptionDictTransformer`` has since 25.4, and what Python's own
-traceback tells: causes that were never raised, members of groups, notes. structlog's own
-leaves some of these out, and before 25.5 goes on for ever where causes run in a circle
-(structlog#739). Here everything is bounded: how many exceptions, frames and characters there
-are, and how many links are followed.
+The data have the shape of structlog's ``ExceptionDictTransformer`` since 25.4, and the content of
+Python's own tracebacks: causes that were never raised, members of groups, notes. structlog leaves
+some of these out, and before 25.5 loops forever on circular causes (structlog#739). Here the
+number of exceptions, frames, characters and links is bounded.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from logging_ext.rendering import safe_repr, safe_text
 
 
 MAX_CHAIN = 50
-"""Exceptions of one chain of causes: half of them from its beginning, half from its end."""
+"""Exceptions of one chain of causes: half from its beginning, half from its end."""
 
 MAX_EXCEPTIONS = 100
-"""Exceptions, causes and members of groups, all in all."""
+"""Exceptions in total, including causes and members of groups."""
 
 MAX_GROUPS = 20
-"""How deep groups may lie within each other: each takes three levels of nesting in a body."""
+"""How deep groups may be nested: each takes three levels of nesting in a body."""
 
 MAX_FRAMES = 50
-"""Frames of one exception, as structlog has it: half of them from each end."""
+"""Frames of one exception, as in structlog: half of them from each end."""
 
 MAX_NOTES = 50
 """Notes of one exception."""
@@ -40,19 +39,19 @@ MAX_TEXT = 20_000
 """Characters of an exception's text, or of a note."""
 
 MAX_CHARACTERS = 80_000
-"""Characters of all texts and frames: in any encoding less than a body may have by default."""
+"""Characters of all texts and frames: in any encoding, less than the default largest body."""
 
 MAX_LINKS = 1_000
-"""How far a chain of causes is followed: a property may make it endless."""
+"""How far a chain of causes is followed: a property can make it endless."""
 
 MAX_TRACEBACK = 100_000
 """How far a traceback is followed."""
 
 _FRAME = 60
-"""Characters that a frame takes beside its names."""
+"""Characters that a frame takes in addition to its names."""
 
 _STACK = 150
-"""Characters that an exception takes beside its texts."""
+"""Characters that an exception takes in addition to its texts."""
 
 _Stacks = list[dict[str, Any]]
 
@@ -64,14 +63,14 @@ else:
 
 def exception_as_data(exc_info: Any) -> _Stacks | None:
     """
-    Return an exception's type, message and stack, and those of its causes, without locals.
+    Return the type, message and stack of an exception and of its causes, without locals.
 
     Args:
-        exc_info: What ``exc_info`` of a log call may be: a true value for the current
-            exception, an exception, or a triple.
+        exc_info: Any ``exc_info`` of a log call: a true value for the current exception, an
+            exception, or a triple.
 
     Returns:
-        A list with a dictionary for the exception and for each of its causes, shaped as by
+        A list with a dictionary for the exception and for each of its causes, in the shape of
         structlog's ``ExceptionDictTransformer``; None if there is no exception.
     """
     if isinstance(exc_info, BaseException):
@@ -83,11 +82,11 @@ def exception_as_data(exc_info: Any) -> _Stacks | None:
     kind, value, traceback = (*exc_info, None, None)[:3]
     try:
         if not isinstance(value, BaseException):
-            raise TypeError(f"exc_info has no exception but {safe_repr(value)}")
+            raise TypeError(f"exc_info contains {safe_repr(value)}, which is not an exception")
         return _Reading().chain(value, traceback, 0)
     except Exception as exc:
         stack = _stack(_type_name(kind), safe_text(value)[:MAX_TEXT])
-        stack["exc_notes"].append(f"its stack could not be read: {safe_repr(exc)}"[:MAX_TEXT])
+        stack["exc_notes"].append(f"the stack could not be read: {safe_repr(exc)}"[:MAX_TEXT])
         return [stack]
 
 
@@ -106,23 +105,23 @@ def _stack(exc_type: str, exc_value: str) -> dict[str, Any]:
 
 class _Reading:
     """
-    The reading of one exception, with all that hangs on it.
+    Reads one exception with its causes and the members of its groups.
     """
 
     def __init__(self) -> None:
         self._exceptions = MAX_EXCEPTIONS
         self._characters = MAX_CHARACTERS
-        # the exceptions themselves, so that one that a property has made keeps its id
+        # holds the exceptions, so that the id of one that a property makes is not reused
         self._seen: dict[int, BaseException] = {}
 
     def chain(self, first: BaseException, traceback: Any, depth: int) -> _Stacks:
         """
-        Return the stacks of an exception and of its causes, as many as are taken.
+        Return the stacks of an exception and of its causes, within the bounds.
 
         Args:
             first: The exception.
             traceback: Its traceback.
-            depth: How many groups it lies in.
+            depth: How many groups contain it.
         """
         links = list(self._links(first))
         kept = links
@@ -142,7 +141,7 @@ class _Reading:
 
     def _links(self, first: BaseException) -> Iterator[tuple[BaseException, bool]]:
         """
-        Iterate over an exception and its causes, and whether each is one by ``raise ... from``.
+        Iterate over an exception and its causes; True for those set by ``raise ... from``.
         """
         exc, is_cause = first, False
         for _ in range(MAX_LINKS):
@@ -172,7 +171,7 @@ class _Reading:
         stack = _stack(self._text(_type_name(type(exc))), self._text(safe_text(exc)))
         stack["is_cause"] = is_cause
         stack["exc_notes"] = self._notes(exc)
-        kind = type(exc)  # not isinstance: that asks a property of the exception's class, maybe
+        kind = type(exc)  # isinstance() would read ``__class__``, which may be a property
         if issubclass(kind, SyntaxError):
             stack["syntax_error"] = self._syntax_error(exc)
         stack["frames"] = self._frames(traceback)
@@ -200,7 +199,7 @@ class _Reading:
                 stack["exceptions"].append(self.chain(member, traceback, depth + 1))
             elif member is group:
                 _note(stack, "[it contains itself]")
-            else:  # told elsewhere with its causes and its own members
+            else:  # appears elsewhere with its causes and members
                 stack["exceptions"].append([self._read(member, traceback, False, MAX_GROUPS)])
 
     def _text(self, text: str, most: int = MAX_TEXT) -> str:
@@ -214,13 +213,13 @@ class _Reading:
         notes = _attribute(exc, "__notes__")
         if notes is None:
             return []
-        # as Python's own: a list or a tuple of anything, or something that is neither
+        # like Python's traceback: a list or tuple of anything, or any other object
         if not isinstance(notes, (list, tuple)):
             return [self._text(safe_repr(notes))]
-        told = [self._text(safe_text(note)) for note in islice(notes, MAX_NOTES)]
+        texts = [self._text(safe_text(note)) for note in islice(notes, MAX_NOTES)]
         if len(notes) > MAX_NOTES:
-            told.append(f"[{len(notes) - MAX_NOTES} more notes are left out]")
-        return told
+            texts.append(f"[{len(notes) - MAX_NOTES} more notes are left out]")
+        return texts
 
     def _syntax_error(self, exc: BaseException) -> dict[str, Any]:
         def text(value: Any, default: str) -> str:
@@ -270,7 +269,7 @@ class _Reading:
 
 def _places(traceback: Any) -> Iterator[tuple[Any, int]]:
     """
-    Iterate over the code and the line of each frame, from the outermost one.
+    Iterate over the code and line of each frame, the outermost first.
     """
     try:
         for _ in range(MAX_TRACEBACK):
@@ -279,13 +278,13 @@ def _places(traceback: Any) -> Iterator[tuple[Any, int]]:
             lineno = traceback.tb_lineno
             yield traceback.tb_frame.f_code, lineno if isinstance(lineno, int) else 0
             traceback = traceback.tb_next
-    except Exception:  # no traceback, but something that looks like one
+    except Exception:  # an object that only looks like a traceback
         return
 
 
 def _attribute(exc: BaseException, name: str) -> Any:
     """
-    Return an attribute of an exception: the built-in one where a property of its class raises.
+    Return an attribute of an exception. If a property raises, use the built-in attribute.
     """
     try:
         return getattr(exc, name, None)
@@ -299,7 +298,7 @@ def _attribute(exc: BaseException, name: str) -> Any:
 def _type_name(kind: Any) -> str:
     try:
         return str(kind.__name__)
-    except Exception:  # a property of its metaclass
+    except Exception:  # the metaclass has a property that raises
         return type.__repr__(kind) if isinstance(kind, type) else safe_repr(kind)
 
 
@@ -309,7 +308,10 @@ def _note(stack: dict[str, Any], note: str) -> None:
 
 def without_locals(exception: Any) -> Any:
     """
-    Return an exception that a structlog processor rendered, or None if it is something else.
+    Return an exception that a structlog processor rendered, without locals.
+
+    Returns:
+        Text or data; None if *exception* is neither.
     """
     if isinstance(exception, str):
         return exception if "Traceback (most recent call last)" in exception[:80] else None

@@ -1,10 +1,10 @@
 """
-Addresses of brokers and databases: checked before anybody parses them, shown without secrets.
+Addresses of brokers and databases: check them before they are parsed, and mask their secrets.
 
-Nothing here takes an address for well formed. A password that was not quoted ends where its parser
-thinks, and the rest of it becomes a host, a port or a path, which errors then show. So what is
-masked reaches from the first sign of a password to the last sign of its end, and an address whose
-password may have been cut is refused before anything connects with it.
+No address is assumed to be well-formed. If a password is not quoted, a parser may end it too
+early, and treat the rest as a host, a port or a path, which error messages then show. So masking
+covers everything from the first possible beginning of a password to its last possible end, and an
+address whose password may be cut is rejected before anything connects to it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
+from nameko_eventlog.describing import shortened
+
 
 MASK = "***"
-"""What is shown in the place of a secret."""
+"""Replaces a secret."""
 
 QUOTING = (
     "in the user name and the password write %40 for @, %2F for /, %3A for :, %3F for ?,"
     " %23 for #, %3B for ;, %5B for [, %5D for ], %20 for a space"
 )
-"""What to do about an address whose password was not quoted."""
+"""How to fix an address whose password is not quoted."""
 
 BROKER = "amqp://USER:PASSWORD@HOST/VHOST, or a list of such addresses"
-"""What a broker's address looks like."""
+"""The expected form of a broker's address."""
 
 _MOST_SHOWN = 1000  # characters of a value in a message
-_SHORTEST_SECRET = 3  # characters: what is shorter is part of any text
+_SHORTEST_SECRET = 3  # characters: shorter texts occur anywhere
 
 _SECRET_NAME = re.compile(r"pass|pwd|\bpw\b|secret|token|key|auth|cred|sig", re.IGNORECASE)
 _ADDRESS_NAME = re.compile(r"ur[il]|dsn|address|broker", re.IGNORECASE)
 _PARAMETER = re.compile(r"(?:^|[?&;\s])([^=&?;\s]+)\s*=")
-# what has no place for a user and a password: SQLite's, kombu's sqlalchemy+sqlite
+# addresses without user and password: SQLite's, kombu's sqlalchemy+sqlite
 _FILE = re.compile(r"\s*(?:[\w.-]+\+)?sqlite(?:\+\w+)?:///", re.IGNORECASE)
 _NAME = re.compile(r"(?<!\w)(\w+)\s*=")
 _SECRET_WORD = re.compile(r"pass|(?:pwd|secret|token)\Z", re.IGNORECASE)
-# from where each part is looked for once: what others have sent may be long, and be quoted
+# each pattern scans a text once: texts from outside may be long
 _BEGIN = re.compile(r"(?<![\w.+-])[\w.+-]*:(?=\S)|(?<![\w%])[\w%]*=")
-_COLON = re.compile(r":|%3a", re.IGNORECASE)  # of a user and a password that were quoted as one
+_COLON = re.compile(r":|%3a", re.IGNORECASE)  # escaped if user:password was quoted as a whole
 _PORT = re.compile(r"\d*(?=[/?]|\Z)")
 _BRACKETS = re.compile(r"\[[0-9a-fA-F:.]*\](?::\d*)?(?=[/?]|\Z)")
 _HOSTS = re.compile(
@@ -50,10 +52,10 @@ _NOT_QUOTED = re.compile(r"[@\[\]\s\x00-\x1f]")
 
 def masked(address: Any) -> str:
     """
-    Return an address, or several, as it may be shown: without a password or another secret.
+    Return one or more addresses with passwords and other secrets masked.
 
     Args:
-        address: Anything that stands in the place of one: a string, a list of strings.
+        address: Any configured value: a string, a list of strings.
     """
     if isinstance(address, (list, tuple)):
         return ";".join(map(masked, address))
@@ -66,9 +68,9 @@ def masked(address: Any) -> str:
 
 def masked_text(text: str) -> str:
     """
-    Return a text of somebody else's, which may quote an address, as it may be shown.
+    Return a text from another library, such as an error message, with any secrets masked.
 
-    Where an address begins in it, as much is masked as if the rest of the text belonged to it.
+    If an address begins in it, the rest of the text is treated as part of that address.
     """
     if not _looks_like_address(text):
         return text
@@ -79,23 +81,22 @@ def masked_text(text: str) -> str:
 
 def masked_value(name: Any, value: Any) -> str:
     """
-    Return the ``repr`` of a value of the configuration as it may be shown.
+    Return the ``repr`` of a configured value with secrets masked.
 
     Args:
-        name: The key under which it stands.
+        name: The key of the value.
         value: The value.
     """
-    shown = _masked_value(name, value)
-    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+    return shortened(_masked_value(name, value), _MOST_SHOWN)
 
 
 def without_secrets(text: str, address: Any) -> str:
     """
-    Return what was said about an address without the secrets that are in it.
+    Return a text about an address, with that address's secrets masked.
 
     Args:
-        text: The text, an exception's for instance.
-        address: The address, as it was configured.
+        text: The text, such as that of an exception.
+        address: The address, as configured.
     """
     shown = masked(address)
     for secret in sorted(set(_secrets(address)), key=len, reverse=True):
@@ -106,10 +107,10 @@ def without_secrets(text: str, address: Any) -> str:
 
 def check_quoted(address: str) -> None:
     """
-    Refuse an address whose password was not quoted, so that parsers end it too early.
+    Reject an address whose password is not quoted, so that parsers would end it too early.
 
     Raises:
-        ValueError: It is so; with what to do, and with nothing of the address.
+        ValueError: It is not well-formed. The message says how to fix it, and shows nothing of it.
     """
     if not _is_well_formed(address):
         raise ValueError(QUOTING)
@@ -117,13 +118,13 @@ def check_quoted(address: str) -> None:
 
 def broker_address(value: Any) -> str:
     """
-    Take what kombu takes as the address of a broker: one, several with ``;`` between, or a list.
+    Check the address of a broker: one address, several separated by ``;``, or a list.
 
     Returns:
-        The address, or the addresses with ``;`` between.
+        One string, with ``;`` between several addresses.
 
     Raises:
-        ValueError: With what was expected, and with nothing of the value.
+        ValueError: It is invalid. The message says what was expected, and shows nothing of it.
     """
     given = value if isinstance(value, (list, tuple)) else [value]
     if not given or not all(isinstance(one, str) and one for one in given):
@@ -169,12 +170,12 @@ def _masked(text: str) -> str:
         return text if parameter is None else text[:parameter] + MASK
     colon = text.find(":", begin)
     at = text.rfind("@")
-    if at < begin:  # no user, or the host was forgotten
+    if at < begin:  # no user, or no host
         is_host = colon < 0 or _PORT.match(text, colon + 1) or _BRACKETS.match(text, begin)
         ends = [parameter, None if is_host else colon + 1]
         end = min((one for one in ends if one is not None), default=None)
         return text if end is None else text[:end] + MASK
-    if parameter is not None and parameter < at:  # which may be part of either secret
+    if parameter is not None and parameter < at:  # the @ may belong to either secret
         return text[: parameter if colon < 0 else min(parameter, colon + 1)] + MASK
     end = len(text) if parameter is None else parameter
     behind = text[at:end] + ("" if parameter is None else MASK)
@@ -189,7 +190,7 @@ def _behind_scheme(text: str) -> int:
 
 def _secret_parameter(text: str) -> int | None:
     """
-    Return where the value of the first parameter begins whose name looks like that of a secret.
+    Return where the value of the first parameter with a secret-like name begins, or None.
     """
     for found in _PARAMETER.finditer(text):
         if _SECRET_NAME.search(unquote_plus(found[1])):

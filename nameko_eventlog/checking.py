@@ -1,12 +1,12 @@
 """
-Sections of a service's ``config.yaml``: which keys there are, and what each may be.
+Check sections of a service's ``config.yaml``: their keys and the values of each.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from nameko.exceptions import ConfigurationError
 
@@ -14,7 +14,7 @@ from nameko_eventlog import addresses
 from nameko_eventlog.addresses import masked_value
 
 
-_FOREVER = 1_000_000_000  # seconds, 30 years: more, and eventlet's timers overflow
+_FOREVER = 1_000_000_000  # seconds (30 years): with more, eventlet's timers overflow
 
 Check = Callable[[Any], Any]
 """Returns the value to use, or raises a `ValueError` that says what was expected."""
@@ -22,7 +22,7 @@ Check = Callable[[Any], Any]
 
 class Unshown(ValueError):
     """
-    Says what was expected of a secret, which no message shows.
+    Raised for an invalid secret: the message says what was expected, and the value is not shown.
     """
 
 
@@ -37,17 +37,17 @@ def parse_section(
 
     Args:
         config: The whole configuration.
-        name: The section's.
-        checks: What each of its keys may be.
+        name: The section's name.
+        checks: A check for each key.
         null_is_a_value: Keys for which null does not mean the default.
 
     Returns:
         The values of the keys that are set.
 
     Raises:
-        ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected, a line for each that is wrong. Or if
-            the section is missing and the name of another one is nearly *name*.
+        ConfigurationError: A key is unknown or a value invalid. The message has a line for each,
+            with the key, the value and what was expected. Or the section is missing, and another
+            section has almost the same name.
     """
     section = config.get(name)
     if section is None:
@@ -80,10 +80,10 @@ def parse_section(
 
 def _refuse_misspelt(config: Mapping[str, Any], name: str) -> None:
     """
-    Raise if a section's name is all but *name*: the service would run on defaults, unredacted.
+    Raise if a section's name is almost *name*: the service would run with defaults, unredacted.
     """
     for key in config:
-        # as little alike as EVENTLOG_STORE_URI is a key of the service's own
+        # a key as different as EVENTLOG_STORE_URI may be the service's own
         if difflib.get_close_matches(str(key)[:100].upper(), [name], cutoff=0.9):
             raise ConfigurationError(
                 f"unknown section {masked_value(None, key)}; did you mean {name!r}?"
@@ -95,12 +95,12 @@ def _unknown_key(name: str, key: Any, known: list[str]) -> str:
     nearest = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.5)
     if nearest:
         return f"{message}; did you mean {nearest[0]!r}?"
-    return f"{message}; there are {', '.join(known)}"
+    return f"{message}; valid keys are {', '.join(known)}"
 
 
 def boolean(value: Any) -> bool:
     """
-    Take true or false.
+    Check for true or false.
     """
     if not isinstance(value, bool):
         raise ValueError("true or false")
@@ -109,7 +109,7 @@ def boolean(value: Any) -> bool:
 
 def names(value: Any) -> tuple[str, ...]:
     """
-    Take a list of non-empty strings.
+    Check for a list of non-empty strings.
     """
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(
         isinstance(name, str) and name for name in value
@@ -120,7 +120,7 @@ def names(value: Any) -> tuple[str, ...]:
 
 def choices(*allowed: str) -> Callable[[Any], tuple[str, ...]]:
     """
-    Take a list of any of *allowed*.
+    Make a check for a list of any of *allowed*.
     """
 
     def check(value: Any) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def choices(*allowed: str) -> Callable[[Any], tuple[str, ...]]:
 
 def choice(*allowed: str) -> Callable[[Any], str]:
     """
-    Take one of *allowed*.
+    Make a check for one of *allowed*.
     """
 
     def check(value: Any) -> str:
@@ -146,7 +146,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
 
 def routing_key(value: Any) -> str:
     """
-    Take what AMQP takes for a routing key or an exchange's name.
+    Check for a valid AMQP routing key or exchange name.
     """
     if not isinstance(value, str) or not value or len(value.encode(errors="replace")) > 255:
         raise ValueError("a non-empty string of at most 255 bytes (it is an AMQP routing key)")
@@ -155,14 +155,14 @@ def routing_key(value: Any) -> str:
 
 def broker_address(value: Any) -> str:
     """
-    Take the address of a broker, or a list of those of several.
+    Check for the address of a broker, or a list of addresses.
     """
     return addresses.broker_address(value)
 
 
 def text(value: Any) -> str:
     """
-    Take a non-empty string.
+    Check for a non-empty string.
     """
     if not isinstance(value, str) or not value:
         raise ValueError("a non-empty string")
@@ -171,7 +171,7 @@ def text(value: Any) -> str:
 
 def secret(value: Any) -> str:
     """
-    Take a string of 16 characters or more, and do not show what else it is.
+    Check for a string of 16 characters or more. Other values are not shown.
     """
     if not isinstance(value, str) or len(value) < 16:
         raise Unshown("a string of 16 characters or more")
@@ -180,27 +180,33 @@ def secret(value: Any) -> str:
 
 def positive_integer(value: Any) -> int:
     """
-    Take an integer above 0.
+    Check for an integer above 0.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("an integer above 0")
     return value
 
 
+def is_seconds(value: Any) -> TypeGuard[float]:
+    """
+    Tell whether *value* is a number of seconds, 0 or more, that is valid for a timer.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < _FOREVER
+
+
 def seconds(minimum_excluded: bool) -> Callable[[Any], float]:
     """
-    Take a number of seconds.
+    Make a check for a number of seconds.
+
+    Args:
+        minimum_excluded: Whether 0 is invalid.
     """
 
     def check(value: Any) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 <= value < _FOREVER
-            or (minimum_excluded and value == 0)
-        ):
-            least = "above 0" if minimum_excluded else "0 or more"
-            raise ValueError(f"a number of seconds, {least} and less than {_FOREVER}")
-        return value
+        if is_seconds(value) and (value > 0 or not minimum_excluded):
+            return value
+        least = "above 0" if minimum_excluded else "0 or more"
+        raise ValueError(f"a number of seconds, {least} and less than {_FOREVER}")
 
     return check

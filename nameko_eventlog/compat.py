@@ -1,8 +1,8 @@
 """
-The only room that knows which Nameko this is.
+Differences between Nameko 2 and 3, and uses of Nameko's internals.
 
-Nameko 2 passes its configuration through the container, Nameko 3 has a global one, and the
-two keep a publisher's options under different names.
+Nameko 2 passes its configuration through the container, Nameko 3 has a global one. They store a
+publisher's options under different names.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.amqp.connections import broker_uri
 from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
 from nameko_eventlog.amqp.tables import is_table
+from nameko_eventlog.checking import is_seconds
 
 
 IS_NAMEKO_3 = hasattr(nameko, "config")
@@ -40,10 +41,6 @@ IS_NAMEKO_3 = hasattr(nameko, "config")
 _HONOURED = {"serializer", "headers", "expiration", "priority", "compression"}
 _CONNECTION = {"uri", "ssl", "login_method"}
 _FIXED = {"use_confirms": True, "retry": True, "mandatory": False, "delivery_mode": 2}
-
-
-def _is_duration(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
 def _is_priority(value: Any) -> bool:
@@ -59,16 +56,16 @@ def _is_compression(value: Any) -> bool:
 
 
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "headers": ("a mapping whose keys are strings, of values that a broker takes", is_table),
-    "expiration": ("a number of seconds, 0 or more", _is_duration),
+    "headers": ("a mapping of strings to values that AMQP can represent", is_table),
+    "expiration": ("a number of seconds, 0 or more", is_seconds),
     "priority": ("an integer from 0 to 255", _is_priority),
-    "compression": ("a compression that kombu knows", _is_compression),
+    "compression": ("the name of one of kombu's compressions", _is_compression),
 }
 
 
 def service_config(container: Any) -> Mapping[str, Any]:
     """
-    Return the configuration of the service that *container* hosts.
+    Return the configuration of the service in *container*.
     """
     config: Mapping[str, Any] = nameko.config if IS_NAMEKO_3 else container.config
     return config
@@ -76,12 +73,12 @@ def service_config(container: Any) -> Mapping[str, Any]:
 
 def read_config_file(path: str) -> Any:
     """
-    Read a ``config.yaml`` as ``nameko run`` does: the environment's variables in their places.
+    Read a ``config.yaml`` like ``nameko run``, with environment variables substituted.
 
     Raises:
         OSError: It cannot be read.
-        yaml.YAMLError: It is no YAML.
-        ConfigurationError: A variable stands within another's.
+        yaml.YAMLError: It is not valid YAML.
+        ConfigurationError: Variables are nested.
     """
     import yaml
 
@@ -97,7 +94,7 @@ def read_config_file(path: str) -> Any:
 @contextmanager
 def container(service: type, config: Mapping[str, Any]) -> Iterator[Any]:
     """
-    Make a container of *service*, for the length of the block.
+    Make a container of *service* for the ``with`` block.
     """
     if IS_NAMEKO_3:
         with nameko.config.patch(dict(config)):
@@ -108,7 +105,7 @@ def container(service: type, config: Mapping[str, Any]) -> Iterator[Any]:
 
 def event_exchange(container: Any, service: str | None = None) -> Exchange:
     """
-    Return the exchange of a service's Nameko events: by default of the one in *container*.
+    Return the exchange of a service's Nameko events, by default of the service in *container*.
     """
     name = container.service_name if service is None else service
     return named_event_exchange(service_config(container), name)
@@ -130,7 +127,7 @@ def rpc_exchange(container: Any) -> Exchange:
 
 def worker_thread(container: Any, worker_ctx: Any) -> Any:
     """
-    Return the green thread of a worker that was spawned just now.
+    Return the green thread of a worker that was just spawned.
     """
     return container._worker_threads[worker_ctx]
 
@@ -150,53 +147,55 @@ def declared_before(provider: Any, kind: Any) -> list[Any]:
     ]
 
 
-def before_exit(container: Any, worker_ctx: Any, exits: Callable[[Any, Any], None]) -> None:
+def before_exit(container: Any, worker_ctx: Any, on_exit: Callable[[Any, Any], None]) -> None:
     """
-    Have *exits* called when the worker that runs now ends, with its green thread and its context.
+    Call *on_exit* with the green thread and the context of the running worker when it ends.
 
-    Nameko's own link comes behind it: that raises what is no ``Exception``, and no further link is
-    called then. A worker that runs within another one's green thread has no such link.
+    It is linked before Nameko's own function, which re-raises a `BaseException` that is not an
+    ``Exception``, and then no later link is called. A nested worker in another worker's green
+    thread has no such link.
     """
     thread = eventlet.getcurrent()
     exited = container._handle_worker_thread_exited
     if isinstance(thread, GreenThread) and thread.unlink(exited, worker_ctx):
-        thread.link(exits, worker_ctx)
+        thread.link(on_exit, worker_ctx)
         thread.link(exited, worker_ctx)
 
 
 def thread_error(thread: Any) -> BaseException | None:
     """
-    Return what a green thread has ended with.
+    Return the exception that ended a green thread, or None.
     """
     try:
-        thread.wait()  # returns, or raises, at once
+        thread.wait()  # returns or raises at once, because the thread has ended
     except BaseException as exc:
         return exc
     return None
 
 
-def before_end(container: Any, stops: Callable[[], None], is_killed: Callable[[], None]) -> None:
+def before_end(container: Any, on_stop: Callable[[], None], on_kill: Callable[[], None]) -> None:
     """
-    Have one called when *container* begins to stop, and the other when it begins to be killed.
+    Call *on_stop* before *container* stops, and *on_kill* before it is killed.
 
-    Nameko comes to a dependency last, when all entrypoints have stopped and all workers ended.
+    Nameko stops dependency providers last, after all entrypoints have stopped and all workers have
+    ended.
     """
-    stop, kill = container.stop, container.kill
+    container_stop, container_kill = container.stop, container.kill
 
-    def begin_to_stop() -> None:
-        stops()
-        stop()
+    def stop() -> None:
+        on_stop()
+        container_stop()
 
-    def begin_to_be_killed(*args: Any, **kwargs: Any) -> None:
-        is_killed()
-        kill(*args, **kwargs)
+    def kill(*args: Any, **kwargs: Any) -> None:
+        on_kill()
+        container_kill(*args, **kwargs)
 
-    container.stop, container.kill = begin_to_stop, begin_to_be_killed
+    container.stop, container.kill = stop, kill
 
 
 def is_being_killed(container: Any) -> bool:
     """
-    Tell whether *container*, and its workers with it, are being killed.
+    Tell whether *container* and its workers are being killed.
     """
     return bool(container._being_killed)
 
@@ -215,30 +214,17 @@ def worker_context(worker_ctx: Any) -> dict[str, Any]:
     }
 
 
-def outside_context(service: str) -> dict[str, Any]:
-    """
-    Return the five attributes for what happens outside any worker of *service*.
-    """
-    return {
-        "service_name": service,
-        "entrypoint_protocol": None,
-        "entrypoint_name": None,
-        "call_id": None,
-        "call_stack": [],
-    }
-
-
 def publisher_settings(provider: Any, uri: str | None) -> PublisherSettings:
     """
-    Gather what Nameko's publisher would use.
+    Return the settings that Nameko's publisher would use.
 
     Args:
         provider: A bound dependency provider, a subclass of Nameko's ``Publisher``.
-        uri: A broker of its own for event logs, or None for the service's.
+        uri: The address of another broker for event logs, or None for the service's broker.
 
     Raises:
-        ConfigurationError: If there is no broker, or an option of the constructor
-            contradicts how event logs are delivered.
+        ConfigurationError: No broker is configured, or an option of the constructor contradicts
+            how event logs are delivered.
     """
     config = service_config(provider.container)
     options = dict(provider.publisher_options if IS_NAMEKO_3 else provider.options)
@@ -248,8 +234,8 @@ def publisher_settings(provider: Any, uri: str | None) -> PublisherSettings:
         if name in _FIXED:
             if value is not None and value != _FIXED[name]:
                 raise ConfigurationError(
-                    f"{type(provider).__name__}({name}={value!r}): event logs are published with"
-                    f" {name}={_FIXED[name]!r}, always; remove the option"
+                    f"{type(provider).__name__}({name}={value!r}): event logs are always published"
+                    f" with {name}={_FIXED[name]!r}; remove the option"
                 )
         elif name not in _HONOURED | _CONNECTION:
             raise ConfigurationError(
@@ -259,7 +245,7 @@ def publisher_settings(provider: Any, uri: str | None) -> PublisherSettings:
     uri = uri or options.get("uri") or config.get(AMQP_URI_CONFIG_KEY)
     if not uri:
         raise ConfigurationError(
-            f"there is no broker for event logs: set {AMQP_URI_CONFIG_KEY}, or uri in"
+            f"no broker is configured for event logs: set {AMQP_URI_CONFIG_KEY}, or uri in"
             " EVENTLOG_DISPATCHER"
         )
     uri = broker_uri(uri)
@@ -296,25 +282,25 @@ def _transport_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def consumer_settings(container: Any) -> ConnectionSettings:
     """
-    Gather how the service in *container* connects to its broker.
+    Return the connection settings of the service in *container*.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: No broker is configured.
     """
     return connection_settings(service_config(container))
 
 
 def connection_settings(config: Mapping[str, Any]) -> ConnectionSettings:
     """
-    Gather how a configuration's broker is connected to.
+    Return the connection settings in a configuration.
 
     Raises:
-        ConfigurationError: If there is none.
+        ConfigurationError: No broker is configured.
     """
     uri = config.get(AMQP_URI_CONFIG_KEY)
     if not uri:
         raise ConfigurationError(
-            f"there is no broker to receive event logs from: set {AMQP_URI_CONFIG_KEY}"
+            f"no broker is configured to receive event logs from: set {AMQP_URI_CONFIG_KEY}"
         )
     return ConnectionSettings(
         broker_uri(uri),

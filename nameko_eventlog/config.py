@@ -1,5 +1,5 @@
 """
-``EVENTLOG_DISPATCHER``: from a mapping to one frozen value, or a `ConfigurationError`.
+The configuration section ``EVENTLOG_DISPATCHER``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNROUTABLE = ("warn", "hold", "ignore")
 @dataclass(frozen=True, slots=True)
 class Config:
     """
-    The configuration of one dispatcher; the reference in the docs says what each key means.
+    The configuration of one dispatcher. The reference in the docs describes each key.
     """
 
     auto_capture: bool = False
@@ -74,10 +74,10 @@ def parse_config(config: Mapping[str, Any]) -> Config:
     Read a service's configuration.
 
     Args:
-        config: The whole of it, as in ``config.yaml``.
+        config: The whole configuration, as in ``config.yaml``.
 
     Raises:
-        ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected, a line for each that is wrong.
+        ConfigurationError: A key is unknown or a value invalid. The message has a line for each,
+            with the key, the value and what was expected.
     """
     return Config(**checking.parse_section(config, CONFIG_KEY, _CHECKS, _NULL_IS_A_VALUE))

@@ -1,7 +1,7 @@
 """
-Values that others have sent, and what was raised over them, in as few characters as a reason has.
+Describe received values, and exceptions about them, in a bounded number of characters.
 
-``repr`` makes all of its text before any of it is cut: of a body of 32 MiB, 128 MiB.
+``repr`` would make the whole text before it is cut: 128 MiB for a body of 32 MiB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOST_BITS = 1024
 
 class _Short(reprlib.Repr):
     """
-    Cuts before it writes.
+    A `reprlib.Repr` that cuts values before it renders them.
 
     Args:
         most: The longest text of one value, in characters.
@@ -30,7 +30,7 @@ class _Short(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         """
-        Return an integer's text, which Python makes in quadratic time.
+        Return an integer's text, if it is short: Python makes it in quadratic time.
         """
         if x.bit_length() > _MOST_BITS:
             return f"<int of {x.bit_length()} bits>"
@@ -70,7 +70,13 @@ def describe_error(exc: BaseException) -> str:
 
 def describe_value(value: Any) -> str:
     """
-    Return *value* as a reason shows it.
+    Return *value* as short text, for a message.
     """
-    text = _value.repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
+    return shortened(_value.repr(value), 100)
+
+
+def shortened(text: str, most: int) -> str:
+    """
+    Return *text*, or its beginning and an ellipsis: *most* characters at most.
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"

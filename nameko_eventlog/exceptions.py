@@ -1,5 +1,5 @@
 """
-What a manual dispatch raises, and what a handler of event logs may raise.
+The exceptions that a manual dispatch raises, and that an event log handler may raise.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ class EventLogError(Exception):
 
 class EventLogTypeError(EventLogError, TypeError):
     """
-    An argument of the wrong type, or a value that no serializer knows.
+    An argument has the wrong type, or a value in it cannot be serialised.
     """
 
 
 class EventLogValueError(EventLogError, ValueError):
     """
-    An argument of the right type with a value that cannot be dispatched.
+    An argument has the right type, but a value that cannot be dispatched.
     """
 
 
 class OversizedEvent(EventLogValueError):
     """
-    A body above ``max_event_bytes``.
+    The body is larger than ``max_event_bytes``, or than consumers accept.
     """
 
 
@@ -35,9 +35,9 @@ class NotConfirmed(EventLogError):
 
     Args:
         message_id: The event log's id.
-        sent: Whether it was sent. If not, it has been withdrawn and will not arrive. If so,
-            it stays in the outbox and may still arrive, under the same id.
-        reason: Why, in words.
+        sent: Whether it was sent. If not, it was withdrawn and will not arrive. If it was, it
+            stays in the outbox and may still arrive, under the same id.
+        reason: Why it was not confirmed.
 
     .. versionadded:: 0.1.0
     """
@@ -49,17 +49,17 @@ class NotConfirmed(EventLogError):
         self.reason = reason
 
     def __str__(self) -> str:
-        fate = "it was sent and may still arrive" if self.sent else "it was not sent: withdrawn"
-        return f"event log {self.message_id} was not confirmed: {self.reason}; {fate}"
+        outcome = "it was sent and may still arrive" if self.sent else "it was not sent: withdrawn"
+        return f"event log {self.message_id} was not confirmed: {self.reason}; {outcome}"
 
 
 class Unavailable(EventLogError):
     """
-    Raised by a handler of event logs that cannot work now, whatever it is handed.
+    Raised by an event log handler that cannot work now, whatever it is called with.
 
-    Nothing is wrong with the event logs: no attempt is counted, none becomes a dead letter. They
-    are held and tried again; after a minute the broker has them back, until the consumer's
-    ``probe`` says that there is a point in trying.
+    The event logs are not to blame: no attempt is counted, and none becomes a dead letter. They
+    are held and tried again. After a minute they are returned to the broker, until the consumer's
+    ``probe`` returns true.
 
     .. versionadded:: 0.1.0
     """

@@ -1,5 +1,5 @@
 """
-What is optional, and which extra brings it.
+Optional dependencies, and the extras that install them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ EXTRAS = {
     "markupsafe": "explorer",
     "werkzeug": "explorer",
 }
-"""The extra that brings each package."""
+"""The extra that installs each package."""
 
 
 class MissingExtra(ConfigurationError):
     """
-    A package is not installed that an extra brings.
+    A package of an extra is not installed.
 
-    `nameko run` ends with the text of a ``ConfigurationError``, without a traceback, which it
-    prints for an ``ImportError``.
+    For a ``ConfigurationError`` `nameko run` prints only the text, for an ``ImportError`` a
+    traceback.
 
     Args:
-        package: What is not installed.
-        extra: What is to be installed.
+        package: The missing package.
+        extra: The extra to install.
     """
 
     def __init__(self, package: str, extra: str) -> None:
@@ -44,10 +44,10 @@ class MissingExtra(ConfigurationError):
 
 def require(*packages: str) -> None:
     """
-    Refuse to go on without packages that are imported later, when a service starts.
+    Check that packages are installed that are imported later.
 
     Raises:
-        MissingExtra: One is not installed.
+        MissingExtra: A package is not installed.
     """
     for package in packages:
         if find_spec(package) is None:
@@ -57,13 +57,13 @@ def require(*packages: str) -> None:
 @contextmanager
 def extra(name: str = "") -> Iterator[None]:
     """
-    Say which extra is to be installed, where an import within the block fails for want of it.
+    Turn an ``ImportError`` in the ``with`` block into an error that names the extra to install.
 
     Args:
-        name: The extra; default: the one that brings the package.
+        name: The extra; the default is the extra that installs the package.
 
     Raises:
-        MissingExtra: It is not installed.
+        MissingExtra: A package of an extra is not installed.
     """
     try:
         yield

@@ -1,5 +1,5 @@
 """
-Values of plain JSON types, which msgspec encodes as kombu does, in a tenth of the time.
+Values of plain JSON types. msgspec encodes them like kombu, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import msgspec
 
 
 MAX_DEPTH = 100
-"""Levels of nesting that are encoded; what lies deeper is cut."""
+"""The deepest nesting that is encoded. Deeper values are cut."""
 
 CUT = f"[nesting beyond {MAX_DEPTH} levels cut]"
-"""What stands in the place of what is cut."""
+"""Replaces a value that is cut."""
 
 _SCALARS = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({float, list, tuple, dict})
@@ -27,18 +27,18 @@ encode_plain = msgspec.json.Encoder().encode
 
 def looks_tagged(value: Mapping[Any, Any]) -> bool:
     """
-    Tell whether kombu's JSON decoder would take *value* for one of its tagged values.
+    Tell whether kombu's JSON decoder would interpret *value* as a tagged value.
 
-    It raises on an unknown tag, in the consumer, before any code of the consumer's runs.
+    For an unknown tag it raises in the consumer, before the consumer's own code runs.
     """
     return len(value) == 2 and "__type__" in value and "__value__" in value
 
 
 def is_plain(value: dict[str, Any], redact: frozenset[str] = frozenset()) -> bool:
     """
-    Tell whether msgspec and kombu's JSON encode *value* alike, and nothing in it is redacted.
+    Tell whether msgspec and kombu encode *value* to the same JSON, and no key is redacted.
     """
-    if redact or len(value) == 2:  # it may be poison
+    if redact or len(value) == 2:  # a dict of two keys may look tagged
         return _plain_nodes(value, redact, 1) < _FAST_NODES
     for key, element in value.items():  # most event data is flat
         kind = type(element)
@@ -51,10 +51,10 @@ def is_plain(value: dict[str, Any], redact: frozenset[str] = frozenset()) -> boo
 
 def _plain_nodes(value: Any, redact: frozenset[str], depth: int) -> int:
     """
-    Count the containers' elements in *value*, up to the first that is not plain.
+    Count the elements of all containers in *value*.
 
     Returns:
-        The count, or ``_FAST_NODES`` if *value* is not plain or too large to go on.
+        The count, or ``_FAST_NODES`` if *value* is not plain, or too large for the fast path.
     """
     if type(value) is dict:
         if (value and {*map(type, value)} != _KEYS) or looks_tagged(value):

@@ -1,5 +1,5 @@
 """
-Saying what went wrong in our own hooks.
+Report errors in our own hooks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _log = logging.getLogger("nameko_eventlog")
 
 def report(message: str, *args: object) -> None:
     """
-    Log the exception that is being handled in one of our hooks, whatever the handlers do.
+    Log the exception that is being handled. If a log handler raises, print it.
     """
     try:
         _log.exception(message, *args)

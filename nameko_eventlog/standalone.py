@@ -1,5 +1,5 @@
 """
-Event logs from outside containers: scripts, cron jobs, shells.
+Dispatch event logs outside of service containers: from scripts, cron jobs, shells.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ def event_log_dispatcher(
     """
     Dispatch event logs in the name of a service, without running it.
 
-    In the block, what the running code logs through `logging_ext.EventLogHandler` or
-    `logging_ext.EventLogProcessor` is dispatched with null entrypoint fields. At its end what
-    is left is delivered, for ``flush_timeout`` at the most.
+    In the ``with`` block, records logged through `logging_ext.EventLogHandler` or
+    `logging_ext.EventLogProcessor` are dispatched with null entrypoint fields. At its end the rest
+    is delivered, within ``flush_timeout``.
 
-    The relay is a green thread. Code that never yields to others (it is not monkey-patched, or
-    computes) is relieved by it at the next manual call, or at the end.
+    The relay is a green thread. If code never yields, because it is not monkey-patched or only
+    computes, the relay publishes at the next manual call, or at the end of the block.
 
     Args:
-        config: As in ``config.yaml``; ``AMQP_URI`` and ``EVENTLOG_DISPATCHER`` count,
-            ``LOGGING`` is left to ``dictConfig``.
+        config: The configuration as in ``config.yaml``. ``AMQP_URI`` and ``EVENTLOG_DISPATCHER``
+            are used; pass ``LOGGING`` to ``dictConfig`` yourself.
         service_name: The service.
-        dispatcher: One of a subclass, or with options of its own.
+        dispatcher: A dispatcher of a subclass, or with constructor options; None for a plain one.
 
     Yields:
-        The callable that a service gets injected: ``eventlog(event_type, event_data, metadata)``,
-        with ``stats()``.
+        The callable that is injected into services: ``eventlog(event_type, event_data,
+        metadata)``, with ``stats()``.
 
     Raises:
-        ConfigurationError: If the configuration is wrong.
+        ConfigurationError: The configuration is invalid.
 
     .. versionadded:: 0.1.0
     """

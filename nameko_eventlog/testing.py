@@ -11,7 +11,7 @@ from typing import Any
 
 import kombu.serialization
 
-from logging_ext.context import bind_sink
+from logging_ext.context import bind_sink, outside_context
 from logging_ext.handlers import EventLogHandler
 from nameko_eventlog.config import Config
 from nameko_eventlog.delivery import OutboxEntry
@@ -24,7 +24,7 @@ from nameko_eventlog.dispatching.sinks import DispatchingSink
 
 class CapturedEventLogs(list[dict[str, Any]]):
     """
-    The bodies of captured event logs, as consumers get them, in the order of their dispatch.
+    The bodies of captured event logs, decoded as by a consumer, in the order of their dispatch.
 
     ``dispatch`` is a callable like the one that `nameko_eventlog.EventLogDispatcher` injects,
     for services made by ``worker_factory(Service, eventlog=event_logs.dispatch)``.
@@ -35,7 +35,7 @@ class CapturedEventLogs(list[dict[str, Any]]):
 
 class _Recorder:
     """
-    A delivery that decodes what it takes, as a consumer would.
+    A `Delivery` that decodes messages like a consumer, and records the bodies.
     """
 
     def __init__(self, bodies: CapturedEventLogs) -> None:
@@ -75,9 +75,6 @@ class _Recorder:
         """
 
     def stats(self) -> dict[str, int]:
-        """
-        Return the counts.
-        """
         nothing = (
             *("refused", "not_forwarded", "oldest_seconds", "reconnects"),
             *("blocked_seconds", "unpersisted_count", "stalled_seconds"),
@@ -92,17 +89,17 @@ def capture_event_logs(
     """
     Capture event logs instead of sending them.
 
-    Service containers that start inside the block dispatch into the list, with their
-    workers' context. So does code that runs in the block outside any worker, such as a
-    service made by Nameko's ``worker_factory``, with null entrypoint fields.
+    Service containers that start inside the ``with`` block dispatch into the list, with their
+    workers' context. So does code in the block that runs outside any worker, such as a service
+    made by Nameko's ``worker_factory``, with null entrypoint fields.
 
     Args:
         *loggers: Names of loggers that get a `logging_ext.EventLogHandler` for the block, at
-            *level*. None are needed where the test has configured logging as the service does.
-        level: The level of those loggers in the block.
+            *level*. Pass none if the test configures logging as the service does.
+        level: The level of these loggers in the block.
 
     Yields:
-        The bodies; its ``dispatch`` dispatches by hand.
+        The list of bodies, with ``dispatch`` for dispatching by hand.
 
     .. versionadded:: 0.1.0
     """
@@ -111,13 +108,7 @@ def capture_event_logs(
     outside = DispatchingSink(
         BodyEncoder(Serializer("json"), (), Config().max_event_bytes, "seconds"),
         recorder,
-        {
-            "service_name": None,
-            "entrypoint_protocol": None,
-            "entrypoint_name": None,
-            "call_id": None,
-            "call_stack": [],
-        },
+        outside_context(),
         dict,
     )
     bodies.dispatch = dispatcher.Dispatch(outside, recorder)
@@ -140,7 +131,7 @@ def capture_event_logs(
 
 try:
     import pytest
-except ImportError:  # the context manager needs nothing of it
+except ImportError:  # the context manager works without pytest
     pass
 else:
 

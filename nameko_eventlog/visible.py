@@ -1,9 +1,9 @@
 r"""
-Text that others have sent, where people read it: what is invisible in it is made visible.
+Make invisible characters in received text visible, for the terminal and for web pages.
 
-One table for the terminal and the page. Control characters move a terminal's cursor, set its title
-or end a line that should be one; others turn the direction of the text behind them, or have no
-shape, so that two names look alike. They are written as escapes, ``\x1b``.
+Control characters move a terminal's cursor, set its title or break lines. Other characters change
+the direction of the text that follows, or have no glyph, so that two names look alike. They are
+written as escapes, such as ``\x1b``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 
 
-# a character that the joiners of Arabic, Indic scripts and emoji may stand beside
+# characters that may be next to a joiner: Arabic, Indic scripts, emoji
 _JOINABLE = (
     "\u0600-\u115e\u1161-\u17b3\u17b6-\u180a\u1810-\u1fff\u2190-\u2fff\u3040-\u3163\u3165-\ud7ff"
     "\ufb50-\ufdff\ufe0f\ufe70-\ufefe\U00010800-\U0001bc9f\U0001f000-\U0001faff\U00020000-\U000323af"
 )
-# what has more than one look, and a selector behind it that says which: pictographs, CJK, Burmese
+# characters with several glyphs, chosen by a variation selector: pictographs, CJK, Burmese
 _SELECTABLE = (
     "\xa9\xae\u1000-\u109f\u203c\u2049\u2122\u2139\u2190-\u2bff\u3000-\u3163\u3165-\u9fff"
     "\U0001f000-\U0001faff\U00020000-\U000323af"
@@ -29,25 +29,25 @@ _INVISIBLE = (
 )
 _ON_A_LINE = re.compile(f"[\x00-\x0a{_INVISIBLE}]")
 _ON_LINES = re.compile(f"[\x00-\x08{_INVISIBLE}]")
-# of these, what has a use where it stands: a joiner between what joins, one selector behind what
-# has several looks, or in a keycap
+# allowed where they have a meaning: a joiner between joinable characters, a variation selector
+# after a character with several glyphs or in a keycap
 _JOINS = re.compile(f"(?<=[{_JOINABLE}])[\u200c\u200d](?=[{_JOINABLE}])")
 _SELECTS = re.compile(f"(?<=[{_SELECTABLE}])[\ufe00-\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3)")
-# marks that stack: more of them than any script has grow over the lines above and below
+# combining marks: more of them than any script uses would cover the lines above and below
 _MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
 _TOWER = re.compile(f"([{_MARKS}]{{4}})([{_MARKS}]+)")
 
 
 def visible(text: str, *, has_lines: bool = False) -> str:
     r"""
-    Write what would change the look of the text around it, or has none itself, as an escape.
+    Escape characters that are invisible, or that change how the text around them is shown.
 
     Args:
         text: The text.
-        has_lines: Whether tabs and ends of lines stay as they are.
+        has_lines: Whether tabs and line breaks stay as they are.
 
     Returns:
-        The text; of marks that stack, four are left, and how many there were.
+        The text. Of more than four combining marks, four are left, with the number of the others.
     """
     if text.isascii() and text.isprintable():
         return text

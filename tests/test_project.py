@@ -69,6 +69,7 @@ BESIDES = {"cli": {"nameko_eventlog.explorer.config"}}
 
 SHARED = {
     "addresses",
+    "backoff",
     "checking",
     "compat",
     "describing",

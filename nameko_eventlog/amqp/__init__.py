@@ -1,3 +1,5 @@
 """
-AMQP: connections, frames, headers and messages, and what of py-amqp and kombu is not documented.
+AMQP: connections, frames, headers and messages.
+
+Only this package uses undocumented parts of py-amqp and kombu.
 """

@@ -28,38 +28,38 @@ from nameko_eventlog.amqp.settings import PublisherSettings
 _os_socket = patcher.original("socket")
 
 OPEN_TIMEOUT = 30.0
-"""Seconds for all that opening a connection takes: a dozen round trips."""
+"""Seconds for opening a connection, which takes a dozen round trips."""
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds for what py-amqp waits for by itself, and for a heartbeat to leave."""
+"""Seconds for an operation in which py-amqp may wait, such as sending a heartbeat."""
 
 CLOSE_TIMEOUT = 0.5
-"""Seconds for saying goodbye."""
+"""Seconds for closing a connection."""
 
 _NO_USER_TIMEOUT = {socket.TCP_USER_TIMEOUT: 0} if hasattr(socket, "TCP_USER_TIMEOUT") else {}
 
-# replies that say nothing against the message: connection forced, access refused, no such
-# exchange, resource locked, internal error
+# reply codes that do not blame the message: connection forced, access refused, no such exchange,
+# resource locked, internal error
 _NOT_THE_MESSAGE = frozenset({0, 320, 403, 404, 405, 541})
 
 
 OnConfirm = Callable[[int, bool, bool], None]
 """
-Called with a delivery tag, whether it stands for all before, and whether what it stands for was
-taken (True) or refused (False).
+Called with a delivery tag, whether it covers all earlier tags, and whether the messages were
+accepted (True) or refused (False).
 """
 
 OnReturn = Callable[[str], None]
 """
-Called with the message id of a mandatory message that no queue takes, before it is confirmed.
+Called with the message id of a mandatory message that no queue receives, before its confirm.
 """
 
 
 class BrokerTimeout(OSError):
     """
-    The broker has not done something in time; the connection counts as lost.
+    The broker did not respond in time, and the connection counts as lost.
 
-    No ``TimeoutError``: for py-amqp that says that there is nothing to read.
+    It is not a ``TimeoutError``: py-amqp treats that as "nothing to read".
     """
 
 
@@ -67,12 +67,32 @@ class Broker:
     """
     A broker, and at most one connection to it.
 
+    Only the relay's OS thread may use it; ``abandon`` may be called from any thread.
+
     Args:
         settings: How to connect and to publish.
         route: Where to publish.
-        on_confirm: Called when the broker has confirmed or refused.
-        on_return: Called when it has returned a message.
+        on_confirm: Called when the broker has confirmed or refused messages.
+        on_return: Called when the broker has returned a message.
     """
+
+    errors: tuple[type[BaseException], ...]
+    """Raised when a connection is lost or cannot be made, by a wrong password for example."""
+
+    transient_errors: tuple[type[BaseException], ...]
+    """Those of publishing that do not blame the message: it is published again."""
+
+    next_tag: int
+    """The delivery tag of the next message; the first one is 1."""
+
+    confirms: bool
+    """Whether the broker confirms. If not, messages count as confirmed when they are sent."""
+
+    blocked_since: float | None
+    """When an alarm began to block publishing, by ``time.monotonic()``, or None."""
+
+    unblocked_at: float
+    """When the last alarm ended."""
 
     def __init__(
         self,
@@ -85,7 +105,7 @@ class Broker:
         self._route = route
         self._on_confirm = on_confirm
         self._on_return = on_return
-        self.blocked_since: float | None = None
+        self.blocked_since = None
         self.unblocked_at = 0.0
         self._blocked_before = 0.0
         self._frames = FrameGatherer()
@@ -93,8 +113,8 @@ class Broker:
         self._publisher: Publisher | None = None
         self._reader: Reader | None = None
         options: dict[str, Any] = {
-            # py-amqp's default of one second would cut the connection to a broker that has
-            # an alarm and does not read, and over every hiccup of the network
+            # py-amqp's default of one second would end the connection whenever a broker with an
+            # alarm does not read, or the network is slow
             "socket_settings": {
                 **_NO_USER_TIMEOUT,
                 **(settings.connection.transport_options.get("socket_settings") or {}),
@@ -115,18 +135,17 @@ class Broker:
         self._transport: Any = None
         self._connection: Any = None
         self._channel: Any = None
-        self._declaring: Any = None  # another channel: a refusal closes it
+        self._declaring: Any = None  # its own channel, because a refusal closes it
         self._abandoned = False
         self.next_tag = 1
         self.confirms = False
         self.frame_max = 131_072
-        # a wrong user name ends in one of these as well
-        self.errors: tuple[type[BaseException], ...] = (
+        self.errors = (
             *self._client.connection_errors,
             *self._client.channel_errors,
             OSError,
         )
-        self.transient_errors: tuple[type[BaseException], ...] = (
+        self.transient_errors = (
             *self._client.recoverable_connection_errors,
             *self._client.recoverable_channel_errors,
             OSError,
@@ -135,7 +154,7 @@ class Broker:
     @property
     def blocked_seconds(self) -> float:
         """
-        For how long the broker has blocked, now and before.
+        How many seconds alarms have blocked publishing, in total.
         """
         now = 0.0 if self.blocked_since is None else monotonic() - self.blocked_since
         return self._blocked_before + now
@@ -143,19 +162,20 @@ class Broker:
     @property
     def address(self) -> str:
         """
-        The address of the broker that was tried last, without the password.
+        The address of the broker that was last connected to, without the password.
         """
         return self._address
 
     def open(self) -> None:
         """
-        Connect, and declare what event logs are published to.
+        Connect, and declare the exchanges and bindings of the route.
 
         Raises:
             Exception: One of `errors`.
         """
         self._address = self._next_address()
-        with eventlet.Timeout(OPEN_TIMEOUT, BrokerTimeout(f"no answer in {OPEN_TIMEOUT} s")):
+        timeout = BrokerTimeout(f"no answer within {OPEN_TIMEOUT} s")
+        with eventlet.Timeout(OPEN_TIMEOUT, timeout):
             try:
                 self._connect()
             except self.errors:
@@ -175,7 +195,7 @@ class Broker:
         self._connection = connection = self._transport.establish_connection()
         if self._abandoned:
             self.abandon()
-            raise BrokerTimeout("the process has forked meanwhile")
+            raise BrokerTimeout("the process forked while connecting")
         if hasattr(connection, "frame_writer"):
             self._reader = open_reader(connection)
         self.frame_max = getattr(connection, "frame_max", None) or self.frame_max
@@ -200,14 +220,16 @@ class Broker:
     @property
     def socket(self) -> Any:
         """
-        The connection's socket, or None where the transport has none.
+        The connection's socket, readable when there is something to `read`.
+
+        None if the transport has no socket; then poll `read`.
         """
         return getattr(self._connection, "sock", None) if self.confirms else None
 
     @property
     def is_open(self) -> bool:
         """
-        Whether the connection and the channel are there to publish on.
+        Whether there is a connection with a channel to publish on.
         """
         if self._connection is None:
             return False
@@ -215,23 +237,27 @@ class Broker:
 
     def is_above_a_frame(self, message: Message) -> bool:
         """
-        Tell whether the message's properties need more than a frame, which AMQP forbids.
+        Tell whether the message's properties exceed a frame, which AMQP forbids.
 
-        RabbitMQ closes the connection then, and its reason may be lost with it.
+        RabbitMQ closes the connection then, and its reply may be lost.
         """
-        for _ in range(2):  # what a signal handler raises says nothing against the message
+        for _ in range(2):  # twice, because a signal handler may have raised the first time
             with suppress(Exception):
-                # class, weight and body size before them, in a frame of its own
+                # they follow class, weight and body size, in one frame
                 return 12 + 8 + len(self._properties.encode(message)) > self.frame_max
         return True
 
     def publish(self, message: Message, mandatory: bool) -> None:
         """
-        Send *message*, under the delivery tag that `next_tag` was before.
+        Send *message* under the delivery tag `next_tag`, and raise that by one.
+
+        Args:
+            message: The message.
+            mandatory: Whether the broker returns it if no queue receives it.
 
         Raises:
-            Exception: One of `transient_errors`, or, before anything of it was sent,
-                whatever its encoding raises.
+            Exception: One of `transient_errors`; or an error of encoding, and then nothing of the
+                message was sent.
         """
         settings = self._settings
         body: Any = message.body
@@ -259,63 +285,64 @@ class Broker:
 
     def batch(self) -> AbstractContextManager[None]:
         """
-        Gather what is sent in the block, and send it at its end.
+        Collect the messages sent in the ``with`` block, and write them at its end.
         """
         return self._frames.batch()
 
     def read(self, limit: int) -> int:
         """
-        Read what the broker has sent, without waiting for more.
+        Handle the methods that the broker has sent, without waiting for more.
 
         Args:
-            limit: How many of its methods at most.
+            limit: The most methods.
 
         Returns:
-            How many there were; if *limit*, maybe more are here already.
+            How many were handled; if *limit*, more may be available.
 
         Raises:
             Exception: One of `errors`.
         """
         if self._reader is None:
             return 0
-        with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("reading timed out")):
+        with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("timeout while reading")):
             try:
                 return self._reader.read(limit)
             except self._client.channel_errors as exc:
                 if not self._declarations.is_refusal(exc):
                     raise
-                self._declarations.note_refusal(exc)
+                self._declarations.log_refusal(exc)
                 return limit
 
     def declare(self) -> None:
         """
-        Declare again what event logs are published to, without waiting for an answer.
+        Repeat the declarations, without waiting for an answer.
 
         Raises:
             Exception: One of `errors`.
         """
         if self._declaring is not None:
-            with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("declaring timed out")):
+            with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("timeout while declaring")):
                 self._declarations.repeat(self._declaring)
 
     def check_heartbeat(self) -> None:
         """
-        Send a heartbeat if it is time.
+        Send a heartbeat if it is time, and check for the broker's. Call it every second.
 
         Raises:
-            Exception: One of `errors`, if the broker has been silent for too long.
+            Exception: One of `errors`; the broker may have been silent for too long.
         """
         if not self._client.supports_heartbeats:
             return
-        with eventlet.Timeout(ANSWER_TIMEOUT, BrokerTimeout("a heartbeat could not be sent")):
+        timeout = BrokerTimeout("timeout while sending a heartbeat")
+        with eventlet.Timeout(ANSWER_TIMEOUT, timeout):
             self._transport.heartbeat_check(self._connection)
 
     def close(self, orderly: bool) -> None:
         """
-        Close the connection.
+        Close the connection, if there is one.
 
         Args:
-            orderly: Whether to say goodbye and wait for the answer.
+            orderly: Whether to send AMQP's close method and wait for the answer.
         """
         connection, self._connection, self._channel = self._connection, None, None
         self._publisher = self._reader = self._declaring = None
@@ -324,24 +351,21 @@ class Broker:
             return
         is_remote = hasattr(connection, "collect")
         try:
-            with suppress(*self.errors), eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")):
+            with suppress(*self.errors), eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("close")):
                 if orderly or not is_remote:
                     self._transport.close_connection(connection)
         finally:
             if is_remote:
                 # whatever it raises, the connection is gone
-                with (
-                    suppress(Exception),
-                    eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("goodbye")),
-                ):
+                with suppress(Exception), eventlet.Timeout(CLOSE_TIMEOUT, BrokerTimeout("close")):
                     connection.collect()
 
     def abandon(self) -> None:
         """
-        Leave the connection to the parent, in a forked child.
+        In a forked child, leave the connection to the parent.
 
-        Another socket takes the place of the parent's in the child's table of files: whatever
-        still runs here cannot reach the broker with it, nor close it.
+        The child's file descriptor is redirected to another socket, so that code that still runs
+        here can neither write to the parent's connection nor shut it down.
         """
         self._abandoned = True
         sock = getattr(self._connection, "sock", None)
@@ -373,6 +397,6 @@ class Broker:
 
 def blames_message(exc: BaseException) -> bool:
     """
-    Tell whether the broker closed a channel or a connection for what was sent to it.
+    Tell whether the broker closed a channel or a connection because of a message.
     """
     return reply_code(exc) not in _NOT_THE_MESSAGE

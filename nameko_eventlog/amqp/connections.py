@@ -1,8 +1,8 @@
 """
-Connections to a broker, whose certificate must be of the host that was asked for.
+Connections to a broker, with TLS certificates checked against the host name.
 
-py-amqp checks a certificate's authority, and its host name only if it is told one. kombu tells it
-one on demand, but that of the first of several hosts, and ``127.0.0.1`` for ``localhost``.
+py-amqp verifies a certificate's authority, and its host name only if it is given one. kombu can
+pass one, but that of the first of several hosts, and ``127.0.0.1`` for ``localhost``.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ CONNECT_TIMEOUT = 5.0
 
 class NamedConnection(Connection):
     """
-    A connection that checks the host name of each of its hosts, where it speaks TLS.
+    A connection that, with TLS, checks the certificate's name for each of several hosts.
 
-    Its arguments are those of `kombu.Connection`. In ``ssl``, ``server_hostname`` is the name that
-    the certificate must be of, by default that of the address; ``cert_reqs: 0`` checks nothing.
+    Its arguments are those of `kombu.Connection`. ``server_hostname`` in ``ssl`` is the name that
+    the certificate must have; the default is the host in the address. ``cert_reqs: 0`` turns the
+    check off.
     """
 
     ssl: Any
@@ -41,7 +42,7 @@ class NamedConnection(Connection):
 
     def switch(self, conn_str: str) -> None:
         """
-        Go to another host, with a certificate of its own.
+        Switch to another host, which has another certificate.
         """
         super().switch(conn_str)
         self._name_host()
@@ -49,11 +50,11 @@ class NamedConnection(Connection):
     def _name_host(self) -> None:
         transport = self.get_transport_cls()
         if not issubclass(transport, pyamqp.Transport):
-            return  # others than AMQP's have options of their own
+            return  # other transports have other options
         host = str(self.hostname or "localhost")
         if self.ssl or issubclass(transport, pyamqp.SSLTransport):
             self.ssl = with_server_name(self.ssl, host)
-        if self._own_options.get("ssl"):  # py-amqp takes these in place of the others
+        if self._own_options.get("ssl"):  # py-amqp prefers these
             self.transport_options = {
                 **self._own_options,
                 "ssl": with_server_name(self._own_options["ssl"], host),
@@ -62,18 +63,18 @@ class NamedConnection(Connection):
 
 def with_server_name(options: Any, host: str) -> dict[str, Any]:
     """
-    Return options of py-amqp's TLS that check the host name, unless they say otherwise.
+    Return TLS options for py-amqp that check the host name, unless *options* turn that off.
 
     Args:
-        options: A mapping, or anything else for none.
-        host: As an address has it: a name, or an IP address.
+        options: A mapping; anything else counts as no options.
+        host: The host in the address: a name, or an IP address.
     """
     named = dict(options) if isinstance(options, Mapping) else {}
     if named.get("server_hostname") is not None or named.get("cert_reqs") == ssl.CERT_NONE:
         return named
-    # absolute names end in a dot, addresses of a link in its name: no certificate has either
+    # certificates have neither the dot of an absolute name nor the zone of a link-local address
     named["server_hostname"] = host.partition("%")[0].removesuffix(".")
-    if named.get("context"):  # py-amqp makes one of these, which does not check by itself
+    if named.get("context"):  # py-amqp makes a context from it, which does not check by default
         named["context"] = {"check_hostname": True, **named["context"]}
     return named
 
@@ -85,13 +86,13 @@ def make_connection(
     **transport_options: Any,
 ) -> Connection:
     """
-    Make a connection, which is opened when it is used.
+    Make a connection. It is opened when it is first used.
 
     Args:
         settings: How to connect.
-        uri: A broker other than that of the settings.
-        heartbeat: Seconds; 0 for none.
-        **transport_options: Added to those of the settings.
+        uri: The address of another broker than that in the settings, or None.
+        heartbeat: Seconds between heartbeats; 0 for none.
+        **transport_options: Added to those in the settings.
     """
     return NamedConnection(
         settings.uri if uri is None else uri,
@@ -105,27 +106,27 @@ def make_connection(
 
 def broker_uri(value: Any) -> str:
     """
-    Take a broker's address as Nameko does: a string, or a list of those to try in turn.
+    Check a broker's address as Nameko allows it: a string, or a list of addresses to try in turn.
 
     Returns:
-        One string, as kombu takes it.
+        One string, as kombu expects it.
 
     Raises:
-        ConfigurationError: If it is none, kombu does not know its transport, or its password was
-            not quoted; nothing of that is shown.
+        ConfigurationError: It is not an address, kombu does not know its transport, or its
+            password is not quoted. The message does not show the password.
     """
     try:
         uri = broker_address(value)
     except ValueError as exc:
         raise ConfigurationError(
-            f"the broker of event logs cannot be at {masked(value)!r}: it must be {exc}"
+            f"invalid broker address for event logs {masked(value)!r}: it must be {exc}"
         ) from None
     for one in uri.split(";"):
         try:
             Connection(one).get_transport_cls()
         except Exception as exc:
             raise ConfigurationError(
-                f"the broker of event logs cannot be at {masked(one)!r}: it must be"
+                f"invalid broker address for event logs {masked(one)!r}: it must be"
                 f" amqp://USER:PASSWORD@HOST/VHOST ({without_secrets(repr(exc), one)})"
             ) from None
     return uri

@@ -1,10 +1,10 @@
 """
-From a body as it was sent to what it says, within bounds.
+Decompress and decode received bodies within bounds.
 
-kombu's ``loads`` lets through what is not accepted if it calls itself ``application/data``, and
-then decodes it with any of Python's codecs, of which some decompress (``bz2``, ``zlib``) and some
-take quadratic time (``punycode``). So it is asked only about content types that are accepted, and
-with names of character sets alone.
+kombu's ``loads`` does not check ``application/data`` against the accepted content types, and
+decodes it with any of Python's codecs: some decompress (``bz2``, ``zlib``), some take quadratic
+time (``punycode``). So it is called only with accepted content types and with names of character
+sets.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ JSON = "application/json"
 YAML = "application/x-yaml"
 
 UNREADABLE = "x-eventlog-unreadable-properties"
-"""The header that bears what could not be read of a message's properties, and nothing else."""
+"""The only header of a message with unreadable properties; it has the bytes, or the error."""
 
 VALUE_BYTES = 128
-"""How many bytes a decoded value is counted as: twice an empty list, half an object of one key."""
+"""How many bytes a decoded value counts as: twice an empty list, half an object of one key."""
 
-# bytes up to which values are not counted, and what each is counted as: counting would take a
-# twentieth of the time of decoding
+# in bodies up to so many bytes values are not counted, and each byte has this weight: counting
+# takes a twentieth of the time of decoding
 _SMALL, _SMALL_WEIGHT = 4096, 16
 
 _USUAL_ENCODINGS = frozenset({"utf-8", None, "binary", "us-ascii", ""})
@@ -56,10 +56,10 @@ def _finite(text: str) -> float:
     return number
 
 
-# msgspec takes up to 0.1 ms to read one number such as 1e308, Python less than a microsecond
+# msgspec takes up to 0.1 ms for a number such as 1e308, Python's float() less than a microsecond
 decode_json = msgspec.json.Decoder(float_hook=_finite).decode
 """
-Decode plain JSON, as ``msgspec.json.decode`` does, in a time that its size bounds.
+Decode plain JSON like ``msgspec.json.decode``, in a time bounded by its size.
 """
 
 
@@ -67,7 +67,7 @@ def _lzma() -> Any:
     return lzma.LZMADecompressor(memlimit=limits.LZMA_BYTES)
 
 
-# kombu's own methods, by their names and content types
+# kombu's compression methods, by name and content type
 _DECOMPRESSORS: dict[str, Any] = {
     **dict.fromkeys(("gzip", "zlib", "application/x-gzip"), zlib.decompressobj),
     **dict.fromkeys(("bzip2", "bzip", "application/x-bz2"), bz2.BZ2Decompressor),
@@ -83,18 +83,18 @@ def payload_of(
     accept: Collection[str],
 ) -> bytes:
     """
-    Return a body decompressed, if it may be decoded and is within the bounds.
+    Return a decompressed body, after checking that it may be decoded and is within bounds.
 
     Args:
-        body: As it was sent.
-        content_type: What it is encoded as.
+        body: The body as it was sent.
+        content_type: Its content type.
         content_encoding: The character set of text.
-        headers: The message's.
+        headers: The message's headers.
         accept: The content types that may be decoded.
 
     Raises:
-        ContentDisallowed: It is of another content type.
-        ValueError: It is too large, or its encoding or its compression is none that is known.
+        ContentDisallowed: Its content type is not accepted.
+        ValueError: It is too large, or its encoding or compression is unknown.
     """
     if type(content_type) is not str or content_type not in accept:
         if UNREADABLE in headers:
@@ -102,26 +102,24 @@ def payload_of(
         raise ContentDisallowed(f"the content type {describe_value(content_type)} is not accepted")
     if content_encoding not in _USUAL_ENCODINGS and not _is_text_encoding(content_encoding):
         raise ValueError(
-            f"the content encoding {describe_value(content_encoding)} is no character set"
+            f"the content encoding {describe_value(content_encoding)} is not a character set"
         )
     compression = headers.get("compression")
     if compression:
         body = _decompressed(body, compression)
     size = len(body)
-    if size > limits.BODY_VALUES:  # a value takes a byte at the least
+    if size > limits.BODY_VALUES:  # a value takes at least a byte
         if size > limits.BODY_BYTES:
-            raise ValueError(f"the body has {size} bytes, of {limits.BODY_BYTES} at the most")
+            raise ValueError(f"the body has {size} bytes, more than {limits.BODY_BYTES}")
         values = limits.count_values(body, content_type)
         if values > limits.BODY_VALUES:
-            raise ValueError(
-                f"the body has up to {values} values, of {limits.BODY_VALUES} at the most"
-            )
+            raise ValueError(f"the body has up to {values} values, more than {limits.BODY_VALUES}")
     return body
 
 
 def weight_of(payload: bytes, content_type: str) -> int:
     """
-    Return how many bytes *payload* may take when it is decoded, roughly.
+    Return about how many bytes *payload* takes when it is decoded.
     """
     size = len(payload)
     if size <= _SMALL:
@@ -131,10 +129,10 @@ def weight_of(payload: bytes, content_type: str) -> int:
 
 def load(payload: bytes, content_type: str, content_encoding: str | None) -> Any:
     """
-    Decode what `payload_of` has returned.
+    Decode a payload that `payload_of` returned.
 
     Raises:
-        Exception: What decoding raises: it came from outside.
+        Exception: Any error of decoding: the payload came from outside.
     """
     if content_type == JSON:
         if len(payload) > limits.INTEGER_DIGITS and _has_long_number(payload):
@@ -147,7 +145,7 @@ def load(payload: bytes, content_type: str, content_encoding: str | None) -> Any
 
 
 def _is_yaml_of_kombu() -> bool:
-    # not one that the service has registered in its place
+    # False if the service has registered its own
     decoder = registry._decoders.get(YAML)
     return getattr(decoder, "__module__", None) in ("kombu.serialization", "yaml")
 
@@ -160,22 +158,22 @@ def _decompressed(body: bytes, method: Any) -> bytes:
     make = _DECOMPRESSORS.get(method) if isinstance(method, str) else None
     if make is None:
         raise ValueError(
-            f"the compression {describe_value(method)} is not one of those that are read:"
-            " gzip, bzip2, lzma"
+            f"the compression {describe_value(method)} is not supported; supported are gzip,"
+            " bzip2 and lzma"
         )
     decompressor = make()
     found: bytes = decompressor.decompress(body, limits.BODY_BYTES + 1)
     if len(found) > limits.BODY_BYTES:
-        raise ValueError(f"decompressed, the body has more than {limits.BODY_BYTES} bytes")
+        raise ValueError(f"the decompressed body has more than {limits.BODY_BYTES} bytes")
     if not decompressor.eof:
-        raise ValueError("the compressed body ends too early")
+        raise ValueError("the compressed body is incomplete")
     if decompressor.unused_data:
-        raise ValueError("the compressed body goes on behind its end")
+        raise ValueError("the compressed body is followed by other data")
     return found
 
 
 def _are_integers_bounded() -> bool:
-    # by Python itself, whose integers take quadratic time; a service may have turned that off
+    # Python's own limit, because parsing takes quadratic time; a service may have turned it off
     limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
     return 0 < limit <= limits.INTEGER_DIGITS
 

@@ -1,8 +1,8 @@
 """
-Deliveries put together from AMQP's frames.
+Assemble deliveries from AMQP frames.
 
-py-amqp does that, too, in four times the time; and a property that it cannot read, such as text
-that is no UTF-8, ends whoever reads, again each time that the message is delivered.
+py-amqp takes four times as long. And if it cannot read a property, such as text that is not UTF-8,
+its error ends the consumer, every time that the message is delivered.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nameko_eventlog.describing import describe_error
 
 
 TABLE_WEIGHT = 32
-"""Bytes that a byte of a header table may take when it is decoded (27 measured)."""
+"""Bytes of memory that a byte of a header table may take when it is decoded (27 measured)."""
 
-_USUAL_PROPERTIES = 2048  # bytes: a call stack of eleven and what else Nameko has
+_USUAL_PROPERTIES = 2048  # bytes: a call stack of eleven ids, and Nameko's other headers
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _DELIVER = b"\x00\x3c\x00\x3c"
@@ -32,13 +32,13 @@ _content_header = struct.Struct(">HHQ")  # class, weight, size of the body (AMQP
 
 class DeliveryAssembler:
     """
-    Take a channel's deliveries out of the frames that a connection receives.
+    Assemble the deliveries of one channel from the frames that a connection receives.
 
     Args:
-        connection: Its handler of frames handles all others.
+        connection: The connection, whose own frame handler handles all other frames.
         channel: The number of the channel.
         on_delivery: Called with each delivery.
-        on_refusal: Called with what py-amqp raises when the broker closes another channel.
+        on_refusal: Called with py-amqp's error when the broker closes another channel.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class DeliveryAssembler:
             frame: Its type, its channel and its payload.
 
         Returns:
-            Whether something has come of it.
+            Whether it completed a method or a delivery.
 
         Raises:
-            Exception: What py-amqp raises for what a frame says.
+            Exception: py-amqp's error for the content of the frame.
         """
         kind, channel, payload = frame
         if channel != self._channel:
             return self._handle_other(frame)
         if kind == _METHOD and payload[:4] == _DELIVER:
-            self._connection.bytes_recv += 1  # a sign of life; py-amqp counts frames, too
+            self._connection.bytes_recv += 1  # for the heartbeat check; py-amqp counts frames too
             self._method = payload
             return False
         if self._method is None:
@@ -141,7 +141,7 @@ def _read_properties(header: bytes) -> dict[str, Any]:
     message = AMQPMessage()
     try:
         message.inbound_header(header)
-    except Exception:  # whatever py-amqp makes of what others have sent
+    except Exception:  # py-amqp raises many types for malformed properties
         return {"application_headers": {UNREADABLE: header.hex()}}
     properties: dict[str, Any] = message.properties
     return properties
@@ -149,7 +149,7 @@ def _read_properties(header: bytes) -> dict[str, Any]:
 
 def takes_frames(connection: Any) -> bool:
     """
-    Tell whether *connection* is py-amqp's: kombu's other transports have no frames.
+    Tell whether *connection* is py-amqp's. kombu's other transports have no frames.
     """
     return hasattr(connection, "on_inbound_frame")
 
@@ -169,13 +169,13 @@ def consume(
     Args:
         channel: A channel of kombu's.
         queue: The queue's name.
-        on_delivery: Called with each delivery, as it was sent.
+        on_delivery: Called with each delivery; the body is as it was sent.
         tag: The consumer's tag.
-        no_ack: Whether the broker needs no acknowledgements.
-        on_refusal: Called with what py-amqp raises when the broker closes another channel.
+        no_ack: Whether the broker expects no acknowledgements.
+        on_refusal: Called with py-amqp's error when the broker closes another channel.
 
     Raises:
-        Exception: What the broker answers.
+        Exception: The broker refused to let us consume.
     """
     _keep_compressed(channel)
     channel.basic_consume(
@@ -187,15 +187,15 @@ def consume(
     connection = channel.connection
     if takes_frames(connection):
         assembler = DeliveryAssembler(connection, channel.channel_id, on_delivery, on_refusal)
-        # also of what py-amqp reads itself, while it waits for an answer
+        # also handles frames that py-amqp reads while it waits for an answer
         connection.on_inbound_frame = assembler.handle
 
 
 def _keep_compressed(channel: Any) -> None:
     """
-    Let messages of *channel* be as they were sent, if it is of one of kombu's own transports.
+    Leave messages of *channel* compressed, if its transport is one of kombu's own.
 
-    kombu decompresses each as it comes, however large it becomes.
+    kombu decompresses each message on arrival, however large it becomes.
     """
     message = getattr(channel, "Message", None)
     if isinstance(message, type) and issubclass(message, VirtualMessage):
@@ -204,10 +204,10 @@ def _keep_compressed(channel: Any) -> None:
 
 class _AsSent:
     """
-    What makes kombu's message leave its body alone, and take any headers.
+    A mixin for kombu's message that keeps its body compressed, and accepts any headers.
     """
 
-    errors: ClassVar[Any] = ("not decompressed",)  # if there are errors already, kombu does not
+    errors: ClassVar[Any] = ("not decompressed",)  # kombu does not decompress if there are errors
 
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         try:

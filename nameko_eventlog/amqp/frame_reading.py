@@ -1,8 +1,8 @@
 """
-Reading py-amqp's frames, many for one system call.
+Read many AMQP frames with one system call.
 
-Together with `frame_writing`, which writes them, and `deliveries`, which puts deliveries together,
-this leans on more of py-amqp than that documents; their tests pin what that is.
+This module, `frame_writing` and `deliveries` use undocumented parts of py-amqp. Their tests pin
+these parts.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _frame = struct.Struct(">BHI")  # type, channel, size of the payload (AMQP 0-9-1
 FRAME_END = 0xCE
 FRAME_OVERHEAD = _frame.size + 1
 
-# with a timeout of 0, py-amqp spins on half a frame, and nobody else gets a turn; with any
-# other, eventlet lets others run until the rest is there
+# with a timeout of 0, py-amqp spins on a partial frame, and no other green thread runs; with any
+# other timeout, eventlet runs others until the rest arrives
 _AT_ONCE = 1e-6
 
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 _MOST_READ = 1 << 16
-"""Bytes taken from the operating system at once."""
+"""The most bytes read with one system call."""
 
 
 @functools.cache
 def works() -> bool:
     """
-    Tell whether the installed py-amqp is one that `BufferedReader` gets along with.
+    Tell whether `BufferedReader` works with the installed py-amqp.
     """
     try:
         here, there = socket.socketpair()
@@ -61,28 +61,38 @@ def works() -> bool:
 
 def open_reader(connection: Any) -> Reader:
     """
-    Return what reads from *connection* the quickest.
+    Return the fastest reader that works for *connection*.
 
     Args:
-        connection: An open connection of py-amqp's, on which there is nothing left to read.
+        connection: An open connection of py-amqp, with nothing left to read.
     """
     return BufferedReader(connection) if works() else PlainReader(connection)
 
 
 class Reader(Protocol):
     """
-    What lets py-amqp handle frames.
+    Passes received frames to py-amqp.
     """
 
     def read(self, limit: int) -> int:
         """
-        Let it handle the frames that are here, without waiting for more.
+        Let py-amqp handle the frames that have arrived, without waiting for more.
+
+        Args:
+            limit: The most frames.
+
+        Returns:
+            How many were handled; if *limit*, more may be available.
+
+        Raises:
+            Exception: py-amqp's error for the content of a frame.
+            ConnectionError: The connection has ended.
         """
 
 
 class PlainReader:
     """
-    Read by what py-amqp documents.
+    A `Reader` that uses only documented parts of py-amqp.
 
     Args:
         connection: An open connection.
@@ -92,15 +102,6 @@ class PlainReader:
         self._connection = connection
 
     def read(self, limit: int) -> int:
-        """
-        Let py-amqp handle the frames that are here, without waiting for more.
-
-        Args:
-            limit: How many at most.
-
-        Returns:
-            How many there were.
-        """
         for number in range(limit):
             try:
                 self._connection.drain_events(timeout=_AT_ONCE)
@@ -111,13 +112,12 @@ class PlainReader:
 
 class BufferedReader:
     """
-    Read from a connection's socket in large pieces, and only when there is something to read.
+    A `Reader` that reads from the socket in large chunks, and only when data has arrived.
 
-    py-amqp reads each frame in three pieces, and waits for the first in a way that costs a turn
-    of the hub when there is nothing to wait for.
+    py-amqp reads each frame in three chunks, and runs the hub once when no data has arrived.
 
     Args:
-        connection: An open connection, on which py-amqp has read all that there was.
+        connection: An open connection, with nothing left to read.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -127,7 +127,7 @@ class BufferedReader:
         self._buffer = b""
         self._at = 0
         self._poll = _poll()
-        self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are told of as well
+        self._poll.register(self._socket.fileno(), 1)  # POLLIN; errors are always reported
         self._receive = self._transport._quick_recv
         self._transport._quick_recv = self.receive
 
@@ -135,7 +135,7 @@ class BufferedReader:
         """
         Return at most *size* bytes, and at least one unless the connection has ended.
 
-        In the place of the socket's ``recv``.
+        This replaces the socket's ``recv``.
         """
         at = self._at
         if at >= len(self._buffer):
@@ -145,21 +145,8 @@ class BufferedReader:
         return self._buffer[at : at + size]
 
     def read(self, limit: int) -> int:
-        """
-        Let py-amqp handle the frames that are here, without waiting for more.
-
-        Args:
-            limit: How many at most.
-
-        Returns:
-            How many there were; if *limit*, maybe more are here already.
-
-        Raises:
-            Exception: What py-amqp raises for what a frame says.
-            ConnectionError: If the connection has ended.
-        """
         transport = self._transport
-        if transport._read_buffer:  # py-amqp has stopped waiting in the middle of a frame
+        if transport._read_buffer:  # py-amqp has stopped in the middle of a frame
             self._buffer = bytes(transport._read_buffer) + self._buffer[self._at :]
             self._at = 0
             transport._read_buffer = b""
@@ -183,7 +170,7 @@ class BufferedReader:
         start = at + _frame.size
         end = start + size
         if buffer[end] != FRAME_END:
-            raise UnexpectedFrame(f"a frame ends in {buffer[end]:#x}, not in {FRAME_END:#x}")
+            raise UnexpectedFrame(f"a frame ends with {buffer[end]:#x}, not with {FRAME_END:#x}")
         self._at = end + 1
         return kind, channel, buffer[start:end]
 
@@ -203,8 +190,8 @@ class BufferedReader:
         return True
 
     def _receive_tls(self) -> bytes | None:
-        # no poll tells of what is decrypted already, and what one tells of may be half a record,
-        # or none of ours
+        # poll() does not report data that is already decrypted, and data that it reports may be
+        # part of a TLS record, or protocol data
         if not self._socket.pending() and not self._poll.poll(0):
             return None
         before = self._socket.gettimeout()

@@ -1,9 +1,9 @@
 """
-Fewer system calls, and less encoding, for what py-amqp writes.
+Write AMQP frames with fewer system calls and less encoding than py-amqp.
 
-It leans on more of py-amqp than that documents, as `frame_reading` does; the tests of both pin
-what that is. py-amqp encodes every frame and every property of a message anew;
-here what does not change is encoded once, and the frames of many are written together.
+py-amqp encodes every frame and every property of every message. Here, parts that do not change
+are encoded once, and the frames of many messages are written together. Like `frame_reading` this
+uses undocumented parts of py-amqp, which the tests pin.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
 
 
 _MOST_KEPT = 1_000
-"""Of each thing that is encoded once and kept."""
+"""The most entries of each cache."""
 _MOST_KEPT_BYTES = 1 << 20
-"""Of encoded properties, which hold a worker's context data."""
+"""The most bytes of cached properties, which contain workers' context data."""
 
-# The beginnings of frames: type, channel, size of the payload (AMQP 0-9-1, 4.2.3), and what the
-# payload begins with. The last has the end of the frame before it.
+# The beginnings of frames: type, channel, size of the payload (AMQP 0-9-1, 4.2.3), and the first
+# fields of the payload. `_BODY` begins with the end of the previous frame.
 _METHOD = struct.Struct(">BHIHH")  # class, method
 _HEADER = struct.Struct(">BHIHHQ")  # class, weight, size of the body (4.2.6.1)
 _BODY = struct.Struct(">BBHI")
@@ -51,9 +51,9 @@ _END = bytes([FRAME_END])
 @functools.cache
 def works() -> bool:
     """
-    Tell whether the installed py-amqp is one that this module gets along with.
+    Tell whether this module works with the installed py-amqp.
 
-    Otherwise what it documents does, with twice the CPU.
+    If not, py-amqp's documented methods are used, with twice the CPU time.
     """
     try:
         message = Message(b"{}", "application/json", "utf-8", {"a": ["b"]}, "paid", 1.0)
@@ -84,7 +84,7 @@ def works() -> bool:
 
 class _Frames:
     """
-    A transport that keeps what is written.
+    A transport that records what is written.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class FrameGatherer:
     """
     Write the frames of a batch with one system call.
 
-    `make` is for the argument ``frame_writer`` of `amqp.Connection`.
+    `make` is passed to `amqp.Connection` as ``frame_writer``.
     """
 
     def __init__(self) -> None:
@@ -107,18 +107,18 @@ class FrameGatherer:
 
     def make(self, connection: Any, transport: Any) -> Any:
         """
-        Return py-amqp's own writer of frames, which writes here.
+        Return py-amqp's frame writer, which writes to this object.
         """
-        self._frames = None  # a signal handler may have raised at the end of a batch
+        self._frames = None  # not reset if a signal handler raised at the end of a batch
         self._write = transport.write
         return frame_writer(connection, self)
 
     def write(self, frames: Any) -> None:
         """
-        Write *frames*, or, in a batch, keep them.
+        Write *frames*, or collect them if a batch is open.
 
         Args:
-            frames: Bytes, or a view of a buffer that is used again.
+            frames: Bytes, or a view of a buffer that py-amqp will overwrite.
         """
         if self._frames is not None:
             self._frames.append(bytes(frames))
@@ -128,7 +128,7 @@ class FrameGatherer:
     @contextmanager
     def batch(self) -> Iterator[None]:
         """
-        Gather what is written in the block, and write it at its end.
+        Collect the frames written in the ``with`` block, and write them at its end.
         """
         self._frames = []
         try:
@@ -141,7 +141,7 @@ class FrameGatherer:
 
 class PropertiesEncoder:
     """
-    Encode the properties of messages, what a worker's have in common once.
+    Encode the properties of messages. The part that a worker's messages share is encoded once.
 
     Args:
         settings: How to publish.
@@ -151,17 +151,17 @@ class PropertiesEncoder:
     def __init__(self, settings: PublisherSettings, service: str) -> None:
         self._settings = settings
         self._service = service
-        # by the identity of the headers, which are kept with it
+        # by the id of the headers, which are stored with it so that the id is not reused
         self._common: dict[tuple[int, str, str], tuple[Mapping[str, Any], bytes]] = {}
         self._common_bytes = 0
         self._tails: dict[tuple[int, str], bytes] = {}
 
     def encode(self, message: Message) -> bytes:
         """
-        Encode the properties of *message*, headers among them.
+        Encode the properties of *message*, including the headers.
 
         Raises:
-            Exception: If AMQP or RabbitMQ does not know a header's value.
+            Exception: AMQP or RabbitMQ cannot represent a header's value.
         """
         timestamp, event_type = whole_seconds(message), message.event_type
         tail = self._tails.get((timestamp, event_type))
@@ -189,13 +189,13 @@ class PropertiesEncoder:
 
 class Publisher:
     """
-    Publish on a channel, with the method's frame encoded once.
+    Publish on a channel. The frame of the publish method is encoded once.
 
     Args:
-        channel: A channel of py-amqp's.
+        channel: A channel of py-amqp.
         exchange: The exchange's name.
         routing_key: The routing key.
-        gatherer: Where to write.
+        gatherer: Writes the frames.
     """
 
     def __init__(
@@ -214,8 +214,8 @@ class Publisher:
 
         Args:
             body: Its body.
-            encoded_properties: As of `PropertiesEncoder`.
-            mandatory: Whether the broker returns it if no queue takes it.
+            encoded_properties: Its properties, encoded by `PropertiesEncoder`.
+            mandatory: Whether the broker returns it if no queue receives it.
 
         Raises:
             Exception: One of the connection's errors.
@@ -236,7 +236,7 @@ class Publisher:
             pieces += (_BODY.pack(FRAME_END, 3, channel_id, len(part)), part)
         pieces.append(_END)
         self._write(b"".join(pieces))
-        connection.bytes_sent += 1  # else py-amqp sends heartbeats that nobody needs
+        connection.bytes_sent += 1  # else py-amqp sends unnecessary heartbeats
 
 
 def _publish_frame(channel_id: int, exchange: str, routing_key: str, mandatory: bool) -> bytes:

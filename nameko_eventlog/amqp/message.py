@@ -1,5 +1,5 @@
 """
-A message as it travels: bytes, and what goes into AMQP's own properties.
+The message that carries an event log: its body and its AMQP properties.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nameko_eventlog.amqp.tables import check_finite
 
 class Message(msgspec.Struct, gc=False, eq=False):
     """
-    A serialised event log, as it travels.
+    A serialised event log with its AMQP properties.
 
     Args:
         body: The body's bytes.
@@ -27,7 +27,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
         headers: The message's headers: Nameko's context.
         event_type: The event type, for AMQP's ``type``.
         timestamp: When it happened, in seconds since the epoch.
-        message_id: Its identity, from the first publication on.
+        message_id: Its id, set before it is first published or stored.
     """
 
     body: bytes
@@ -57,7 +57,7 @@ def headers(message: Message, settings: PublisherSettings) -> dict[str, Any]:
 
 def sent_headers(message: Message, settings: PublisherSettings) -> dict[str, Any]:
     """
-    Return the headers with which *message* is published, its body compressed maybe.
+    Return the headers with which *message* is published, including that of the compression.
 
     Raises:
         ValueError: RabbitMQ cannot read one of them.
@@ -71,7 +71,7 @@ def sent_headers(message: Message, settings: PublisherSettings) -> dict[str, Any
 
 def whole_seconds(message: Message) -> int:
     """
-    Return the timestamp of *message* as AMQP has it, 0 if that cannot be.
+    Return the timestamp of *message* as AMQP represents it, or 0 if it cannot.
     """
     try:
         seconds = int(message.timestamp)
@@ -82,7 +82,7 @@ def whole_seconds(message: Message) -> int:
 
 def properties(message: Message, settings: PublisherSettings, service: str) -> dict[str, Any]:
     """
-    Return the AMQP properties of *message* but for the headers.
+    Return the AMQP properties of *message*, without the headers.
     """
     found: dict[str, Any] = {
         "content_type": message.content_type,
@@ -100,6 +100,34 @@ def properties(message: Message, settings: PublisherSettings, service: str) -> d
     return found
 
 
+def as_mapping(
+    message: Message,
+    settings: PublisherSettings,
+    service: str,
+    exchange: str,
+    routing_key: str,
+) -> dict[str, Any]:
+    """
+    Return the whole of *message* as a mapping from which it can be published again.
+
+    ``body`` is the body's text, or its base64 if ``body_encoding`` is ``base64``.
+    """
+    try:
+        body, body_encoding = message.body.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        body, body_encoding = base64.b64encode(message.body).decode("ascii"), "base64"
+    return {
+        "exchange": exchange,
+        "routing_key": routing_key,
+        "properties": {
+            **properties(message, settings, service),
+            "headers": headers(message, settings),
+        },
+        "body": body,
+        "body_encoding": body_encoding,
+    }
+
+
 def as_json(
     message: Message,
     settings: PublisherSettings,
@@ -110,30 +138,16 @@ def as_json(
     mark: Callable[[str], str] | None = None,
 ) -> str:
     """
-    Return the whole of *message* as one JSON object, from which it can be sent again.
+    Return `as_mapping` and the reason as one line of JSON.
 
-    ``body`` is the text of the body, or its base64 if ``body_encoding`` says so. Headers that
-    JSON does not know are there as text: AMQP does not know most of them either.
+    Header values that JSON cannot represent become text; AMQP cannot represent most of them
+    either.
     """
-    try:
-        body, body_encoding = message.body.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError:
-        body, body_encoding = base64.b64encode(message.body).decode("ascii"), "base64"
-    whole = {
-        "exchange": exchange,
-        "routing_key": routing_key,
-        "properties": {
-            **properties(message, settings, service),
-            "headers": headers(message, settings),
-        },
-        "body": body,
-        "body_encoding": body_encoding,
-        "reason": reason,
-    }
+    whole = {**as_mapping(message, settings, service, exchange, routing_key), "reason": reason}
     try:
         line = json.dumps(whole, allow_nan=False)
     except Exception:
-        whole["properties"]["headers"] = {  # type: ignore[index]
+        whole["properties"]["headers"] = {
             _as_text(name): value if isinstance(value, str) else _as_text(value)
             for name, value in headers(message, settings).items()
         }
@@ -142,7 +156,7 @@ def as_json(
         return line
     try:
         return mark(line)
-    except Exception:  # an OpenSSL without scrypt: better without a mark than not at all
+    except Exception:  # such as an OpenSSL without scrypt: better no mark than no line
         return line
 
 

@@ -1,5 +1,5 @@
 """
-A message as it was received, and how to read it.
+A received message, and decoding its body.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from nameko_eventlog.describing import MAX_REASON, describe_value
 
 
 ATTEMPTS = "x-delivery-count"
-"""The header in which a quorum queue says how often a message was delivered before."""
+"""The header in which a quorum queue counts earlier deliveries of a message."""
 
 
 @dataclass(slots=True)
 class ReceivedMessage:
     """
-    What the broker has delivered.
+    A message that the broker has delivered.
 
     Args:
-        body: As it was sent: encoded, and maybe compressed.
-        content_type: What it is encoded as.
+        body: The body as it was sent: encoded, and possibly compressed.
+        content_type: The content type.
         content_encoding: The character set of text.
-        headers: Nameko's context among them, each prefixed with ``nameko.``; names that are not
-            UTF-8 are bytes.
-        properties: AMQP's basic properties, without the headers: ``message_id``, ``type``,
-            ``app_id``, ``timestamp``.
-        exchange: Where it was published to.
-        routing_key: The Nameko event type.
-        redelivered: Whether somebody may have had it before.
-        delivery_tag: What it is acknowledged by.
-        nonce: What tells it from all others, if it bears no message id.
-        weight: How many bytes it takes, roughly.
-        decoded_weight: How many what it was decoded to takes, roughly, once it was.
+        headers: The headers, including Nameko's context with the prefix ``nameko.``; names that
+            are not UTF-8 are bytes.
+        properties: AMQP's basic properties without the headers, such as ``message_id``, ``type``,
+            ``app_id`` and ``timestamp``.
+        exchange: The exchange that it was published to.
+        routing_key: The routing key: the Nameko event type.
+        redelivered: Whether it may have been delivered before.
+        delivery_tag: The tag by which it is acknowledged.
+        nonce: A unique value, if it has no message id.
+        weight: About how many bytes it takes in memory.
+        decoded_weight: About how many bytes the decoded body takes, once it was decoded.
     """
 
     body: bytes
@@ -60,11 +60,11 @@ class ReceivedMessage:
     @classmethod
     def read(cls, message: Any) -> ReceivedMessage:
         """
-        Take what is needed from a message of py-amqp's, or of one of kombu's transports.
+        Read a message of py-amqp, or of one of kombu's transports.
         """
         try:
             return cls._read(message)
-        except Exception as exc:  # of others' making, down to what ought to be text
+        except Exception as exc:  # any part may be malformed, or of the wrong type
             reason = f"{type(exc).__name__}: {exc}"[:MAX_REASON]
             return cls(
                 body=b"",
@@ -91,7 +91,7 @@ class ReceivedMessage:
         if isinstance(body, str):
             body = body.encode("utf-8", "surrogatepass")
         elif not isinstance(body, (bytes, bytearray, memoryview)):
-            raise TypeError(f"the body is no bytes but {describe_value(body)}")
+            raise TypeError(f"the body must be bytes, not {describe_value(body)}")
         return cls(
             body=bytes(body),
             content_type=properties.pop("content_type", None)
@@ -110,20 +110,20 @@ class ReceivedMessage:
     @property
     def attempts_before(self) -> int:
         """
-        How often a consumer had it and did not acknowledge it; quorum queues count that.
+        How often it was delivered before and not acknowledged, as counted by a quorum queue.
         """
         count = self.headers.get(ATTEMPTS)
         return count if type(count) is int and 0 < count < 2**63 else 0
 
     def decode(self, accept: Collection[str]) -> Any:
         """
-        Return the body, decoded.
+        Return the decoded body.
 
         Args:
             accept: The content types, or the names of kombu's serializers, that may be decoded.
 
         Raises:
-            Exception: What decompressing and decoding raise: it came from outside.
+            Exception: Any error of decompressing or decoding: the body came from outside.
         """
         payload = self.payload(_content_types(tuple(accept)))
         content_type = self.content_type or ""
@@ -132,13 +132,13 @@ class ReceivedMessage:
 
     def payload(self, accept: Collection[str]) -> bytes:
         """
-        Return the body, decompressed.
+        Return the decompressed body.
 
         Args:
             accept: The content types that may be decoded.
 
         Raises:
-            Exception: It is of another, or beyond the limits.
+            Exception: Its content type is not accepted, or it exceeds the limits.
         """
         if (
             self.content_type == decoding.JSON
@@ -146,7 +146,7 @@ class ReceivedMessage:
             and decoding.JSON in accept
             and len(self.body) <= limits.BODY_VALUES
             and not self.headers.get("compression")
-        ):  # most are
+        ):  # the usual case
             return self.body
         return decoding.payload_of(
             self.body, self.content_type, self.content_encoding, self.headers, accept
@@ -159,7 +159,7 @@ def _content_types(accept: tuple[str, ...]) -> frozenset[str]:
 
 
 def _attribute(message: Any, name: str) -> Any:
-    # kombu's messages have them all, py-amqp's those that were sent
+    # kombu's messages have all attributes, py-amqp's only those that were sent
     return getattr(message, name, None)
 
 

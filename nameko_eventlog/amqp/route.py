@@ -1,5 +1,5 @@
 """
-Where event logs are published, and what is declared for it.
+Where event logs are published, and the declarations that this needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from nameko_eventlog.addresses import masked_text
 
 _log = logging.getLogger("nameko_eventlog")
 
-# command invalid, not implemented: what a broker without RabbitMQ's extensions hangs up with
+ROUTING_KEY = "log_event"
+"""The default routing key of event logs: the type of the Nameko event that carries them."""
+
+# command invalid, not implemented: a broker without RabbitMQ's extensions closes with these
 _UNKNOWN_METHOD = frozenset({503, 540})
 
 # AMQP's classes exchange and queue
@@ -33,7 +36,7 @@ class Route:
         service: The service's name.
         exchange: The exchange of its Nameko events.
         routing_key: The Nameko event type.
-        declare: What is declared beside the exchange.
+        declare: Entities to declare in addition to the exchange.
         fan_in_exchange: The exchange to bind it to, or None.
     """
 
@@ -46,33 +49,32 @@ class Route:
 
 class Declarations:
     """
-    Declare what belongs to a route, on every new connection and now and then on one that is open:
-    somebody may have deleted it.
+    Declare the exchanges and bindings of a route.
 
-    What a broker refuses to declare may be there all the same, by an operator's hand, and a
-    fan-in is a convenience: neither keeps event logs from being published. Each refusal is
-    noted once.
+    This is done on every new connection, and repeated at intervals, because an exchange or a
+    binding may have been deleted. A refusal does not stop publishing: an operator may have
+    declared the exchange, and the fan-in is optional. Each refusal is logged once.
 
     Args:
         route: The route.
-        client: Knows the transport's errors.
+        client: The connection, which knows the transport's errors.
     """
 
     def __init__(self, route: Route, client: Connection) -> None:
         self._route = route
         self._channel_errors: tuple[type[BaseException], ...] = client.channel_errors
         self._connection_errors: tuple[type[BaseException], ...] = client.connection_errors
-        self._noted: set[str] = set()
+        self._logged: set[str] = set()
         self._impossible: set[str] = set()
         self._repeated: list[Callable[[Any], object]] = []
 
     def make(self, channel: Any, reopen: Callable[[], Any]) -> None:
         """
-        Declare it all.
+        Declare everything.
 
         Args:
-            channel: The channel to do so on.
-            reopen: Returns another one, when a refusal has closed the last.
+            channel: The channel to use.
+            reopen: Returns a new channel after a refusal has closed the previous one.
         """
         actions: list[tuple[str, Callable[..., object]]] = [
             (f"declare {entity!r}", functools.partial(_declare, entity))
@@ -88,39 +90,39 @@ class Declarations:
                 action(channel, False)
                 self._repeated.append(functools.partial(action, nowait=True))
             except NotImplementedError as exc:
-                self._impossible.add(what)  # known of memory:// and filesystem://
-                self._note(logging.DEBUG, what, exc)
+                self._impossible.add(what)  # memory:// and filesystem:// raise this
+                self._log_refusal(logging.DEBUG, what, exc)
             except self._channel_errors as exc:
-                self._note(logging.WARNING, what, exc)
+                self._log_refusal(logging.WARNING, what, exc)
                 channel = reopen()
             except self._connection_errors as exc:
                 if reply_code(exc) in _UNKNOWN_METHOD:
                     self._impossible.add(what)
-                    self._note(logging.WARNING, what, exc)
+                    self._log_refusal(logging.WARNING, what, exc)
                 raise
 
     def repeat(self, channel: Any) -> None:
         """
-        Declare again what could be declared on this connection, without waiting for answers.
+        Repeat the declarations that succeeded on this connection, without waiting for answers.
 
         Args:
-            channel: One on which nothing else is done: a refusal closes it.
+            channel: A channel for nothing else, because a refusal closes it.
         """
         for action in self._repeated:
             action(channel)
 
     def is_refusal(self, exc: BaseException) -> bool:
         """
-        Tell whether the broker closed a channel for a declaration, and not for a message.
+        Tell whether the broker closed a channel because of a declaration, not of a message.
         """
         method = getattr(exc, "method_sig", None)
         return isinstance(method, tuple) and method[0] in _DECLARING
 
-    def note_refusal(self, exc: BaseException) -> None:
+    def log_refusal(self, exc: BaseException) -> None:
         """
-        Note that it was refused to declare something again.
+        Log that the broker refused a repeated declaration.
         """
-        self._note(logging.WARNING, "declare again what is published to", exc)
+        self._log_refusal(logging.WARNING, "declare exchanges again", exc)
 
     def _bind_fan_in(self, channel: Any, nowait: bool) -> None:
         fan_in = Exchange(self._route.fan_in_exchange, type="topic", durable=True)
@@ -132,13 +134,13 @@ class Declarations:
             nowait=nowait,
         )
 
-    def _note(self, level: int, what: str, exc: BaseException) -> None:
-        if what in self._noted:
+    def _log_refusal(self, level: int, what: str, exc: BaseException) -> None:
+        if what in self._logged:
             return
-        self._noted.add(what)
+        self._logged.add(what)
         _log.log(
             level,
-            "could not %s for the event logs of %s: %s (logged once)",
+            "could not %s (service %s): %s; publishing continues without it (logged once)",
             what,
             self._route.service,
             masked_text(str(exc)) or type(exc).__name__,

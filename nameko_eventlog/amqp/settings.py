@@ -1,5 +1,5 @@
 """
-How a broker is connected to, and how event logs are published to it.
+Settings for connecting to a broker and for publishing event logs.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 @dataclass(frozen=True)
 class ConnectionSettings:
     """
-    How a broker is connected to.
+    How to connect to a broker.
 
     Args:
-        uri: Its address; several, separated by semicolons, are tried in turn.
+        uri: Its address, or several separated by semicolons, which are tried in turn.
         ssl: TLS options as kombu takes them, True, or None.
         login_method: SASL mechanism, or None for kombu's default.
         heartbeat: Seconds between heartbeats; 0 for none.
@@ -32,15 +32,15 @@ class ConnectionSettings:
 @dataclass(frozen=True)
 class PublisherSettings:
     """
-    How event logs are published.
+    How to publish event logs.
 
     Args:
-        connection: How the broker is connected to.
+        connection: How to connect to the broker.
         serializer: The name of kombu's serializer.
         headers: Headers of every message.
         expiration: Seconds after which a queue may drop a message, or None.
         priority: 0 to 255, or None.
-        compression: A compression that kombu knows, or None.
+        compression: The name of one of kombu's compressions, or None.
     """
 
     connection: ConnectionSettings

@@ -1,5 +1,5 @@
 """
-AMQP's tables, which message headers are: what a broker takes of what py-amqp encodes, and copies.
+AMQP tables, such as message headers: checking, copying and weighing them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nameko_eventlog.plain_json import CUT, MAX_DEPTH
 
 
 UNCHANGING = frozenset({str, int, float, bool, bytes, type(None)})
-"""Types of a table's values that cannot change and hold no others."""
+"""Immutable types of values that contain no other values."""
 
 
 class SharedTable(dict[str, Any]):
     """
-    A table that does not change, and that many messages share.
+    An unchanging table that many messages share.
     """
 
     __slots__ = ("holders", "weight")
@@ -31,12 +31,12 @@ class SharedTable(dict[str, Any]):
         self.weight = weigh(self)
         """About how many bytes it takes in memory."""
         self.holders = 0
-        """How many of those messages an outbox holds."""
+        """How many messages with this table an outbox holds."""
 
 
 def weigh(value: Any) -> int:
     """
-    Return about how many bytes *value*, which a table may hold, takes in memory.
+    Return about how many bytes *value*, a table or one of its values, takes in memory.
     """
     return getsizeof(value) + _weigh_inside(value)
 
@@ -58,38 +58,39 @@ def _weigh_inside(value: Any) -> int:
 
 def check_finite(table: Mapping[str, Any]) -> None:
     """
-    Check that *table* holds no float that is NaN or an infinity, however deep.
+    Check that *table* contains no NaN and no infinity, at any depth.
 
-    Of what py-amqp encodes, these alone RabbitMQ cannot read: its language has none. It ends the
-    connection as if the fault were its own (541), for every message that has one.
+    py-amqp encodes them, but RabbitMQ cannot read them, because Erlang has no such floats. It
+    closes the connection with an internal error (541).
 
     Raises:
-        ValueError: It does; names the header.
+        ValueError: It contains one. The message names the header.
     """
     for name, value in table.items():
         if not _is_finite(value):
             raise ValueError(
-                f"the header {name!r} holds NaN or an infinity, unknown to RabbitMQ: {value!r}"
+                f"the header {name!r} contains NaN or an infinity, which RabbitMQ cannot read:"
+                f" {value!r}"
             )
 
 
 def is_table(value: Any) -> bool:
     """
-    Tell whether *value* is a mapping of strings to what can be sent as headers.
+    Tell whether *value* is a mapping that can be sent as headers.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return False
     try:
         check_finite(value)
         dumps("F", [dict(value)])
-    except Exception:  # py-amqp's of many types: struct.error, OverflowError, its own
+    except Exception:  # py-amqp raises many types: struct.error, OverflowError, its own
         return False
     return True
 
 
 def copied(value: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Copy the mappings and lists in *value*, and nothing else: no other value in a table can change.
+    Copy the mappings and lists in *value*. Other values in a table are immutable.
 
     Args:
         value: A table.
@@ -111,11 +112,11 @@ def _copied(value: Any, depth: int, left: list[int]) -> Any:
     if depth == MAX_DEPTH:
         return CUT
     left[0] -= len(value)
-    if left[0] < 0:  # a list that is in another twice, which is in another twice, and so on
-        raise ValueError(f"a table of more than {TABLE_VALUES} values")
+    if left[0] < 0:  # shared lists that contain each other twice grow exponentially
+        raise ValueError(f"a table has more than {TABLE_VALUES} values")
     if is_mapping:
-        return {key: _copied(one, depth + 1, left) for key, one in value.items()}
-    elements = [_copied(one, depth + 1, left) for one in value]
+        return {key: _copied(element, depth + 1, left) for key, element in value.items()}
+    elements = [_copied(element, depth + 1, left) for element in value]
     return tuple(elements) if isinstance(value, tuple) else elements
 
 

@@ -1,8 +1,8 @@
 """
-Bodies in YAML, within bounds.
+Decode YAML bodies within bounds.
 
-PyYAML makes what it is told to: with an alias a value of all the values before it, with merge keys
-the same of mappings, and integers of any length in quadratic time.
+In YAML, aliases and merge keys can make values that grow exponentially, and PyYAML parses integers
+of any length in quadratic time.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from yaml.constructor import ConstructorError
 from nameko_eventlog import limits
 
 
-_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
 
-_LONGEST_KEY = 20  # characters: an integer of 64 bits, of which few have the same hash
+_LONGEST_KEY = 20  # characters of a 64-bit integer: few of these have the same hash
 
 
 class _Loader(_Safe):
     """
-    Loads what kombu's serializer makes, which merges nothing.
+    Loads the YAML that kombu's serializer makes, which has no merge keys.
     """
 
     def flatten_mapping(self, node: Any) -> None:
         """
-        Refuse merge keys, and integers so long that thousands of keys may have the same hash.
+        Reject merge keys, and integers so long that thousands of keys may have the same hash.
         """
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
@@ -39,7 +39,7 @@ class _Loader(_Safe):
 
     def construct_bounded_int(self, node: Any) -> int:
         """
-        Construct an integer that is not too long.
+        Construct an integer if it is not too long.
         """
         if len(node.value) > limits.INTEGER_DIGITS:
             raise ConstructorError(
@@ -58,7 +58,7 @@ def load_yaml(payload: bytes) -> Any:
 
     Raises:
         ValueError: It has too many values, or is nested too deep.
-        yaml.YAMLError: It is no YAML, or has merge keys.
+        yaml.YAMLError: It is not valid YAML, or has merge keys.
     """
     values = depth = 0
     for event in yaml.parse(payload, _Safe):

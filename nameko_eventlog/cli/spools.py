@@ -4,7 +4,6 @@ Spools: what waits on disk, and lines of ``nameko_eventlog.undelivered``.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import pathlib
@@ -21,7 +20,9 @@ from rich.progress import Progress
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.amqp.connections import broker_uri, make_connection
-from nameko_eventlog.amqp.message import Message, shortstr, whole_seconds
+from nameko_eventlog.amqp.message import Message, as_mapping
+from nameko_eventlog.amqp.route import ROUTING_KEY
+from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
 from nameko_eventlog.cli.replaying import (
     LineReader,
     Publication,
@@ -42,6 +43,7 @@ from nameko_eventlog.cli.terminal import console, event_line, local_time, printa
 from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
 from nameko_eventlog.delivery.marks import Marker, replay_secret
+from nameko_eventlog.describing import shortened
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
@@ -143,7 +145,7 @@ def export(path: str) -> None:
     Print the event logs that wait as JSON lines, which `replay` takes.
     """
     config = read_config(path)
-    routing_key = parse_config(config).event_type or "log_event"
+    routing_key = parse_config(config).event_type or ROUTING_KEY
     marker = _marker(config)
     failed = 0
     for directory in directories(path):
@@ -157,7 +159,7 @@ def export(path: str) -> None:
             if message is None:
                 continue
             try:
-                line = json.dumps(_exported(message, directory.service, routing_key))
+                line = _exported(message, directory.service, routing_key)
                 click.echo(marker.mark(line) if is_own else line)
             except (ValueError, TypeError, RecursionError) as exc:
                 failed += 1
@@ -193,7 +195,7 @@ def replay(path: str, file: Any, seconds: float, unmarked: bool) -> None:
     if file is not None:
         reader = LineReader(
             _marker(config),
-            parse_config(config).event_type or "log_event",
+            parse_config(config).event_type or ROUTING_KEY,
             serializer_of(config),
             unmarked,
         )
@@ -276,7 +278,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                 except Refused as exc:
                     refused += 1
                     if refused <= REPLAY_REFUSALS:
-                        warn(f"line {number} is refused: {_shortened(str(exc))}")
+                        warn(f"line {number} is refused: {shortened(str(exc), 300)}")
                     continue
                 if publication is None:
                     others += bool(line.strip())
@@ -291,7 +293,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                 except connection.channel_errors as exc:  # which has closed the channel
                     declined += 1
                     if declined <= REPLAY_REFUSALS:
-                        reason = _shortened(without_secrets(str(exc), uri))
+                        reason = shortened(without_secrets(str(exc), uri), 300)
                         warn(f"line {number} is refused by the broker: {reason}")
                     producer = _producer(connection, note)
                     continue
@@ -334,27 +336,10 @@ def _check_frame(connection: kombu.Connection, publication: Publication | None) 
         raise Refused(f"its headers do not fit into one of the broker's frames ({most} bytes)")
 
 
-def _exported(message: Message, service: str, routing_key: str) -> dict[str, Any]:
-    try:
-        body, encoding = message.body.decode(), "utf-8"
-    except UnicodeDecodeError:
-        body, encoding = base64.b64encode(message.body).decode(), "base64"
-    return {
-        "exchange": f"{service}.events",
-        "routing_key": routing_key,
-        "properties": {
-            "content_type": message.content_type,
-            "content_encoding": message.content_encoding,
-            "delivery_mode": 2,
-            "message_id": message.message_id,
-            "timestamp": whole_seconds(message),
-            "type": shortstr(message.event_type),
-            "app_id": shortstr(service),
-            "headers": dict(message.headers),
-        },
-        "body": body,
-        "body_encoding": encoding,
-    }
+def _exported(message: Message, service: str, routing_key: str) -> str:
+    settings = PublisherSettings(ConnectionSettings(""))
+    whole = as_mapping(message, settings, service, f"{service}.events", routing_key)
+    return json.dumps(whole, allow_nan=False)
 
 
 def _time(message: Message) -> str:
@@ -362,7 +347,3 @@ def _time(message: Message) -> str:
         return local_time(format_time(int(message.timestamp * 1000)))
     except (OverflowError, ValueError):  # before the year 1, or after 9999
         return repr(message.timestamp)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]}..."

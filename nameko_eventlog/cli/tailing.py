@@ -21,6 +21,7 @@ from nameko_eventlog.addresses import masked, without_secrets
 from nameko_eventlog.amqp.connections import broker_uri, make_connection
 from nameko_eventlog.amqp.decoding import UNREADABLE
 from nameko_eventlog.amqp.deliveries import consume
+from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.cli.filters import filter_options, matcher, parameters
 from nameko_eventlog.cli.settings import (
     UNREACHABLE,
@@ -169,7 +170,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
             queue.declare()
             for exchange in exchanges:
                 exchange(channel).declare()
-                queue.bind_to(exchange, routing_key=dispatcher.event_type or "log_event")
+                queue.bind_to(exchange, routing_key=dispatcher.event_type or ROUTING_KEY)
             consume(channel, queue.name, arrived.append, queue.name, no_ack=True)
             while left is None or left > 0:
                 with suppress(TimeoutError):

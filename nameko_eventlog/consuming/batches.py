@@ -4,12 +4,12 @@ What a handler is called with, and when it is called again.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 from nameko_eventlog.amqp.received import ReceivedMessage
+from nameko_eventlog.backoff import backoff
 
 
 FIRST_RETRY, LAST_RETRY = 0.2, 30.0
@@ -66,7 +66,6 @@ class Attempt:
 
 def retry_delay(failures: int) -> float:
     """
-    Return for how many seconds to wait: growing with the failures, at random, with an end.
+    Return how many seconds to wait after so many failures in a row.
     """
-    delay: float = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 20))
-    return delay * random.uniform(0.5, 1)
+    return backoff(failures, FIRST_RETRY, LAST_RETRY)

@@ -17,6 +17,7 @@ from nameko.extensions import Entrypoint
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked
+from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.consuming import QueueOptions, ReceivedMessage, options
 from nameko_eventlog.consuming.batches import SKIPPED, retry_delay
 from nameko_eventlog.consuming.calls import Calls
@@ -85,7 +86,7 @@ class EventLogConsumer(Entrypoint):
         max_attempts: int = 5,
         handler_timeout: float | None = None,
         fan_in_exchange: str = "eventlog",
-        routing_key: str = "log_event",
+        routing_key: str = ROUTING_KEY,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -9,6 +9,8 @@ from typing import Any
 
 from kombu import Exchange, Queue
 
+from nameko_eventlog.amqp.route import ROUTING_KEY
+
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
@@ -28,7 +30,7 @@ class QueueOptions:
 
     name: str
     exchanges: tuple[Exchange, ...]
-    routing_key: str = "log_event"
+    routing_key: str = ROUTING_KEY
     quorum: bool = False
     max_length: int | None = None
     expires: float | None = None

@@ -8,7 +8,6 @@ waited for, so that heartbeats go out while they work.
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +30,7 @@ from nameko_eventlog.amqp.deliveries import consume, takes_frames
 from nameko_eventlog.amqp.frame_reading import Reader, open_reader
 from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.amqp.settings import ConnectionSettings
+from nameko_eventlog.backoff import backoff
 from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
 from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
 from nameko_eventlog.consuming.isolation import REASON, isolated, restored
@@ -112,7 +112,7 @@ class Subscription:
         self._resting: Event | None = None  # what is waited for in place of the socket
         self._unsettled = Settling()
         self._stopping = False
-        self._backoff = FIRST_BACKOFF
+        self._failures = 0  # to connect, in a row
         self._is_lost = False
         self._connected_at: float | None = None
         self._beat_at = 0.0
@@ -402,7 +402,7 @@ class Subscription:
         self._close()
         # one that is lost at once each time is no reason to hurry
         if self._connected_at is not None and monotonic() - self._connected_at > LAST_BACKOFF:
-            self._backoff = FIRST_BACKOFF
+            self._failures = 0
         self._connected_at = None
         if not self._is_lost:
             self._is_lost = True
@@ -415,8 +415,8 @@ class Subscription:
                 "" if self._is_declared else _MEND.get(getattr(exc, "code", 0), ""),
             )
         self._has_tried()
-        until = monotonic() + self._backoff * random.uniform(0.5, 1)
-        self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+        self._failures += 1
+        until = monotonic() + backoff(self._failures, FIRST_BACKOFF, LAST_BACKOFF)
         while not self._stopping and (left := until - monotonic()) > 0:
             self._on_turn()
             if not self._stopping:

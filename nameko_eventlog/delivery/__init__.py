@@ -1,5 +1,5 @@
 """
-From a serialised body to the broker's confirm: the outbox and the relay.
+Delivery: keep serialised event logs in the outbox, and publish them until they are confirmed.
 """
 
 from nameko_eventlog.amqp.route import Route

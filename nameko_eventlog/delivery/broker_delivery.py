@@ -1,5 +1,5 @@
 """
-Delivery for one service instance: the outbox, the relay, and what happens at their edges.
+Delivery for one service instance: its outbox, its relay, and their start and end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from eventlet.greenthread import GreenThread
 from greenlet import GreenletExit
 
 from logging_ext import forwarding
-from nameko_eventlog.amqp.broker import Broker
 from nameko_eventlog.amqp.message import as_json
 from nameko_eventlog.amqp.route import Route
 from nameko_eventlog.amqp.settings import PublisherSettings
@@ -34,66 +33,74 @@ from nameko_eventlog.exceptions import NotConfirmed
 
 _log = logging.getLogger("nameko_eventlog")
 SUMMARY_SECONDS = 60.0
-"""How often the counts are logged while something waits, or was undelivered meanwhile."""
+"""How often the counts are logged while event logs wait, or after some were undelivered."""
 
 WATCH_SECONDS = 1.0
-"""How often is looked whether the relay lives: a signal handler that raises may end it."""
+"""How often the relay is checked: a signal handler that raises may end it."""
 
 HELD_UP_SECONDS = 1.0
-"""How often is looked for what waits while something holds up the service's stop."""
+"""How often the outbox is checked while something delays the service's stop."""
 
 ROOM_SECONDS = 2.0
-"""For how long a log call yields at the most, so that there is room in the outbox."""
+"""The most seconds that a log call yields to the relay to make room in the outbox."""
 
 _undelivered = logging.getLogger("nameko_eventlog.undelivered")
 
 
 class Delivery(Protocol):
     """
-    What takes serialised event logs.
+    Delivers serialised event logs.
     """
 
     def accept(self, message: OutboxEntry) -> None:
         """
-        Take *message*, without waiting; what cannot be kept is undelivered by name.
+        Accept the message of a log call; if there is no room, log it as undelivered.
+
+        It never raises an ``Exception``, and never waits for a confirm. With a spool it writes to
+        a file. In a green thread it may yield to the relay: once after a hundred messages without
+        a turn, once for each message while the outbox is more than half full, and for up to two
+        seconds while it is nine tenths full and the broker confirms.
         """
 
     def deliver(self, message: OutboxEntry) -> None:
         """
-        Take *message* and return when it is safe.
+        Accept *message*, and return when it is safe: written to the spool, or confirmed.
 
         Raises:
-            NotConfirmed: If that is not so in ``confirm_timeout``.
+            NotConfirmed: It was not safe within ``confirm_timeout``.
         """
 
     def start(self) -> None:
         """
-        Begin delivering; before, event logs wait.
+        Begin to deliver. Event logs accepted earlier wait until then.
         """
 
     def expect_stop(self, seconds: float) -> None:
         """
-        Learn that `stop` is to come, when nothing in the service runs any more.
+        Prepare for `stop`, which the container calls after all workers have ended.
 
         Args:
-            seconds: After how long what a lost process would take with it is undelivered by name,
-                if `stop` has not come, and the broker is not well.
+            seconds: If `stop` was not called after so many seconds, and the broker does not
+                confirm, the event logs that would be lost with the process are logged
+                individually as undelivered.
         """
 
     def stop(self, seconds: float) -> None:
         """
-        Deliver what is left, for *seconds* at the most; the rest is undelivered by name.
+        Deliver the rest, within *seconds*; log the remaining ones as undelivered.
         """
 
     def stats(self) -> dict[str, int]:
         """
-        Return the counts.
+        Return the counts of this service instance, and ``not_forwarded`` of the process.
         """
 
 
 class BrokerDelivery:
     """
     Deliver to a broker, through an outbox in memory or on disk.
+
+    `Delivery` describes the methods.
 
     Args:
         settings: How to connect and to publish.
@@ -105,32 +112,30 @@ class BrokerDelivery:
         self._settings = settings
         self._route = route
         self._config = config
-        self._home = HubThread()
+        self._hub_thread = HubThread()
         self._ledger = Ledger()
         self._identifiers = UUID7Generator()
         self._marker = Marker(replay_secret(config, settings.connection.uri))
         self._outbox = self._make_outbox()
         self.service = route.service
         self._closed: str | None = None
-        self._full_logged: float | None = None  # when it was
+        self._full_logged: float | None = None  # when the warning was last logged
         self._watcher: GreenThread | None = None
         self._expecting: GreenThread | None = None
         self._relay = Relay(
             outbox=self._outbox,
             ledger=self._ledger,
-            make_broker=lambda on_confirm, on_return: Broker(
-                settings, route, on_confirm, on_return
-            ),
+            settings=settings,
+            route=route,
             identifiers=self._identifiers,
             undeliver=self._undeliver,
             confirm_timeout=config.confirm_timeout,
             unroutable=config.unroutable,
             most_aside=config.buffer_size,
             most_aside_bytes=config.buffer_bytes,
-            service=route.service,
-            home=self._home,
+            hub_thread=self._hub_thread,
         )
-        # looked up once: `accept` runs within every log call
+        # looked up once, because every log call uses them
         self._put = self._outbox.put
         self._notice = self._relay.notice
         _deliveries.add(self)
@@ -138,7 +143,7 @@ class BrokerDelivery:
     @property
     def is_closed(self) -> bool:
         """
-        Whether it has stopped.
+        Whether delivery has stopped.
         """
         return self._closed is not None
 
@@ -161,23 +166,17 @@ class BrokerDelivery:
             message.message_id = self._identifiers.make(message.timestamp)
 
     def start(self) -> None:
-        """
-        Start the relay.
-        """
         self._outbox.start()
         self._relay.start()
         if self._watcher is None:
             self._watcher = eventlet.spawn(self._watch)
 
     def accept(self, message: OutboxEntry) -> None:
-        """
-        Take *message*, without waiting; what cannot be kept is undelivered by name.
-        """
         try:
             level = self._put(message)
-        except Exception as exc:  # a signal handler's, maybe, and the message is kept
+        except Exception as exc:  # a signal handler may have raised after the message was stored
             if not self._outbox.holds(message):
-                self._reject(message, f"it could not be kept: {exc!r}")
+                self._reject(message, f"the outbox could not store it: {exc!r}")
             return
         if level or self._closed is not None:
             self._accept_when_congested(message, level)
@@ -189,7 +188,7 @@ class BrokerDelivery:
             try:
                 if self._closed is None:
                     self._yield_to_relay()
-            finally:  # a timeout of the caller's, or its end, may come out of the waiting
+            finally:  # the caller's timeout, or a kill, may be raised while it yields
                 if self._put(message) is Level.FULL:
                     if self._closed is None:
                         self._log_full()
@@ -199,36 +198,31 @@ class BrokerDelivery:
         elif self._closed is None:
             self._notice()
             self._yield_to_relay()
-        if self._closed is not None:  # maybe meanwhile, by another OS thread
+        if self._closed is not None:  # another OS thread may have closed it meanwhile
             self._abort(self._outbox.close(), self._closed)
 
     def _yield_to_relay(self) -> None:
         """
-        Give the relay a turn, if the running code can: one, or, close to full, a few.
+        Yield to the relay, if the running code can.
 
-        Those end after `ROOM_SECONDS`, whatever the broker does.
+        It yields once or, if the outbox is nearly full, until it has room, but no longer than
+        `ROOM_SECONDS`.
         """
         relay = self._relay
         relay.revive()
-        if not (relay.is_running and self._home.can_wait() and may_yield()):
+        if not (relay.is_running and self._hub_thread.can_wait() and may_yield()):
             return
-        self._home.sleep(0)
+        self._hub_thread.sleep(0)
         end = monotonic() + ROOM_SECONDS
         while relay.is_healthy and self._outbox.level >= Level.NEARLY_FULL and monotonic() < end:
-            self._home.sleep(0.001)
+            self._hub_thread.sleep(0.001)
 
     def deliver(self, message: OutboxEntry) -> None:
-        """
-        Take *message* and return when it is on disk, or when the broker has confirmed it.
-
-        Raises:
-            NotConfirmed: If that is not so in ``confirm_timeout``.
-        """
         end = monotonic() + self._config.confirm_timeout
-        waiter = message.waiter = self._home.waiter()
+        waiter = message.waiter = self._hub_thread.waiter()
         try:
             self._put_in_time(message, end)
-        except BaseException:  # a timeout of the caller's among them, before or after it is kept
+        except BaseException:  # such as the caller's timeout, before or after it was stored
             if waiter.take_back():
                 self._outbox.withdraw(message)
             raise
@@ -238,39 +232,34 @@ class BrokerDelivery:
         try:
             if waiter.wait(max(0.0, end - monotonic())):
                 return
-        except BaseException:  # a timeout of the caller's: nobody waits for it any more
+        except BaseException:  # such as the caller's timeout: it does not wait any more
             message.waiter = None
             raise
         if waiter.reason is not None:
             raise self._not_confirmed(message, waiter.sent, waiter.reason)
-        reason = f"the broker did not confirm in {self._config.confirm_timeout} s"
+        reason = f"the broker did not confirm within {self._config.confirm_timeout} s"
         if not waiter.take_back():
             raise self._not_confirmed(message, True, reason)
         if self._outbox.withdraw(message):
             raise self._not_confirmed(message, False, reason)
-        # it got onto the disk meanwhile
+        # it was written to the spool meanwhile
 
     def _put_in_time(self, message: OutboxEntry, end: float) -> None:
         while self._closed is not None or self._put(message) is Level.FULL:
             if self._closed is not None or monotonic() >= end:
                 raise self._not_confirmed(message, False, self._closed or "the outbox is full")
-            self._home.sleep(0.01)
+            self._hub_thread.sleep(0.01)
 
     def _not_confirmed(self, message: OutboxEntry, sent: bool, reason: str) -> NotConfirmed:
         self._identify(message)
         return NotConfirmed(str(message.message_id), sent, reason)
 
     def expect_stop(self, seconds: float) -> None:
-        """
-        Learn that `stop` is to come, when nothing in the service runs any more.
-
-        It may never come: a worker hangs, or the broker is away, for which Nameko's consumers
-        wait. Then somebody will lose patience, and kill the process. What is on disk is safe from
-        that.
-        """
-        if not self._home.is_here:
+        # `stop` may never be called: a worker hangs, or Nameko's consumers wait for the broker.
+        # Then somebody will kill the process. The spool survives that, memory does not.
+        if not self._hub_thread.is_here:
             return
-        if self._expecting is not None:  # stopped, and then killed
+        if self._expecting is not None:  # the container was stopped, and then killed
             self._expecting.kill()
         self._expecting = eventlet.spawn(self._stop_in_time, seconds)
 
@@ -279,41 +268,36 @@ class BrokerDelivery:
         while self._closed is None:
             if self._outbox.unpersisted_count and not self._relay.is_healthy:
                 self._expecting = None  # it does not kill itself
-                self._end(0, "the service is stopping, and the broker does not take it")
+                self._end(0, "the service is stopping, and the broker does not confirm")
             else:
                 eventlet.sleep(HELD_UP_SECONDS)
 
     def stop(self, seconds: float) -> None:
-        """
-        Publish what is left, for *seconds* at the most; the rest is undelivered by name.
-        """
         self._end(seconds, "the service has stopped")
 
     def _end(self, seconds: float, reason: str) -> None:
         if self._closed is not None:
-            self._abort(
-                self._outbox.close(), self._closed
-            )  # the first time was interrupted, maybe
+            self._abort(self._outbox.close(), self._closed)  # if the first call was interrupted
             return
         for thread in (self._watcher, self._expecting):
-            if thread is not None and self._home.is_here:
+            if thread is not None and self._hub_thread.is_here:
                 thread.kill()
         self._relay.stop(seconds)
-        if self._closed is not None:  # killed while it was stopping
+        if self._closed is not None:  # killed while stopping
             return
         self._closed = reason
         self._abort(self._outbox.close(), self._closed)
-        self._say(self.stats())
+        self._log_counts(self.stats())
 
     def interpreter_ends(self) -> None:
         """
-        Stop, as nobody else has done it, for ``flush_timeout`` at the most.
+        Stop within ``flush_timeout``, because nothing else has stopped it.
         """
         self.stop(self._config.flush_timeout)
 
     def forked(self) -> None:
         """
-        Leave to the parent what is the parent's: the outbox, and the connection.
+        In a forked child, leave the outbox and the connection to the parent.
         """
         if self._closed is None:
             self._closed = "a forked child has no relay"
@@ -327,9 +311,6 @@ class BrokerDelivery:
         self._relay.abandon()
 
     def stats(self) -> dict[str, int]:
-        """
-        Return the counts of this service instance, and of the process's ``not_forwarded``.
-        """
         self._relay.revive()
         oldest = self._outbox.oldest
         return {
@@ -348,7 +329,7 @@ class BrokerDelivery:
             self._look_and_summarize()
         except GreenletExit:
             pass
-        except BaseException:  # a signal handler's
+        except BaseException:  # raised by a signal handler
             self._watcher = eventlet.spawn(self._watch)
             raise
 
@@ -361,11 +342,11 @@ class BrokerDelivery:
                 self._relay.revive()
             stats = self.stats()
             if stats["waiting"] or stats["undelivered"] > undelivered:
-                self._say(stats)
+                self._log_counts(stats)
             undelivered = stats["undelivered"]
 
-    def _say(self, stats: dict[str, int]) -> None:
-        with contextlib.suppress(Exception):  # the service's handlers may fail
+    def _log_counts(self, stats: dict[str, int]) -> None:
+        with contextlib.suppress(Exception):  # the service's handlers may raise
             _log.info(
                 "event logs of %s: %s",
                 self.service,
@@ -374,7 +355,7 @@ class BrokerDelivery:
 
     def _abort(self, messages: list[OutboxEntry], reason: str) -> None:
         """
-        Undeliver what is left, but for what was not sent and whose caller waits to hear so.
+        Log *messages* as undelivered, except unsent ones whose callers get `NotConfirmed`.
         """
         for message in messages:
             waiter = message.waiter
@@ -389,7 +370,7 @@ class BrokerDelivery:
 
     def _log_full(self) -> None:
         """
-        Log that the outbox is full, once a minute: each event log has a line of its own.
+        Log that the outbox is full, once a minute. Each event log is logged individually as well.
         """
         now = monotonic()
         if self._full_logged is not None and now < self._full_logged + SUMMARY_SECONDS:
@@ -399,10 +380,10 @@ class BrokerDelivery:
         was_suspended = forwarding.suspended.get()
         try:
             forwarding.suspended.set(True)
-            with contextlib.suppress(Exception):  # the service's handlers may fail
+            with contextlib.suppress(Exception):  # the service's handlers may raise
                 _log.warning(
-                    "the outbox of %s is full (EVENTLOG_DISPATCHER: %s): what finds no room goes"
-                    " to the logger nameko_eventlog.undelivered (logged once a minute)",
+                    "outbox full (service %s; EVENTLOG_DISPATCHER: %s); event logs without room"
+                    " are logged to nameko_eventlog.undelivered (logged once a minute)",
                     self.service,
                     keys,
                 )
@@ -411,31 +392,31 @@ class BrokerDelivery:
 
     def _reject(self, message: OutboxEntry, reason: str) -> None:
         """
-        Undeliver a message that is not kept.
+        Log a message that is not stored as undelivered, and count it.
         """
         self._undeliver(message, reason)
         self._ledger.rejected.increment()
 
     def _undeliver(self, message: OutboxEntry, reason: str) -> None:
         """
-        Put the whole message into the service's ordinary log, before it is counted.
+        Log the whole message as undelivered. The caller counts it after that.
         """
         self._identify(message)
-        # what the handlers themselves log about it would be undelivered as well, and so on
+        # records that the handlers log meanwhile could be undelivered too, and so on
         was_suspended = forwarding.suspended.get()
         try:
             forwarding.suspended.set(True)
             try:
-                self._say_undelivered(message, reason)
-            except Exception:  # a signal handler's, maybe: rather twice than not at all
-                self._say_undelivered(message, reason)
+                self._log_undelivered(message, reason)
+            except Exception:  # maybe raised by a signal handler: better twice than never
+                self._log_undelivered(message, reason)
         except Exception:
             with contextlib.suppress(Exception):
-                _log.exception("a handler failed on an undelivered event log")
+                _log.exception("a log handler raised on an undelivered event log")
         finally:
             forwarding.suspended.set(was_suspended)
 
-    def _say_undelivered(self, message: OutboxEntry, reason: str) -> None:
+    def _log_undelivered(self, message: OutboxEntry, reason: str) -> None:
         _undelivered.error("%s", self._as_json(message, reason), extra={"reason": reason})
 
     def _as_json(self, message: OutboxEntry, reason: str) -> str:
@@ -453,10 +434,10 @@ class BrokerDelivery:
 
 def process_stats() -> dict[str, dict[str, int]]:
     """
-    Return the counts of each service that runs in this process, by its name.
+    Return the counts of each service that runs in this process, by service name.
 
-    They are those of the injected callable's ``stats()``; several instances of one service are
-    added up.
+    The counts are those of the injected callable's ``stats()``, summed over the instances of a
+    service.
 
     .. versionadded:: 0.1.0
     """
@@ -467,9 +448,9 @@ def process_stats() -> dict[str, dict[str, int]]:
         stats = delivery.stats()
         known = found.setdefault(delivery.service, {})
         for name, count in stats.items():
-            one_for_all = name in ("not_forwarded", "oldest_seconds")
+            is_maximum = name in ("not_forwarded", "oldest_seconds")
             before = known.get(name, 0)
-            known[name] = max(before, count) if one_for_all else before + count
+            known[name] = max(before, count) if is_maximum else before + count
     return found
 
 
@@ -487,5 +468,5 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 @atexit.register
 def _at_exit() -> None:
     for delivery in list(_deliveries):
-        with contextlib.suppress(Exception):  # the others have their turn as well
+        with contextlib.suppress(Exception):  # so that the others stop as well
             delivery.interpreter_ends()

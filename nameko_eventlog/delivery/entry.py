@@ -1,5 +1,5 @@
 """
-An event log in the outbox: the message that travels, and what becomes of it.
+An event log in the outbox: its message and its delivery state.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from nameko_eventlog.delivery.waiting import Waiter
 
 class OutboxEntry(Message, gc=False, eq=False):
     """
-    A message, and what becomes of it; one object, since a log call makes one.
+    A message and its delivery state, in one object: every log call makes one.
 
     Args:
-        waiter: Who waits for the confirm, if anybody does.
-        failures: How often it ended a connection, alone.
+        waiter: The manual call that waits for the confirm, or None.
+        failures: How often it was the only message in flight when a connection failed.
         was_sent: Whether it was published before.
         refusals: How often the broker refused it.
-        place: Where the spool keeps it, if it does.
+        place: Its place in the spool, or None.
     """
 
     waiter: Waiter | None = None

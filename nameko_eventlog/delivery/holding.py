@@ -1,9 +1,9 @@
 """
-How much memory the messages take that an outbox holds.
+The memory that the messages in an outbox take.
 
-Headers are those of a worker, and all of its messages share them: they count once, as long as one
-of these is held. This is a bound and no ledger: OS threads that come between each other's steps
-may make it wrong by a message.
+All messages of a worker share its headers, which count once while the outbox holds any of these
+messages. The sum is a bound, not exact: OS threads that interrupt each other may make it wrong by
+a message.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from nameko_eventlog.delivery.entry import OutboxEntry
 
 OVERHEAD = 400
 """
-About what a message takes in memory beside its body and headers, in bytes.
+About how many bytes a message takes in addition to its body and headers.
 
-Its event type is a literal of the service's, mostly.
+Its event type is not counted: mostly it is a literal in the service's code.
 """
 
 
 def hold(message: OutboxEntry) -> int:
     """
-    Return how many bytes more are held with *message*.
+    Return how many bytes *message* adds to an outbox.
     """
     size = OVERHEAD + len(message.body)
     headers = message.headers
@@ -35,7 +35,7 @@ def hold(message: OutboxEntry) -> int:
 
 def release(message: OutboxEntry) -> int:
     """
-    Return how many bytes less are held without *message*.
+    Return how many bytes an outbox frees when it lets go of *message*.
     """
     size = OVERHEAD + len(message.body)
     headers = message.headers

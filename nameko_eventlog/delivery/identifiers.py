@@ -14,22 +14,22 @@ _STEP_BITS = 32
 
 STEP_BACK = 1_000
 """
-Milliseconds by which the clock may go back before new ids follow it.
+Milliseconds that the clock may step back before new ids follow it.
 
-Below that, a clock that is being adjusted, they count on from the last one. Beyond, it was wrong
-before, and ids that counted on would bear that wrong time until it is reached.
+After a smaller step, such as a clock adjustment, new ids continue from the last one. After a
+larger step the earlier time was wrong, and ids that continued from it would keep the wrong time.
 """
 
 
 class UUID7Generator:
     """
-    Make UUIDs whose order is that of their making.
+    Make UUIDs that sort in the order in which they were made.
 
-    The 74 random bits behind the milliseconds count on from a random start within one
-    millisecond, or while the clock stands or goes back by no more than `STEP_BACK` (RFC 9562,
-    6.2, method 2). When it goes back further the ids follow it: they stay unique, for the random
-    bits begin anew, but those made after sort before some that were made earlier. The
-    randomness is this generator's own: ``random.seed()`` does not touch it.
+    Within a millisecond, or while the clock stands still or steps back by at most `STEP_BACK`,
+    the 74 random bits after the milliseconds count up from a random start (RFC 9562, 6.2, method
+    2). After a larger step back the ids follow the clock. They stay unique, because the random
+    bits are drawn again, but they sort before some earlier ids. The generator has its own
+    randomness, which ``random.seed()`` does not affect.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class UUID7Generator:
 
     def reseed(self) -> None:
         """
-        Take new randomness from the operating system, as a forked child must.
+        Draw new randomness from the operating system. A forked child must do this.
         """
         self._getrandbits = random.Random(os.urandom(32)).getrandbits
 
@@ -50,14 +50,14 @@ class UUID7Generator:
         Return the next UUID.
 
         Args:
-            seconds: The time that it bears, in seconds since the epoch, unless that lies
-                before the last one's, or in the future. After the clock has stepped back, it is
-                borne even if it lies before the last one's.
+            seconds: The time to encode, in seconds since the epoch. A time in the future becomes
+                now. A time before the last id's becomes that of the last id, unless the clock has
+                stepped back.
         """
         now = time()
         milliseconds = int((seconds if seconds < now else now) * 1000)
         if milliseconds > self._milliseconds or now * 1000 + STEP_BACK < self._milliseconds:
-            # the top bit stays free for counting on
+            # the top bit stays free for counting up
             tail = self._getrandbits(_TAIL_BITS - 1)
         else:
             milliseconds = self._milliseconds

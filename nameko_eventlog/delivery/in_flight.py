@@ -1,104 +1,102 @@
 """
-What was taken from the outbox and is not settled: sent, to be sent again, or refused.
+Messages taken from the outbox and not settled: sent, to be sent again, or refused.
 """
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import islice, takewhile
 
+from nameko_eventlog.backoff import backoff
 from nameko_eventlog.delivery.entry import OutboxEntry
 
 
 WINDOW = 1000
-"""Messages unconfirmed at the most."""
+"""The most unconfirmed messages."""
 
 WINDOW_BYTES = 1 << 20
 """
-Bytes of bodies sent and unconfirmed at the most, but for a single message.
+The most bytes of unconfirmed bodies; a single message may be larger.
 
-A broker with an alarm stops reading; what is on its way then fits into the sockets' buffers,
-so that the relay is not stuck in a write and hears of the alarm.
+A broker with an alarm stops reading. So many bytes fit into the sockets' buffers, so that the
+relay does not hang in a write and receives the notice of the alarm.
 """
 
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 5.0
-"""Seconds before trying again, doubled each time from the first to the last, with jitter."""
+"""The first and the longest pause before trying again, in seconds: see `backoff`."""
 
 
 class InFlight:
     """
-    Keep what is unconfirmed by its delivery tag, and in the order in which to send it again.
+    Keep unconfirmed messages by delivery tag, and in the order in which to send them again.
 
-    After a loss the window is small, and grows with every confirm: should one of the messages
-    have been the reason, then it soon travels alone.
+    After a lost connection the window is small, and it grows with every confirm. If one of the
+    messages caused the loss, it is soon sent alone.
 
-    What the broker refuses waits aside, and new messages pass. Each has a pause of its own that
-    grows, and all share another: after a refused retry only one is tried, and after a pause that
-    grows as long as they are refused. Each retry that is taken lets one more be tried at once. So
-    a queue that stays full costs one publication for each pause, which other queues of the
-    exchange may get once more, and one that has room again soon gets all.
+    Refused messages wait aside, while new ones are sent. Each has its own growing pause, and all
+    share a second one: after a refused retry only one message is retried, after a pause that grows
+    with every refusal. Each accepted retry allows one more retry at once. So a queue that stays
+    full costs one publication a pause, which other queues of the exchange may receive twice, and a
+    queue that has room again soon receives all of them.
 
-    Nothing here is the only place where a message is: `restore` makes it anew from what the
-    outbox has.
+    The outbox also holds every message that is here: `restore` rebuilds this object from it.
 
     Args:
-        most_aside: How many may wait aside before no new ones are taken.
-        most_aside_bytes: How many bytes of bodies.
+        most_aside: The most messages that wait aside; then no new ones are taken.
+        most_aside_bytes: The same in bytes of bodies.
     """
 
     def __init__(self, most_aside: int = 100_000, most_aside_bytes: int = 64 << 20) -> None:
-        self._random = random.Random(random.SystemRandom().random())
         self._most_aside = most_aside
         self._most_aside_bytes = most_aside_bytes
         self._sent: OrderedDict[int, tuple[OutboxEntry, float]] = OrderedDict()
         self._sent_bytes = 0
-        self._next: deque[OutboxEntry] = deque()  # in this order
-        # a heap: when to try again, a number that makes it unique, and what
+        self._next: deque[OutboxEntry] = deque()  # to send, in this order
+        # a heap of the time of the retry, a unique number, and the message
         self._aside: list[tuple[float, int, OutboxEntry]] = []
         self._aside_bytes = 0
         self._refusals = 0
-        self._retrying = 0  # of those that were refused, how many are sent, or are next
-        self._retries = 1  # how many may be
+        self._retrying = 0  # how many refused messages are sent, or next
+        self._retries = 1  # how many may be retried at once
         self._retry_at = 0.0
-        self._pause = FIRST_BACKOFF
+        self._failed_retries = 0  # in a row
         self._window = WINDOW
 
     @property
     def sent_at(self) -> float | None:
         """
-        When the oldest of the unconfirmed was sent, or None if there is none.
+        When the oldest unconfirmed message was sent, or None.
         """
         return next(iter(self._sent.values()))[1] if self._sent else None
 
     @property
     def sent(self) -> int:
         """
-        How many were sent and are unconfirmed.
+        How many messages are sent and unconfirmed.
         """
         return len(self._sent)
 
     @property
     def refused(self) -> int:
         """
-        How many the broker has refused, and has not taken since.
+        How many messages the broker has refused and not accepted since.
         """
         return len(self._aside) + self._retrying
 
     @property
     def aside(self) -> int:
         """
-        How many of those wait for their time.
+        How many refused messages wait for their next retry.
         """
         return len(self._aside)
 
     @property
     def is_full(self) -> bool:
         """
-        Whether nothing more may be sent before something is confirmed.
+        Whether a confirm must arrive before more is sent.
         """
         return bool(self._sent) and (
             self._sent_bytes >= WINDOW_BYTES or len(self._sent) >= self._window
@@ -107,13 +105,13 @@ class InFlight:
     @property
     def is_aside_full(self) -> bool:
         """
-        Whether so many refused ones wait that no new ones are taken.
+        Whether so many refused messages wait that no new ones are taken.
         """
         return len(self._aside) >= self._most_aside or self._aside_bytes >= self._most_aside_bytes
 
     def may_retry(self, now: float) -> bool:
         """
-        Tell whether one of the refused is due.
+        Tell whether a refused message is due.
         """
         return (
             bool(self._aside)
@@ -126,14 +124,14 @@ class InFlight:
         self, limit: int, now: float, take: Callable[[int], list[OutboxEntry]]
     ) -> list[OutboxEntry]:
         """
-        Return what to send now: the lost, then the refused that are due, then the new.
+        Return the messages to send now: lost ones, then due refused ones, then new ones.
 
-        It stays here until it is sent.
+        They stay in this object until `send`.
 
         Args:
-            limit: How many at the most.
+            limit: The most messages.
             now: The monotonic time.
-            take: Takes new messages from the outbox, so many at the most.
+            take: Takes new messages from the outbox, up to a number.
         """
         room = min(limit, self._window - len(self._sent))
         while len(self._next) < room and self.may_retry(now):
@@ -147,7 +145,7 @@ class InFlight:
 
     def send(self, tag: int, now: float) -> None:
         """
-        Remember that the first of the next is being sent, and under which delivery tag.
+        Record that the first of the next messages is being sent under the delivery tag *tag*.
         """
         message = self._next[0]
         self._sent[tag] = (message, now)
@@ -156,12 +154,12 @@ class InFlight:
 
     def confirm(self, tag: int, multiple: bool = False, taken: bool = True) -> list[OutboxEntry]:
         """
-        Forget what the broker has answered for, and return it.
+        Remove and return the messages that the broker has confirmed or refused.
 
         Args:
             tag: The delivery tag.
-            multiple: Whether it stands for all before it as well.
-            taken: Whether the broker has them, or refuses them.
+            multiple: Whether the answer covers all earlier tags as well.
+            taken: Whether the broker accepted or refused them.
         """
         sent = self._sent
         tags = [tag] if tag in sent else []
@@ -181,51 +179,47 @@ class InFlight:
                 self._retrying -= 1
                 if taken:
                     self._retries = min(WINDOW, self._retries + 1)
-                    self._pause = FIRST_BACKOFF
+                    self._failed_retries = 0
 
     def refuse(self, message: OutboxEntry, now: float) -> None:
         """
-        Keep a message that the broker has refused aside, until it is time to try again.
+        Keep a refused message aside until its next retry.
         """
         if message.refusals:
             self._retries = 1
-            if now >= self._retry_at:  # one of many that were tried at once makes it grow
-                self._retry_at = now + self._pause * (0.5 + self._random.random())
-                self._pause = min(self._pause * 2, LAST_BACKOFF)
-        message.refusals = min(message.refusals + 1, 10)
+            if now >= self._retry_at:  # of several retries at once, only the first one counts
+                self._failed_retries += 1
+                self._retry_at = now + backoff(self._failed_retries, FIRST_BACKOFF, LAST_BACKOFF)
+        message.refusals += 1
         self._put_aside(message, now)
 
     def _put_aside(self, message: OutboxEntry, now: float) -> None:
-        seconds = min(FIRST_BACKOFF * 2 ** (message.refusals - 1), LAST_BACKOFF)
         self._refusals += 1
         self._aside_bytes += len(message.body)
-        due = now + seconds * (0.5 + self._random.random())
+        due = now + backoff(message.refusals, FIRST_BACKOFF, LAST_BACKOFF)
         heappush(self._aside, (due, self._refusals, message))
 
     def send_again(self, messages: list[OutboxEntry]) -> None:
         """
-        Keep messages that were confirmed, but that no queue has taken, to be sent before all else.
+        Keep messages that were confirmed but unroutable, to send them again before all others.
         """
         self._retrying += sum(message.refusals > 0 for message in messages)
         self._next.extendleft(reversed(messages))
 
     def retry_soon(self) -> None:
         """
-        Try the refused again without a pause: there is little time left.
+        Retry refused messages without a pause: the relay is stopping.
         """
         self._retry_at = 0.0
-        self._pause = FIRST_BACKOFF
+        self._failed_retries = 0
         self._aside = [(0.0, number, message) for _, number, message in sorted(self._aside)]
 
     def lose(self, alone: bool) -> list[OutboxEntry]:
         """
-        Forget what was sent and is unconfirmed; it is to be sent again, before all else.
+        Forget the unconfirmed messages after a lost connection, and return them.
 
         Args:
-            alone: Whether one of them is the reason, so that they go one by one.
-
-        Returns:
-            Those messages.
+            alone: Whether one of the messages caused the loss, so that they are sent one by one.
         """
         lost = [message for message, _ in self._sent.values()]
         self._sent.clear()
@@ -236,10 +230,10 @@ class InFlight:
 
     def restore(self, messages: Iterable[OutboxEntry], now: float) -> None:
         """
-        Begin anew, with nothing sent.
+        Start over with nothing sent.
 
         Args:
-            messages: All that was taken from the outbox and is not settled, in this order.
+            messages: The messages taken from the outbox and not settled, in their order.
             now: The monotonic time.
         """
         self._sent.clear()

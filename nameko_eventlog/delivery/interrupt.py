@@ -1,5 +1,5 @@
 """
-Ctrl-C, raised where green threads can stand it.
+Raise Ctrl-C's KeyboardInterrupt where it cannot break green threads.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Interrupt:
     """
     Raise Ctrl-C's KeyboardInterrupt in eventlet's hub, between two of its timers.
 
-    Python raises it between any two steps of whichever green thread happens to run. In the
-    relay that may be after an event log has left the outbox and before it is in flight, and in
-    the hub after a timer has left its queue and before it has fired. From between two timers
-    eventlet hands it to the main green thread, where ``nameko run`` waits for it.
+    Python raises it between any two bytecode instructions of whichever green thread is running.
+    In the relay an event log may just have left the outbox and not be in flight yet; in the hub a
+    timer may just have left its queue and not have fired yet. Raised between two timers, eventlet
+    passes it to the main green thread, where ``nameko run`` waits for it.
 
-    A program that handles SIGINT in its own way keeps doing so. A second Ctrl-C, before
-    the first was raised, is raised at once: some green thread does not yield.
+    A program with its own SIGINT handler keeps it. A second Ctrl-C, before the first was raised,
+    is raised at once: then some green thread does not yield.
     """
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class Interrupt:
 
     def acquire(self, user: object) -> None:
         """
-        Take over from Python's own handler, on behalf of *user*.
+        Replace Python's default handler on behalf of *user*.
         """
         if _os_threading.current_thread() is not _os_threading.main_thread():
-            return  # which gets no signals
+            return  # only the main thread receives signals
         self._users.add(user)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._defer)
 
     def release(self, user: object) -> None:
         """
-        Give back to it what no other user needs.
+        Restore Python's default handler when the last user has released it.
         """
         if user not in self._users:
             return

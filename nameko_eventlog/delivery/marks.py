@@ -1,9 +1,8 @@
 """
-The mark of a message that stands in a log: by whom it was written.
+Marks: signatures that prove that we wrote an undelivered message into a log.
 
-A log line may say anything that an outsider has got into it, line breaks included. What is to be
-published again is told from that by an HMAC (RFC 2104) whose key only those know who know the
-configuration.
+A log line may contain text from outsiders, line breaks included. `spool replay` recognises our
+messages by an HMAC (RFC 2104). Its key is derived from the configuration.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from nameko_eventlog.config import Config
 
 
 _SALT = b"nameko_eventlog.undelivered 1"
-# 16 MiB and some 50 ms for each guess (RFC 7914): the secret may be the password of a broker, and
-# who reads the log could try one after the other
+# 16 MiB and about 50 ms for each guess (RFC 7914): the secret may be a broker's password, and
+# somebody who can read the log could guess it
 _COST = {"n": 1 << 14, "r": 8, "p": 1}
 
 
 def replay_secret(config: Config, uri: str) -> str:
     """
-    Return what the mark's key is made of: ``replay_key``, or user and password for the broker.
+    Return the secret for the mark's key: ``replay_key``, or the broker's user and password.
 
-    Its host has different names in different networks.
+    The host is not part of it, because it has different names in different networks.
 
     Args:
         config: The dispatcher's configuration.
@@ -51,30 +50,30 @@ def _derive_key(secret: str) -> bytes:
 
 class Marker:
     """
-    Mark messages, and tell whether a mark is right.
+    Mark messages, and verify marks.
 
     Args:
-        secret: What writer and reader know.
+        secret: The secret that the writer and the reader share.
     """
 
     def __init__(self, secret: str) -> None:
-        # now, not with the first line: a log call must not wait for it
+        # not with the first line: a log call must not wait for it
         self._key = _derive_key(secret)
 
     def mark(self, line: str) -> str:
         """
-        Return *line*, a JSON object, with its mark as the last key.
+        Return *line*, a JSON object, with its mark added as the last key.
         """
         return f'{line[:-1]}, "mark": "{self._digest(json.loads(line))}"}}'
 
     def is_right(self, message: Mapping[str, Any]) -> bool:
         """
-        Tell whether *message*, a JSON object that was read, bears the mark that is its own.
+        Tell whether the mark of *message*, a decoded JSON object, is valid.
         """
         given = message.get("mark")
         if not isinstance(given, str):
             return False
-        expected = self._digest({name: one for name, one in message.items() if name != "mark"})
+        expected = self._digest({name: v for name, v in message.items() if name != "mark"})
         return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
 
     def _digest(self, message: Mapping[str, Any]) -> str:

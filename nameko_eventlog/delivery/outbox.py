@@ -1,5 +1,5 @@
 """
-The event logs accepted and not yet confirmed, and the count of what became of each.
+The event logs that are accepted and not yet confirmed, and the counts of their outcomes.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from nameko_eventlog.delivery.steps import move, remove_and_count
 
 class Ledger:
     """
-    Count every accepted event log once, under what became of it.
+    Count every accepted event log once, by its outcome.
 
-    The outbox counts what is taken from its queue, and what leaves it, in the step that does so:
-    a signal handler may raise between any two of Python's steps, but not within a call that is
-    written in C. What is still in the queue counts by being there, so that a log call has
-    nothing to count.
+    The outbox counts messages atomically when it takes them from its queue and when it lets go of
+    them: see `steps`. Messages in the queue are counted by its length, so that a log call need not
+    count.
     """
 
     def __init__(self) -> None:
         self.entered = Counter()
-        """Those that were accepted, but for those that are still queued."""
+        """Accepted event logs, except those that are still queued."""
         self.queued: Callable[[], int] = int
-        """Returns how many are; the outbox puts its own here."""
+        """Returns how many are queued; the outbox sets it."""
         self.withdrawn = Counter()
-        """Those that were taken, and taken back: their callers heard that they were not kept."""
+        """Event logs that were accepted, then withdrawn: their callers got `NotConfirmed`."""
         self.confirmed = Counter()
         self.undelivered = Counter()
         self.rejected = Counter()
-        """Those that found no room; they count as accepted and as undelivered."""
+        """Event logs that found no room; they count as accepted and as undelivered."""
         self.republished = Counter()
 
     def enter(self) -> None:
         """
-        Count an event log that was accepted, and is not queued.
+        Count an event log that is accepted and not queued.
         """
         self.entered.increment()
 
@@ -53,7 +52,7 @@ class Ledger:
         confirmed = self.confirmed.value
         undelivered = self.undelivered.value + rejected
         withdrawn = self.withdrawn.value
-        # read last: whatever happens meanwhile counts as waiting, never below zero
+        # read last: event logs accepted meanwhile count as waiting, which is never below zero
         accepted = self._entered_and_queued() - withdrawn + rejected
         return {
             "accepted": accepted,
@@ -66,25 +65,25 @@ class Ledger:
     def _entered_and_queued(self) -> int:
         while True:
             entered, queued = self.entered.value, self.queued()
-            if entered == self.entered.value:  # or the relay has taken some meanwhile
+            if entered == self.entered.value:  # else the relay has taken some meanwhile
                 return entered + queued
 
 
 class Level(IntEnum):
     """
-    How full an outbox is, and so how many turns a log call gives the relay.
+    How full an outbox is, which decides how often a log call yields to the relay.
     """
 
     LOW = 0
     GATHERED = 1
-    """`TURN` messages since the relay last had a turn: the log call gives it one."""
+    """`TURN` messages have gathered since the relay last ran: the log call yields once."""
     HIGH = 2
-    """Every log call does."""
+    """Every log call yields once."""
     NEARLY_FULL = 3
     """
-    That turn lasts until there is room again, while the broker is well.
+    A log call yields until there is room again, while the broker confirms.
 
-    The rest is for those who must not wait: OS threads, signal handlers, the hub.
+    The remaining room is for callers that cannot yield: OS threads, signal handlers, the hub.
     """
     FULL = 4
 
@@ -92,23 +91,23 @@ class Level(IntEnum):
 _LOW = Level.LOW
 
 TURN = 100
-"""After how many messages without a turn the relay is given one: the broker should not wait."""
+"""After how many messages a log call yields to the relay, so that the broker is kept busy."""
 
 HIGH_WATER = 0.5
 NEARLY_FULL_WATER = 0.9
-"""From which part of an outbox on it is so full."""
+"""The fractions of an outbox above which its level is `HIGH` or `NEARLY_FULL`."""
 
 
 def fill_level(waiting: int, size: int, kept: int, size_bytes: int) -> Level:
     """
-    Tell how full memory is, by number or by bytes, whichever is more.
+    Return the level by number or by bytes, whichever is higher.
 
-    Whatever its size, one message is let into what is empty.
+    An empty outbox accepts one message of any size.
 
     Args:
-        waiting: How many messages are there.
+        waiting: How many messages the outbox has.
         size: The most messages.
-        kept: How many bytes there would be.
+        kept: How many bytes it would have.
         size_bytes: The most bytes.
     """
     if not waiting:
@@ -123,14 +122,16 @@ def fill_level(waiting: int, size: int, kept: int, size_bytes: int) -> Level:
 
 class Outbox(Protocol):
     """
-    Where accepted event logs are until the broker has them, and what counts them.
+    Keeps and counts accepted event logs until the broker has them.
 
-    ``put`` and ``withdraw`` are called from any thread; everything else from the relay's.
+    ``put`` and ``withdraw`` may be called from any thread, the others from the relay's thread.
     """
 
     def put(self, message: OutboxEntry) -> Level:
         """
-        Keep *message* and count it as accepted, unless there is no room.
+        Keep *message* and count it as accepted, if there is room.
+
+        An empty outbox accepts one message of any size.
 
         Returns:
             How full the outbox was; ``FULL`` if *message* is not kept.
@@ -138,50 +139,52 @@ class Outbox(Protocol):
 
     def take(self, limit: int) -> list[OutboxEntry]:
         """
-        Return the next messages, first in, first out; they stay kept, in `taken`, until settled.
+        Return the next messages, first in, first out. They stay in `taken` until settled.
+
+        Messages that their waiters have claimed back are dropped.
         """
 
     @property
     def taken(self) -> KeysView[OutboxEntry]:
         """
-        What was taken and is not settled, in the order in which it was taken.
+        The messages that were taken and are not settled, in the order in which they were taken.
 
-        After an interruption there may be more than what `take` has returned.
+        After an interruption there may be more than `take` has returned.
         """
 
     def settle(self, message: OutboxEntry, counter: Counter) -> None:
         """
-        Let go of a message that was taken, and count what became of it, once.
+        Let go of a message that was taken, and count its outcome, once.
         """
 
     def settle_all(self, messages: list[OutboxEntry], counter: Counter) -> None:
         """
-        Do so for several, in one step.
+        Settle several messages atomically.
         """
 
     def withdraw(self, message: OutboxEntry) -> bool:
         """
-        Let go of a message that its waiter has claimed back, and tell whether that is so.
+        Let go of a message that its waiter has claimed back; return whether it is gone.
         """
 
     def holds(self, message: OutboxEntry) -> bool:
         """
-        Tell whether *message* is kept; slowly.
+        Tell whether *message* is kept. This is slow.
         """
 
     def start(self) -> None:
         """
-        Begin: the hub runs.
+        Begin work that needs the hub.
         """
 
     def close(self) -> list[OutboxEntry]:
         """
-        End, and return what would be lost by it; that stays kept until it is settled.
+        Close the outbox, and return the messages that would be lost; they stay until settled.
         """
 
     def abandon(self) -> None:
         """
-        Leave everything to the parent, in a forked child.
+        In a forked child, leave everything to the parent.
         """
 
     @property
@@ -193,19 +196,19 @@ class Outbox(Protocol):
     @property
     def unpersisted_count(self) -> int:
         """
-        How many messages are lost if the process is killed.
+        How many messages would be lost if the process were killed.
         """
 
     @property
     def stalled_seconds(self) -> float:
         """
-        For how long its disk has not answered.
+        How many seconds the disk has not responded.
         """
 
     @property
     def level(self) -> Level:
         """
-        How full it is.
+        How full the outbox is.
         """
 
     @property
@@ -219,17 +222,17 @@ def claimed(
     messages: Iterable[OutboxEntry], outbox: Outbox, counter: Counter
 ) -> list[OutboxEntry]:
     """
-    Claim *messages* for sending, and return those that are not claimed back by who waits.
+    Claim *messages* for sending, and return those that their waiters have not claimed back.
 
     Args:
-        messages: What was taken; a claim that was made before holds.
+        messages: The messages that were taken; an earlier claim stays valid.
         outbox: Lets go of the others.
-        counter: Counts them.
+        counter: Counts the others.
     """
     found = []
     for message in messages:
         waiter = message.waiter
-        # who waits is safe with what is on disk, and cannot claim it back
+        # a message on disk is safe: its caller does not wait, and cannot claim it back
         if waiter is None or message.place is not None or waiter.take():
             found.append(message)
         else:
@@ -239,12 +242,12 @@ def claimed(
 
 class MemoryOutbox:
     """
-    An outbox in memory, bounded by number and by bytes.
+    An outbox in memory, bounded by number and by bytes. `Outbox` describes the methods.
 
     Args:
         size: The most messages.
-        size_bytes: The most bytes, of all that the messages take in memory.
-        ledger: Where to count.
+        size_bytes: The most bytes that the messages take in memory.
+        ledger: Counts the outcomes.
     """
 
     def __init__(self, size: int, size_bytes: int, ledger: Ledger) -> None:
@@ -261,14 +264,6 @@ class MemoryOutbox:
         self._bytes = 0
 
     def put(self, message: OutboxEntry) -> Level:
-        """
-        Keep *message* and count it as accepted, unless there is no room.
-
-        Whatever its size, one message is let into an empty outbox.
-
-        Returns:
-            How full the outbox was; ``FULL`` if *message* is not kept.
-        """
         queue = self._queue
         waiting = len(queue) + len(self._taken)
         kept = self._bytes + hold(message)
@@ -286,11 +281,6 @@ class MemoryOutbox:
         return level
 
     def take(self, limit: int) -> list[OutboxEntry]:
-        """
-        Return the next messages, first in, first out; they stay kept until settled.
-
-        What a waiter has claimed back meanwhile is let go of.
-        """
         batch: list[OutboxEntry] = []
         while self._queue and len(batch) < limit:
             moved = move(self._queue, self._taken, limit - len(batch), self._entered)
@@ -300,95 +290,68 @@ class MemoryOutbox:
 
     @property
     def taken(self) -> KeysView[OutboxEntry]:
-        """
-        What was taken and is not settled, in the order in which it was taken.
-        """
         return self._taken.keys()
 
     def settle(self, message: OutboxEntry, counter: Counter) -> None:
-        """
-        Let go of a message that was taken, and count what became of it, once.
-        """
         self.settle_all([message], counter)
 
     def settle_all(self, messages: list[OutboxEntry], counter: Counter) -> None:
-        """
-        Do so for several, in one step.
-        """
         self._forget(remove_and_count(self._taken, messages, counter))
 
     def withdraw(self, message: OutboxEntry) -> bool:
-        """
-        Let go of a message that its waiter has claimed back; the relay may have, before.
-        """
-        with suppress(ValueError):
-            self._queue.remove(message)  # compares identities: one step, and quick
+        with suppress(ValueError):  # the relay may have dropped it already
+            self._queue.remove(message)  # compares identities: atomic, and fast
             self._forget([message])
         return True
 
     def holds(self, message: OutboxEntry) -> bool:
-        """
-        Tell whether *message* is kept; slowly.
-        """
         return message in self._queue or message in self._taken
 
     def start(self) -> None:
         """
-        Do nothing: memory is there.
+        Do nothing: memory needs no hub.
         """
 
     def close(self) -> list[OutboxEntry]:
-        """
-        Return everything; it stays kept until it is settled.
-        """
         self.take(len(self._queue))
         return list(self._taken)
 
     def abandon(self) -> None:
         """
-        Do nothing: the child has a copy of its own.
+        Do nothing: the child has its own copy of the memory.
         """
 
     def _forget(self, messages: list[OutboxEntry]) -> None:
-        # a bound, not a ledger: an OS thread may come between the reading and the writing,
-        # and the count begins anew whenever the outbox is empty
+        # only a bound: an OS thread may interrupt between reading and writing; the count is
+        # reset whenever the outbox is empty
         self._bytes -= sum(map(release, messages))
         if not self.waiting:
             self._bytes = 0
 
     @property
     def waiting(self) -> int:
-        """
-        How many messages are kept.
-        """
         return len(self._queue) + len(self._taken)
 
     @property
     def unpersisted_count(self) -> int:
         """
-        How many messages are lost if the process is killed: all of them.
+        All messages: none of them would survive the process.
         """
         return self.waiting
 
     @property
     def stalled_seconds(self) -> float:
         """
-        For how long its disk has not answered: it has none.
+        Always 0: there is no disk.
         """
         return 0.0
 
     @property
     def level(self) -> Level:
-        """
-        How full it is, by number or by bytes, whichever is more.
-        """
         return self._level(self.waiting, self._bytes)
 
     @property
     def oldest(self) -> OutboxEntry | None:
-        """
-        The oldest message.
-        """
         return oldest(self._taken, self._queue)
 
     def _level(self, waiting: int, kept: int) -> Level:
@@ -397,10 +360,10 @@ class MemoryOutbox:
 
 def oldest(*kept: Iterable[OutboxEntry]) -> OutboxEntry | None:
     """
-    Return the first message of the first that has one, or None.
+    Return the first message of the first collection that is not empty, or None.
     """
     for messages in kept:
-        with suppress(RuntimeError):  # it changes while an OS thread looks
+        with suppress(RuntimeError):  # another OS thread changes it meanwhile
             for message in messages:
                 return message
     return None

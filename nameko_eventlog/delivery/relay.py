@@ -4,7 +4,6 @@ The green thread that publishes the outbox and waits for the broker's confirms.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from time import monotonic
 
@@ -15,117 +14,119 @@ from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.addresses import masked_text
-from nameko_eventlog.amqp.broker import BrokerTimeout, OnConfirm, OnReturn, blames_message
+from nameko_eventlog.amqp.broker import Broker, BrokerTimeout, blames_message
+from nameko_eventlog.amqp.route import Route
+from nameko_eventlog.amqp.settings import PublisherSettings
+from nameko_eventlog.backoff import backoff
 from nameko_eventlog.delivery.changes import Changes
 from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.in_flight import FIRST_BACKOFF, LAST_BACKOFF, InFlight
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
-from nameko_eventlog.delivery.target import Target
 from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
 
 BATCH = 100
-"""Messages written before others get their turn."""
+"""Messages written before other green threads run."""
 
 ACKS = 50
-"""Methods read from the broker before others get their turn."""
+"""AMQP methods read before other green threads run."""
 
 LOOK = 0.1
-"""Seconds between looks into the outbox, since an OS thread cannot wake the relay."""
+"""Seconds between checks of the outbox, because an OS thread cannot wake the relay."""
 
 PATIENCE = 1.0
-"""Seconds without a confirm after which the broker does not count as well any more."""
+"""Seconds without a confirm after which the broker no longer counts as healthy."""
 
 LONGEST_PATIENCE = 600.0
-"""
-Seconds that the broker gets for confirming at the most, when ``confirm_timeout`` is too short.
-"""
+"""The most seconds that the broker gets to confirm, when ``confirm_timeout`` is too short."""
 
 PROBE = 1.0
-"""Seconds between two messages that tell whether a queue takes event logs."""
+"""Seconds between two messages that test whether a queue receives event logs."""
 
 DECLARE = 10.0
-"""Seconds after which what event logs are published to is declared again."""
+"""Seconds between repeated declarations of the exchanges and bindings."""
 
 OVERDUE = 1.0
-"""Seconds after which the relay is woken that a lost timer has not woken."""
+"""Seconds after which the relay is woken if its timer was lost."""
 
 
 class Relay:
     """
-    Publish what is in the outbox, first in, first out, and settle what is confirmed.
+    Publish the messages of the outbox, first in, first out, and settle those that are confirmed.
 
     Args:
-        outbox: What to publish.
-        ledger: Where to count what becomes of it.
-        make_broker: Makes the broker, or another target.
+        outbox: The outbox.
+        ledger: Counts the outcomes.
+        settings: How to connect and to publish.
+        route: Where to publish.
         identifiers: Makes the message ids.
-        undeliver: Called with a message that cannot be delivered, and why.
-        confirm_timeout: Seconds that the broker has for confirming.
-        unroutable: What to do when no queue takes the event logs: ``ignore``, ``warn`` or
+        undeliver: Called with a message that cannot be delivered, and the reason.
+        confirm_timeout: Seconds that the broker has to confirm.
+        unroutable: What to do when no queue receives the event logs: ``ignore``, ``warn`` or
             ``hold``.
-        most_aside: How many refused messages may wait aside before no new ones are published.
-        most_aside_bytes: How many bytes of bodies.
-        service: The service's name, for messages.
-        home: The OS thread that it runs in.
+        most_aside: The most refused messages that wait aside; then no new ones are published.
+        most_aside_bytes: The same in bytes of bodies.
+        hub_thread: The OS thread that the relay runs in.
     """
 
     notice: Callable[[], None]
-    """Learn that the outbox has something; from another OS thread this takes a look's time."""
+    """
+    Tell the relay that the outbox has a message.
+
+    Another OS thread cannot wake the relay, which checks the outbox every `LOOK` seconds.
+    """
 
     def __init__(
         self,
         outbox: Outbox,
         ledger: Ledger,
-        make_broker: Callable[[OnConfirm, OnReturn], Target],
+        settings: PublisherSettings,
+        route: Route,
         identifiers: UUID7Generator,
         undeliver: Callable[[OutboxEntry, str], None],
         confirm_timeout: float,
         unroutable: str,
         most_aside: int,
         most_aside_bytes: int,
-        service: str,
-        home: HubThread,
+        hub_thread: HubThread,
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
-        self._broker = make_broker(self._answered, self._returned)
+        self._broker = Broker(settings, route, self._answered, self._returned)
         self._identifiers = identifiers
         self._undeliver = undeliver
         self._confirm_timeout = confirm_timeout
         self._warn_unroutable = unroutable == "warn"
         self._hold_unroutable = unroutable == "hold"
-        self._service = service
-        self._home = home
-        self._bell = Notifier(home)
-        self.notice = self._bell.ring
-        self._flight = InFlight(most_aside, most_aside_bytes)
+        self._hub_thread = hub_thread
+        self._notifier = Notifier(hub_thread)
+        self.notice = self._notifier.notify
+        self._in_flight = InFlight(most_aside, most_aside_bytes)
         self._confirmed: list[OutboxEntry] = []  # and not yet settled
-        self._random = random.Random(random.SystemRandom().random())
         self._thread: GreenThread | None = None
         self._stopping = False
         self._abandoned = False
         self._finished = Event()
-        self._backoff = FIRST_BACKOFF
+        self._failures = 0  # sessions that ended with nothing confirmed, in a row
         self._changes = Changes(
-            service, lambda: self._broker.address, lambda: self._outbox.waiting
+            route.service, lambda: self._broker.address, lambda: self._outbox.waiting
         )
-        self.connections = 0  # how many there have been
-        self._confirmed_at = 0.0  # when something last was, or could be
-        self._well_at = 0.0
+        self.connections = 0  # how many were opened
+        self._confirmed_at = 0.0  # when a confirm last arrived, or the connection was opened
+        self._healthy_at = 0.0
         self._probe: int | None = None
         self._probed_at = 0.0
         self._probe_returned = False
         self._returned_ids: set[str] = set()
         self._refused_at = 0.0
         self._declared_at = 0.0
-        self._patience = confirm_timeout  # with the broker
-        self._longest_wait = 0.0  # for a confirm, while that is longer than confirm_timeout
+        self._patience = confirm_timeout  # seconds to wait for a confirm
+        self._longest_wait = 0.0  # for a confirm; 0 unless longer than confirm_timeout
         self._long_wait_at = 0.0
 
-    # -- for others
+    # -- called by BrokerDelivery
 
     def start(self) -> None:
         """
@@ -133,25 +134,27 @@ class Relay:
         """
         if self._thread is None:
             interrupt.acquire(self)
-            self._well_at = monotonic()  # connecting takes a moment
+            self._healthy_at = monotonic()  # until the first connection is made
             self._thread = eventlet.spawn(self._run)
 
     def revive(self) -> None:
         """
-        Begin again if the green thread has ended, or sleeps on: a signal handler raised there.
+        Restart the green thread if a signal handler that raised has ended it, or lost its timer.
         """
         thread = self._thread
-        if thread is None or self._finished.ready() or self._abandoned or not self._home.is_here:
+        if thread is None or not self._hub_thread.is_here:
+            return
+        if self._finished.ready() or self._abandoned:
             return
         if thread.dead:
             self._thread = eventlet.spawn(self._run)
         else:
-            self._bell.wake_overdue(OVERDUE)
+            self._notifier.wake_overdue(OVERDUE)
 
     @property
     def is_running(self) -> bool:
         """
-        Whether a turn is of use to the relay.
+        Whether the relay publishes when the caller yields.
         """
         return self._thread is not None and not self._abandoned
 
@@ -162,25 +165,25 @@ class Relay:
     @property
     def is_healthy(self) -> bool:
         """
-        Whether the broker is well, so that waiting for a moment makes room in the outbox.
+        Whether the broker confirms, so that waiting for a moment makes room in the outbox.
         """
         return (
             not self._changes.is_blocked
             and not self._is_held
-            and monotonic() - self._well_at < PATIENCE
+            and monotonic() - self._healthy_at < PATIENCE
         )
 
     def stop(self, seconds: float) -> None:
         """
-        Publish what is left, for *seconds* at the most, and end.
+        Publish the rest, within *seconds*, and end.
 
-        From another OS thread than the relay's, nothing more is published: nobody there can
-        wait for it.
+        Called from another OS thread it publishes nothing more, because that thread cannot wait
+        for the relay.
         """
         self._stopping = True
-        self._bell.ring()
-        if self._thread is not None and self._home.is_here:
-            self._flight.retry_soon()
+        self._notifier.notify()
+        if self._thread is not None and self._hub_thread.is_here:
+            self._in_flight.retry_soon()
             end = monotonic() + seconds
             while not self._finished.ready():
                 left = end - monotonic()
@@ -194,20 +197,20 @@ class Relay:
     @property
     def blocked_seconds(self) -> float:
         """
-        For how long an alarm of the broker's has kept it from publishing.
+        How many seconds the broker's alarms have blocked publishing.
         """
         return self._broker.blocked_seconds
 
     @property
     def refused(self) -> int:
         """
-        How many the broker has refused, and has not taken since.
+        How many messages the broker has refused and not accepted since.
         """
-        return self._flight.refused
+        return self._in_flight.refused
 
     def abandon(self) -> None:
         """
-        Publish no more, in a forked child: the connection is the parent's.
+        Stop publishing in a forked child: the connection belongs to the parent.
         """
         self._abandoned = True
         interrupt.release(self)
@@ -216,7 +219,7 @@ class Relay:
     # -- the green thread
 
     def _run(self) -> None:
-        goes_on = False
+        is_restarted = False
         try:
             forwarding.suspended.set(True)  # in this green thread's own context
             while not self._is_done():
@@ -232,42 +235,41 @@ class Relay:
         except GreenletExit:
             pass
         except BaseException:
-            # what a signal handler raises comes out of whichever green thread happens to run;
-            # the outbox is still to be delivered
-            goes_on = True
+            # a signal handler's exception is raised in whichever green thread is running;
+            # the outbox must still be delivered
+            is_restarted = True
             self._thread = eventlet.spawn(self._run)
             raise
         finally:
             self._broker.close(orderly=False)
-            if not goes_on and not self._finished.ready():
+            if not is_restarted and not self._finished.ready():
                 self._finished.send(None)
 
     def _is_done(self) -> bool:
         return self._abandoned or (self._stopping and not self._outbox.waiting)
 
     def _pause(self) -> None:
-        seconds = self._backoff * (0.5 + self._random.random())
-        self._backoff = min(self._backoff * 2, LAST_BACKOFF)
-        end = monotonic() + seconds
+        self._failures += 1
+        end = monotonic() + backoff(self._failures, FIRST_BACKOFF, LAST_BACKOFF)
         while (left := end - monotonic()) > 0 and not self._is_done():
             eventlet.sleep(min(left, LOOK))
-            if self._stopping:  # there is little time left
+            if self._stopping:  # try once more at once
                 break
 
     def _session(self) -> None:
         """
         Connect, and publish until there is nothing left to do.
         """
-        # whatever has ended the last one, and wherever: the outbox knows what was taken
+        # however the last session ended, the outbox knows which messages were taken
         self._settle()
         kept = claimed(list(self._outbox.taken), self._outbox, self._ledger.withdrawn)
-        self._flight.restore(kept, monotonic())
+        self._in_flight.restore(kept, monotonic())
         self._broker.open()
         self.connections += 1
         if self._is_done():
             return
         self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
-        self._long_wait_at = self._confirmed_at  # connecting says nothing of confirms
+        self._long_wait_at = self._confirmed_at  # connecting does not show that confirms are fast
         self._changes.is_blocked = False
         self._probe = None
         self._probe_returned = False
@@ -276,9 +278,9 @@ class Relay:
         while not self._is_done():
             self._changes.blocked(self._broker.blocked_since is not None)
             sent = not self._changes.is_blocked and self._publish()
-            # half of what is on its way: who waited for it goes on while the broker is busy
-            # with the other half
-            limit = min(ACKS, self._flight.sent // 2 + 1)
+            # half of the messages in flight: callers that waited for these continue while the
+            # broker works on the other half
+            limit = min(ACKS, self._in_flight.sent // 2 + 1)
             try:
                 read = self._broker.read(limit)
             finally:
@@ -295,30 +297,30 @@ class Relay:
             if read == limit or ((sent or read) and self._has_more_to_send(now)):
                 eventlet.sleep(0)
             else:
-                self._bell.wait(LOOK, self._broker.socket)
+                self._notifier.wait(LOOK, self._broker.socket)
         self._broker.close(orderly=True)
 
     def _has_more_to_send(self, now: float) -> bool:
-        flight = self._flight
-        if self._changes.is_blocked or flight.is_full or self._is_held:
+        in_flight = self._in_flight
+        if self._changes.is_blocked or in_flight.is_full or self._is_held:
             return False
-        waiting = self._outbox.waiting - flight.sent - flight.aside
-        return (waiting > 0 and not flight.is_aside_full) or flight.may_retry(now)
+        waiting = self._outbox.waiting - in_flight.sent - in_flight.aside
+        return (waiting > 0 and not in_flight.is_aside_full) or in_flight.may_retry(now)
 
     def _publish(self) -> bool:
         """
-        Write the next batch, and tell whether there was one.
+        Write the next batch; return whether there was one.
         """
         now, limit = monotonic(), BATCH
         if self._is_held:
-            if self._flight.sent or now - self._probed_at < PROBE:
+            if self._in_flight.sent or now - self._probed_at < PROBE:
                 return False
-            # those that were returned, in their order, before the rest
-            self._flight.restore(list(self._outbox.taken), now)
+            # returned messages first, in their order
+            self._in_flight.restore(list(self._outbox.taken), now)
             self._probed_at = now
             self._declare(now, at_once=True)
             limit = 1
-        batch = self._flight.next(limit, now, self._outbox.take)
+        batch = self._in_flight.next(limit, now, self._outbox.take)
         if not batch:
             return False
         try:
@@ -327,7 +329,7 @@ class Relay:
                 self._broker.batch(),
             ):
                 for message in batch:
-                    if self._flight.is_full:
+                    if self._in_flight.is_full:
                         break
                     self._send(message)
         except BrokerTimeout:
@@ -338,7 +340,7 @@ class Relay:
 
     def _send(self, message: OutboxEntry) -> None:
         """
-        Send *message*, the first of the next.
+        Send *message*, the first of the batch.
         """
         if message.message_id is None:
             message.message_id = self._identifiers.make(message.timestamp)
@@ -348,19 +350,19 @@ class Relay:
         now = monotonic()
         is_probe = self._warn_unroutable and self._probe is None and now - self._probed_at >= PROBE
         tag = self._broker.next_tag
-        self._flight.send(tag, now)
+        self._in_flight.send(tag, now)
         try:
             self._broker.publish(message, is_probe or self._hold_unroutable)
         except self._broker.transient_errors:
             raise
         except Exception as exc:
-            # a signal handler's says nothing against the message, which can be encoded
+            # a signal handler may have raised it, so that one failure does not blame the message
             message.failures += 1
             blamed = message.failures > 2 or self._broker.is_above_a_frame(message)
             if not (blamed and self._broker.is_open):
                 raise
-            self._flight.confirm(tag)
-            self._give_up(message, f"it cannot be encoded: {exc!r}", sent=False)
+            self._in_flight.confirm(tag)
+            self._give_up(message, f"the message cannot be encoded: {exc!r}", sent=False)
             return
         if not self._broker.confirms:
             self._answered(tag, False, True)
@@ -370,29 +372,29 @@ class Relay:
 
     def _declare(self, now: float, at_once: bool = False) -> None:
         """
-        Declare what event logs are published to, if it is time: somebody may have deleted it.
+        Repeat the declarations if it is time: an exchange or a binding may have been deleted.
         """
         if not self._changes.is_blocked and (at_once or now - self._declared_at >= DECLARE):
             self._declared_at = now
             self._broker.declare()
 
     def _check_confirms(self, now: float) -> None:
-        sent_at = self._flight.sent_at
-        if self._flight.refused:  # what is sent again and again makes no room
-            self._well_at = self._confirmed_at
+        sent_at = self._in_flight.sent_at
+        if self._in_flight.refused:  # retries make no room in the outbox
+            self._healthy_at = self._confirmed_at
         elif sent_at is None:
-            self._well_at = now
+            self._healthy_at = now
         else:
-            self._well_at = max(sent_at, self._confirmed_at)
+            self._healthy_at = max(sent_at, self._confirmed_at)
         if sent_at is None or self._changes.is_blocked:
             return
-        # the clock of the oldest; what others are confirmed meanwhile does not wind it up
+        # of the oldest message; confirms of others do not reset it
         waited = now - max(sent_at, self._broker.unblocked_at)
         if waited > self._confirm_timeout:
             self._longest_wait = max(self._longest_wait, waited)
             self._long_wait_at = now
             if waited > self._patience:
-                timeout = BrokerTimeout(f"no confirm in {self._patience} s")
+                timeout = BrokerTimeout(f"no confirm within {self._patience} s")
                 self._wait_longer()
                 raise timeout
         elif self._patience > self._confirm_timeout:
@@ -400,16 +402,16 @@ class Relay:
 
     def _wait_longer(self) -> None:
         """
-        Give the broker more time on the next connection: its confirms may all take so long.
+        Give the broker more time on the next connection: all its confirms may take so long.
 
-        Publishing again each time before they come would never end.
+        If the relay published again before every confirm, that would never end.
         """
         most = max(LONGEST_PATIENCE, self._confirm_timeout)
         self._patience = min(self._patience * 2, most)
 
     def _wait_shorter(self, now: float) -> None:
         """
-        Go back to ``confirm_timeout`` when confirms have come in time for long enough.
+        Return to ``confirm_timeout`` after confirms have arrived in time for long enough.
         """
         if now - self._long_wait_at > 10 * self._patience:
             self._patience = self._confirm_timeout
@@ -417,23 +419,23 @@ class Relay:
             self._changes.quick()
 
     def _check_refusals(self, now: float) -> None:
-        flight = self._flight
-        self._changes.aside(flight.is_aside_full, flight.refused)
-        if not flight.refused and now - self._refused_at > LAST_BACKOFF:
-            self._changes.taking()
+        in_flight = self._in_flight
+        self._changes.aside(in_flight.is_aside_full, in_flight.refused)
+        if not in_flight.refused and now - self._refused_at > LAST_BACKOFF:
+            self._changes.accepting()
 
-    # -- what the broker says
+    # -- the broker's answers
 
     def _answered(self, tag: int, multiple: bool, taken: bool) -> None:
         """
-        Learn what became of a message, or of all up to it.
+        Handle a confirm or a refusal of one message, or of all up to it.
         """
         if self._probe is not None and (tag == self._probe or (multiple and tag > self._probe)):
             self._probe = None
             if self._changes.routed(not self._probe_returned, is_held=False):
                 self._declare(monotonic(), at_once=True)
             self._probe_returned = False
-        messages = self._flight.confirm(tag, multiple, taken)
+        messages = self._in_flight.confirm(tag, multiple, taken)
         if taken:
             self._confirmed += messages
         else:
@@ -441,17 +443,17 @@ class Relay:
 
     def _settle(self) -> None:
         """
-        Settle what was confirmed, all that was read at once.
+        Settle all messages whose confirms were read.
         """
         messages = self._confirmed
         if not messages:
             return
         self._confirmed_at = monotonic()
-        self._backoff = FIRST_BACKOFF
+        self._failures = 0
         if self._hold_unroutable:
             messages = self._routed(messages)
         for message in messages:
-            if message.waiter is not None:  # before it is settled: rather twice than not at all
+            if message.waiter is not None:  # before settling: better twice than never
                 message.waiter.confirm()
         self._outbox.settle_all(messages, self._ledger.confirmed)
         self._confirmed = []
@@ -461,29 +463,29 @@ class Relay:
 
     def _routed(self, messages: list[OutboxEntry]) -> list[OutboxEntry]:
         """
-        Return those that a queue has taken; the others wait to be sent again.
+        Return the messages that a queue has received; the others are kept to be sent again.
         """
         routed = messages
         if self._returned_ids:
-            routed = [one for one in messages if one.message_id not in self._returned_ids]
-            returned = [one for one in messages if one.message_id in self._returned_ids]
-            self._flight.send_again(returned)
-            self._returned_ids.difference_update(one.message_id or "" for one in returned)
+            routed = [m for m in messages if m.message_id not in self._returned_ids]
+            returned = [m for m in messages if m.message_id in self._returned_ids]
+            self._in_flight.send_again(returned)
+            self._returned_ids.difference_update(m.message_id or "" for m in returned)
         if messages:
             self._changes.routed(len(routed) == len(messages), is_held=True)
         return routed
 
     def _refuse(self, messages: list[OutboxEntry], now: float) -> None:
         """
-        Keep what the broker refuses aside, and say so if it does that again.
+        Keep refused messages aside, and log it if one was refused before.
         """
         self._refused_at = now
         is_again = any(message.refusals for message in messages)
         for message in messages:
-            self._flight.refuse(message, now)
+            self._in_flight.refuse(message, now)
             self._returned_ids.discard(message.message_id or "")
         if is_again:
-            self._changes.refusing(self._flight.refused)
+            self._changes.refusing(self._in_flight.refused)
 
     def _returned(self, message_id: str) -> None:
         self._probe_returned = True
@@ -492,30 +494,30 @@ class Relay:
 
     def _lose(self, exc: BaseException) -> None:
         """
-        Get ready for the next connection, after this one, or the attempt at it, was lost.
+        Prepare for the next connection after this one was lost or could not be made.
         """
         self._broker.close(orderly=False)
         blamed = blames_message(exc)
-        lost = self._flight.lose(alone=blamed)
+        lost = self._in_flight.lose(alone=blamed)
         if blamed and len(lost) == 1:
             lost[0].failures += 1
         for message in lost:
             if message.failures >= 2 or self._broker.is_above_a_frame(message):
                 self._give_up(
-                    message, f"the broker does not take it: {masked_text(str(exc))}", sent=True
+                    message, f"the broker rejects it: {masked_text(str(exc))}", sent=True
                 )
         self._changes.lost(exc)
 
     def _fail(self, exc: Exception) -> None:
         """
-        Get ready to start again after an error of our own.
+        Prepare to restart after an error in our own code.
         """
         self._broker.close(orderly=False)
-        self._flight.lose(alone=False)
+        self._in_flight.lose(alone=False)
         self._changes.failed(exc)
 
     def _give_up(self, message: OutboxEntry, reason: str, sent: bool) -> None:
-        self._undeliver(message, reason)  # rather twice than not at all
+        self._undeliver(message, reason)  # before settling: better twice than never
         self._outbox.settle(message, self._ledger.undelivered)
         if message.waiter is not None:
             message.waiter.fail(reason, sent)

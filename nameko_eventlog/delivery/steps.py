@@ -1,7 +1,7 @@
 """
-What happens as a whole or not at all, whatever a signal handler raises.
+Atomic changes: they happen completely or not at all, even if a signal handler raises.
 
-It may raise between any two of Python's steps, but not within a call that is written in C.
+A signal handler may raise between any two bytecode instructions, but not within a C call.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from nameko_eventlog.delivery.entry import OutboxEntry
 
 def in_one_step(*steps: Iterator[Any]) -> None:
     """
-    Take all of *steps*, one after the other, within a single call; they are written in C.
+    Run all *steps*, one after the other, within a single C call. The iterators must be C code.
     """
     deque(chain(*steps), maxlen=0)
 
 
 def first(steps: Iterator[Any]) -> Iterator[Any]:
     """
-    Return the first one of *steps*, not yet taken.
+    Return an iterator that runs only the first of *steps*.
     """
     return islice(steps, 1)
 
@@ -37,13 +37,13 @@ def remove_and_count(
     also: Callable[[list[OutboxEntry]], Iterator[object]] | None = None,
 ) -> list[OutboxEntry]:
     """
-    Remove *messages* and count them, in one step, and return those that were there.
+    Remove *messages* from *taken* and count them atomically; return those that were in it.
 
     Args:
-        taken: Where they are.
-        messages: Some may not be there any more.
+        taken: The messages that were taken from the queue.
+        messages: The messages to remove; some may be gone already.
         counter: Counts them.
-        also: Given those that are, returns what is to be taken for each of them in that step.
+        also: Given the messages that are present, returns an iterator with one more step for each.
     """
     there = list(filter(taken.__contains__, messages))
     steps: list[Iterator[object]] = [map(taken.__delitem__, there), counter.ticks]
@@ -57,9 +57,9 @@ def move(
     queue: deque[OutboxEntry], taken: dict[OutboxEntry, Any], limit: int, entered: Counter
 ) -> list[OutboxEntry]:
     """
-    Move the first messages of *queue* to *taken* and count them, in one step, and return them.
+    Move the first messages of *queue* to *taken*, count them atomically, and return them.
 
-    Interrupted, they are in one of the two; `Outbox.taken` has what was not returned.
+    After an interruption each is in one of the two, and `Outbox.taken` has those not returned.
     """
     limit = min(limit, len(queue))
     before = len(taken)

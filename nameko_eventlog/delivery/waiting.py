@@ -1,5 +1,5 @@
 """
-Waiting, in green threads and in OS threads, on an eventlet hub.
+Waiting in green threads and in OS threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import CodeType, FrameType, FunctionType, MethodType
-from typing import Any, Protocol
+from typing import Any
 
 import eventlet
 from eventlet import hubs, patcher
@@ -23,44 +23,13 @@ _os_time = patcher.original("time")
 
 _SIGNALS = tuple(signal.valid_signals())
 
-# that of ``signal`` looks each up in an enumeration: a hundred microseconds for all
+# ``signal.getsignal`` converts to an enumeration, which takes 100 microseconds for all signals
 _get_handler: Callable[[int], Any] = import_module("_signal").getsignal
 
 
-class Waiter(Protocol):
+class Waiter:
     """
-    Somebody who waits until the outbox has done with a message.
-    """
-
-    def take(self) -> bool:
-        """
-        Claim the message for sending it: only the first to claim it succeeds, however often.
-        """
-
-    def take_back(self) -> bool:
-        """
-        Claim it for withdrawing it, in the same way.
-        """
-
-    def confirm(self) -> None:
-        """
-        Say that the broker has it.
-        """
-
-    def fail(self, reason: str, sent: bool) -> None:
-        """
-        Say that it will not be delivered, why, and whether it was sent nevertheless.
-        """
-
-    def wait(self, seconds: float) -> bool:
-        """
-        Wait until one of the two is said, and tell whether it was confirmed.
-        """
-
-
-class _Ticket:
-    """
-    What both kinds of waiter share: the claim, and the outcome.
+    A manual call that waits for the outcome of its message.
     """
 
     def __init__(self) -> None:
@@ -71,42 +40,61 @@ class _Ticket:
 
     def take(self) -> bool:
         """
-        Claim the message for sending it.
+        Claim the message for sending; return whether it succeeded.
 
-        Who was interrupted after that may ask again.
+        Either the relay or the waiter can claim it. The one that did may ask again, after an
+        interruption for example.
         """
-        return self._claims.setdefault(None, "relay") == "relay"  # one step, whatever thread
+        return self._claims.setdefault(None, "relay") == "relay"  # atomic, in any thread
 
     def take_back(self) -> bool:
         """
-        Claim the message for withdrawing it.
+        Claim the message for withdrawing, in the same way.
         """
         return self._claims.setdefault(None, "waiter") == "waiter"
 
+    def confirm(self) -> None:
+        """
+        Set the outcome: the broker has confirmed the message.
+        """
+        self.confirmed = True
+        self._end()
 
-class GreenWaiter(_Ticket):
+    def fail(self, reason: str, sent: bool) -> None:
+        """
+        Set the outcome: the message will not be delivered.
+
+        Args:
+            reason: Why not.
+            sent: Whether it was sent nevertheless.
+        """
+        self.sent = sent
+        self.reason = reason
+        self._end()
+
+    def wait(self, seconds: float) -> bool:
+        """
+        Wait for the outcome, within *seconds*; return whether the message was confirmed.
+        """
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """
+        End `wait`.
+        """
+        raise NotImplementedError
+
+
+class GreenWaiter(Waiter):
     """
-    A green thread of the relay's own hub.
+    A waiter in a green thread of the relay's hub.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._waiting: Any = None
 
-    def confirm(self) -> None:
-        """
-        Say that the broker has it.
-        """
-        self.confirmed = True
-        if self._waiting is not None:
-            hubs.get_hub().schedule_call_global(0, self._wake)
-
-    def fail(self, reason: str, sent: bool) -> None:
-        """
-        Say that it will not be delivered, why, and whether it was sent nevertheless.
-        """
-        self.sent = sent
-        self.reason = reason
+    def _end(self) -> None:
         if self._waiting is not None:
             hubs.get_hub().schedule_call_global(0, self._wake)
 
@@ -115,11 +103,7 @@ class GreenWaiter(_Ticket):
             self._waiting.switch()
 
     def wait(self, seconds: float) -> bool:
-        """
-        Wait, letting other green threads run.
-
-        An eventlet Event does the same in twice the time.
-        """
+        # eventlet's Event takes twice the time
         if self.confirmed or self.reason is not None:
             return self.confirmed
         hub = hubs.get_hub()
@@ -128,46 +112,31 @@ class GreenWaiter(_Ticket):
         try:
             hub.switch()
         finally:
-            self._waiting = None  # a wake-up that is under way comes too late
+            self._waiting = None  # so that a scheduled `_wake` does nothing
             timer.cancel()
         return self.confirmed
 
 
-class ThreadWaiter(_Ticket):
+class ThreadWaiter(Waiter):
     """
-    A real OS thread, which must not touch the hub: it waits on an unpatched primitive.
+    A waiter in another OS thread, which must not use the hub: it waits on an unpatched primitive.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._done = _os_threading.Event()
 
-    def confirm(self) -> None:
-        """
-        Say that the broker has it.
-        """
-        self.confirmed = True
-        self._done.set()
-
-    def fail(self, reason: str, sent: bool) -> None:
-        """
-        Say that it will not be delivered, why, and whether it was sent nevertheless.
-        """
-        self.sent = sent
-        self.reason = reason
+    def _end(self) -> None:
         self._done.set()
 
     def wait(self, seconds: float) -> bool:
-        """
-        Wait, blocking this OS thread alone.
-        """
         self._done.wait(seconds)
         return self.confirmed
 
 
 class HubThread:
     """
-    The OS thread whose hub a relay runs on, and what may be done from there.
+    The OS thread of a relay's hub: the thread that makes this object.
     """
 
     def __init__(self) -> None:
@@ -176,25 +145,25 @@ class HubThread:
     @property
     def is_here(self) -> bool:
         """
-        Whether the code that asks runs in this OS thread.
+        Whether the caller runs in this OS thread.
         """
         return bool(_os_threading.get_ident() == self._ident)
 
     def can_wait(self) -> bool:
         """
-        Whether the code that asks is a green thread of this hub, which others can relieve.
+        Tell whether the caller is a green thread of this hub, so that it can yield.
         """
         return self.is_here and getcurrent() is not hubs.get_hub().greenlet
 
     def waiter(self) -> GreenWaiter | ThreadWaiter:
         """
-        Make a waiter for the code that asks.
+        Make a waiter for the caller.
         """
         return GreenWaiter() if self.is_here else ThreadWaiter()
 
     def sleep(self, seconds: float) -> None:
         """
-        Sleep, in the way of the code that asks.
+        Sleep, in a green thread or in an OS thread.
         """
         if self.is_here:
             eventlet.sleep(seconds)
@@ -204,13 +173,13 @@ class HubThread:
 
 def run_in_thread(call: Callable[[], object]) -> None:
     """
-    Run *call* in an OS thread of its own, while other green threads run in this one.
+    Run *call* in a new OS thread, while other green threads run in this one.
 
-    ``eventlet.tpool`` tells of the end by a socket: a forked child that runs a hub reads it as
-    well, and then the parent waits for ever.
+    ``eventlet.tpool`` signals the end through a socket. A forked child that runs a hub reads from
+    it as well, and then the parent waits forever.
 
     Raises:
-        Exception: What *call* raises.
+        Exception: *call* raised it.
     """
     ends: list[Exception | None] = []
 
@@ -231,9 +200,9 @@ def run_in_thread(call: Callable[[], object]) -> None:
 
 def may_yield() -> bool:
     """
-    Tell whether the running code stands a switch to another green thread.
+    Tell whether the running code may switch to another green thread.
 
-    A signal handler or a ``__del__`` interrupts code that does not expect one.
+    A signal handler or a ``__del__`` may not: the code that it interrupts expects no switch.
     """
     handlers = _signal_handlers()
     frame: FrameType | None = sys._getframe(1)
@@ -265,38 +234,38 @@ def _signal_handlers() -> set[CodeType]:
 
 class Notifier:
     """
-    Let one green thread wait for a socket, a ring, or the end of a time, whichever is first.
+    Let one green thread wait for a socket, a `notify`, or a timeout, whichever is first.
 
-    ``hubs.trampoline`` waits for a socket or a time; whoever rings switches into it, which is
-    what eventlet's own primitives do with those who wait.
+    ``hubs.trampoline`` waits for a socket or a timeout. `notify` switches into it, as eventlet's
+    own primitives do.
     """
 
-    def __init__(self, home: HubThread) -> None:
-        self._home = home
+    def __init__(self, hub_thread: HubThread) -> None:
+        self._hub_thread = hub_thread
         self._waiting: Any = None
-        self._rung = False
+        self._is_notified = False
         self._parked: list[Any] = []
-        self._until = 0.0  # when whoever waits should be awake again
+        self._until = 0.0  # when the waiting thread should be awake
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """
-        Wake who waits; from another OS thread, which has no way to, do nothing.
+        Wake the waiting thread. Another OS thread cannot do that: there, do nothing.
         """
-        if self._rung:
+        if self._is_notified:
             return
         waiting = self._waiting
         if waiting is None:
-            self._rung = True
-        elif self._home.is_here:
-            self._rung = True
-            self._waiting = None  # one ring is enough
+            self._is_notified = True
+        elif self._hub_thread.is_here:
+            self._is_notified = True
+            self._waiting = None  # waking it once is enough
             hubs.get_hub().schedule_call_global(0, self._wake, waiting)
 
     def wake_overdue(self, seconds: float) -> None:
         """
-        Wake who has waited for so much longer than it meant to.
+        Wake the waiting thread if it is overdue by more than *seconds*.
 
-        A signal handler that raises within eventlet's hub takes a timer with it.
+        If a signal handler raises within eventlet's hub, the timer is lost.
         """
         waiting = self._parked
         if waiting and _os_time.monotonic() > self._until + seconds:
@@ -308,10 +277,10 @@ class Notifier:
 
     def wait(self, seconds: float, socket: Any = None) -> None:
         """
-        Wait until a ring, until *socket* can be read, or for *seconds*.
+        Wait until `notify`, until *socket* is readable, or until *seconds* are over.
         """
-        if self._rung:
-            self._rung = False
+        if self._is_notified:
+            self._is_notified = False
             eventlet.sleep(0)
             return
         waiting = [getcurrent()]
@@ -330,12 +299,12 @@ class Notifier:
         except _Elapsed:
             pass
         finally:
-            waiting.clear()  # a wake-up that is under way comes too late
+            waiting.clear()  # so that a scheduled `_wake` does nothing
             self._waiting = None
-            self._rung = False
+            self._is_notified = False
 
 
 class _Elapsed(Exception):
     """
-    The time is up.
+    The timeout of `Notifier.wait`.
     """

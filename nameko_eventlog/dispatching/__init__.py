@@ -1,3 +1,3 @@
 """
-Dispatching: from what a service says, by way of the body, to the bytes that are delivered.
+Dispatching: build the body of an event log, and encode it for delivery.
 """

@@ -1,5 +1,5 @@
 """
-Worker context + event log -> the body, encoded.
+Build bodies from event logs and the worker context, and encode them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nameko_eventlog import limits
 from nameko_eventlog.dispatching.serialization import (
     Cleaner,
     Serializer,
-    shortened,
+    short_repr,
 )
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.plain_json import encode_plain, is_plain
@@ -39,7 +39,7 @@ _NOT_METADATA_ONLY = _TOP | frozenset(CONTEXT_FIELDS)
 
 PLAIN_TYPE = "application/json"
 PLAIN_ENCODING = "utf-8"
-"""Content type and content encoding of what `BodyEncoder.encode_plain` makes."""
+"""Content type and content encoding of the payloads that `BodyEncoder.encode_plain` returns."""
 
 
 class Body(msgspec.Struct, frozen=True, gc=False):
@@ -56,9 +56,9 @@ class Body(msgspec.Struct, frozen=True, gc=False):
 
 class Head:
     """
-    What a worker's bodies begin with, as JSON: the context, the metadata, and the time.
+    The beginning of a worker's bodies as JSON: the context, the metadata, and the time.
 
-    Much the same for one event log after another, it is kept while nothing in it changes.
+    It is cached, because consecutive event logs mostly share it.
 
     Args:
         context: The five context attributes.
@@ -70,10 +70,10 @@ class Head:
         self.context = context
         try:
             self.plain_context: bytes | None = encode_plain(context)[:-1]
-        except Exception:  # lone surrogates: the slow way for all
+        except Exception:  # lone surrogates: the slow path for all event logs
             self.plain_context = None
-        # JSON, the metadata that it is of, and since and until when it holds, in seconds: one
-        # attribute, so that threads see what belongs together
+        # the metadata, the first and the last second of validity, and their JSON: one attribute,
+        # so that threads see matching values
         self.kept: tuple[SharedMetadata | None, float, float, bytes] = (None, 0.0, 0.0, b"")
 
 
@@ -82,9 +82,9 @@ class BodyEncoder:
     Build and encode bodies for one dispatcher.
 
     Args:
-        serializer: Which of kombu's serializers.
+        serializer: The serializer.
         redact: Keys whose values are redacted; case does not matter.
-        max_event_bytes: The largest body.
+        max_event_bytes: The largest body, in bytes.
         timespec: ``seconds``, ``milliseconds`` or ``microseconds``.
     """
 
@@ -97,23 +97,23 @@ class BodyEncoder:
     ) -> None:
         self._serializer = serializer
         self._redact = frozenset(key.lower() for key in redact)
-        # no serializer makes less than two bytes of an element
+        # every serializer needs at least two bytes for an element
         most = max(1000, min(max_event_bytes, limits.BODY_VALUES) // 2)
         self._cleaner = Cleaner(serializer, self._redact, most)
         self._checker = Cleaner(serializer, self._redact, most, thorough=True)
         self._mender = Cleaner(serializer, frozenset(), 3 * most, thorough=True)
         self._max_event_bytes = max_event_bytes
-        self._most_plain = min(max_event_bytes, limits.BODY_VALUES)  # more is looked into
+        self._most_plain = min(max_event_bytes, limits.BODY_VALUES)  # above, values are counted
         self._timespec = timespec
         self._formatted: tuple[int, str] = (-1, "")
         self._middles: dict[str, bytes] = {}  # by event type
 
     def encode(self, head: Head, event: EventLog) -> Body:
         """
-        Encode a log line's event log: with a repr for what cannot be sent.
+        Encode a log line's event log. Values that cannot be sent are replaced by their repr.
 
         Args:
-            head: That of the worker; it is brought up to date.
+            head: The worker's head; its cache is updated.
             event: The event log.
         """
         timestamp = time() if event.timestamp is None else event.timestamp
@@ -124,15 +124,15 @@ class BodyEncoder:
 
     def encode_plain(self, head: Head, event: EventLog, timestamp: float) -> bytes | None:
         """
-        Encode a log line's event log if it is of plain JSON types.
+        Encode a log line's event log if it consists of plain JSON types.
 
         Args:
-            head: That of the worker; it is brought up to date.
+            head: The worker's head; its cache is updated.
             event: The event log.
             timestamp: Its time.
 
         Returns:
-            The payload, of `PLAIN_TYPE` and `PLAIN_ENCODING`, or None.
+            The payload, with `PLAIN_TYPE` and `PLAIN_ENCODING`, or None.
         """
         metadata = event.metadata
         data = event.event_data
@@ -151,33 +151,33 @@ class BodyEncoder:
                 if type(data) is not dict or not is_plain(data, self._redact):
                     return None
             payload = b"".join((json, middle, encode_plain(data), b"}"))
-        except Exception:  # lone surrogates, integers beyond 64 bits, an event type of no text
+        except Exception:  # lone surrogates, integers above 64 bits, an event type that is no text
             return None
         return payload if len(payload) <= self._most_plain else None
 
     def _learn(self, event_type: str) -> bytes:
         """
-        Encode what stands between the head and the data, and keep it for the event type.
+        Encode the part between the head and the data, and cache it by event type.
 
-        Most event types are literals of the service's.
+        Most event types are literals in the service's code.
 
         Returns:
-            JSON, or nothing if it takes the slow way.
+            JSON, or empty bytes if the event log needs the slow path.
         """
         if not event_type or not is_short(event_type):
             return b""
         middle = encode_plain(event_type) + b',"data":'
-        if len(self._middles) >= _MOST_EVENT_TYPES:  # made up at run time
+        if len(self._middles) >= _MOST_EVENT_TYPES:  # generated at run time
             self._middles.clear()
         self._middles[event_type] = middle
         return middle
 
     def _renew(self, head: Head, metadata: Mapping[str, Any] | None, timestamp: float) -> bytes:
         """
-        Write the head for *metadata* and *timestamp*.
+        Encode the head for *metadata* and *timestamp*.
 
         Returns:
-            JSON, or nothing if it takes the slow way.
+            JSON, or empty bytes if the event log needs the slow path.
         """
         if head.plain_context is None or not self._serializer.has_fast_path:
             return b""
@@ -203,7 +203,7 @@ class BodyEncoder:
         timestamp = time() if event.timestamp is None else event.timestamp
         try:
             written = self._format(timestamp)
-        except Exception:  # a record of somebody's own making
+        except Exception:  # the record was not made by logging.LogRecord
             timestamp = time()
             written = self._format(timestamp)
         whole = event.event_type if type(event.event_type) is str else safe_text(event.event_type)
@@ -228,7 +228,7 @@ class BodyEncoder:
         try:
             metadata = self._cleaner.clean("metadata", given)
             data: Mapping[str, Any] = self._cleaner.clean("event_data", event_data)
-            metadata, data = settle_context(metadata, data)  # something in it may be redacted
+            metadata, data = settle_context(metadata, data)  # redaction may have changed it
             body = self._body(context, event_type, data, metadata, written)
             return self._checked(self._pack(body))
         except OversizedEvent as exc:
@@ -254,32 +254,32 @@ class BodyEncoder:
         Encode a manual dispatch.
 
         Args:
-            head: That of the worker; it is brought up to date.
+            head: The worker's head; its cache is updated.
             event_type: The event type.
             event_data: The event data.
             metadata: The metadata.
 
         Raises:
-            EventLogTypeError: If an argument is of the wrong type.
-            EventLogValueError: If a value cannot be dispatched.
-            OversizedEvent: If the body is larger than ``max_event_bytes``, or than consumers take.
+            EventLogTypeError: An argument, or a value in it, has the wrong type.
+            EventLogValueError: A value cannot be dispatched.
+            OversizedEvent: The body exceeds ``max_event_bytes``, or what consumers accept.
         """
         if not isinstance(event_type, str):
-            raise EventLogTypeError(f"event_type must be a string, not {shortened(event_type)}")
+            raise EventLogTypeError(f"event_type must be a string, not {short_repr(event_type)}")
         if not event_type:
             raise EventLogValueError("event_type must not be empty; say what happened")
         event_type = str.__str__(event_type)
         if not is_short(event_type):
             raise EventLogValueError(
-                f"event_type has {len(event_type)} characters, of {MAX_NAME} at the most (NUL and"
-                " lone surrogates count six times); pass a name, and the text as event_data:"
-                f" {shortened(event_type)}"
+                f"event_type has {len(event_type)} characters, at most {MAX_NAME} are allowed (NUL"
+                " and lone surrogates count six times); pass a short name, and the text in"
+                f" event_data: {short_repr(event_type)}"
             )
         given: dict[str, Mapping[Any, Any]] = {}
         for name, value in (("event_data", event_data), ("metadata", metadata)):
             if value is not None and not isinstance(value, Mapping):
                 raise EventLogTypeError(
-                    f"{name} must be a mapping or None, not {shortened(value)}"
+                    f"{name} must be a mapping or None, not {short_repr(value)}"
                 )
             given[name] = {} if value is None else value
         timestamp = time()
@@ -289,8 +289,8 @@ class BodyEncoder:
         checked = {name: self._cleaner.check(name, value) for name, value in given.items()}
         for name, expected in wrong_context(given["metadata"]):
             raise EventLogTypeError(
-                f"metadata.{name} stands for the worker's and must be {expected}, not"
-                f" {shortened(given['metadata'][name])}"
+                f"metadata.{name} replaces the worker's {name} and must be {expected}, not"
+                f" {short_repr(given['metadata'][name])}"
             )
         attributes, data = settle_context(checked["metadata"], checked["event_data"])
         body = self._body(head.context, event_type, data, attributes, self._format(timestamp))
@@ -305,23 +305,23 @@ class BodyEncoder:
 
     def _checked(self, packed: tuple[bytes, str, str]) -> tuple[bytes, str, str]:
         """
-        Return what was packed.
+        Return *packed* if it is not too large.
 
         Raises:
-            OversizedEvent: If it is larger than ``max_event_bytes``.
+            OversizedEvent: It exceeds ``max_event_bytes``, or what consumers accept.
         """
         size = len(packed[0])
         if size > self._max_event_bytes:
             raise OversizedEvent(
-                f"event_data and metadata make an event log of {size} bytes, more than"
-                f" max_event_bytes ({self._max_event_bytes}); pass less"
+                f"the event log has {size} bytes, more than max_event_bytes"
+                f" ({self._max_event_bytes}); pass less event_data or metadata"
             )
         if size > limits.BODY_VALUES:
             values = limits.count_values(packed[0], packed[1])
             if values > limits.BODY_VALUES:
                 raise OversizedEvent(
-                    f"event_data and metadata make an event log of up to {values} values, more"
-                    f" than consumers take ({limits.BODY_VALUES}); pass less"
+                    f"the event log has up to {values} values, more than consumers accept"
+                    f" ({limits.BODY_VALUES}); pass less event_data or metadata"
                 )
         return packed
 
@@ -344,7 +344,7 @@ class BodyEncoder:
     def _pack(self, body: dict[str, Any]) -> tuple[bytes, str, str]:
         try:
             return self._serializer.encode(body)
-        except Exception:  # a string or an integer that this serializer does not take
+        except Exception:  # a string or an integer that this serializer cannot encode
             return self._serializer.encode(self._mender.clean("the event log", body))
 
     def _format(self, timestamp: float) -> str:

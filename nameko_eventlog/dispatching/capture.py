@@ -1,5 +1,5 @@
 """
-Auto capture: which entrypoints, at which stages, with what.
+Auto capture: which entrypoint calls become event logs, at which stages, with which data.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _log = logging.getLogger("nameko_eventlog")
 
 class Capture:
     """
-    Decide which calls of entrypoints become event logs.
+    Decide which entrypoint calls become event logs.
 
     Args:
         config: The dispatcher's configuration.
-        types: Entrypoint classes, which apply unless the configuration names others.
+        types: Entrypoint classes to capture, unless the configuration names others.
     """
 
     def __init__(self, config: Config, types: tuple[type, ...]) -> None:
@@ -65,17 +65,17 @@ class Capture:
 
 def _names_of(cls: type) -> set[str]:
     """
-    Return the names and the dotted paths of a class and of its bases.
+    Return the names and dotted paths of a class and of its bases.
     """
-    bases = cls.__mro__[:-1]  # without object
+    bases = cls.__mro__[:-1]  # not object
     return {base.__name__ for base in bases} | {
         f"{base.__module__}.{base.__qualname__}" for base in bases
     }
 
 
-def warn_of_unknown_names(config: Config, service: str, entrypoints: Iterable[Any]) -> None:
+def warn_about_unknown_names(config: Config, service: str, entrypoints: Iterable[Any]) -> None:
     """
-    Warn of names in the configuration that match no entrypoint of the service.
+    Warn about names in the configuration that match no entrypoint of the service.
 
     Args:
         config: The dispatcher's configuration.
@@ -95,46 +95,45 @@ def warn_of_unknown_names(config: Config, service: str, entrypoints: Iterable[An
                 continue
             near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
             _log.warning(
-                "EVENTLOG_DISPATCHER.%s: %r matches no entrypoint of the service %s; %s",
+                "EVENTLOG_DISPATCHER.%s: %r matches no entrypoint of service %s; %s",
                 key,
                 name,
                 service,
                 f"did you mean {' or '.join(map(repr, near))}?"
                 if near
-                else f"there are {', '.join(shown) or 'none'}",
+                else f"it has {', '.join(shown) or 'none'}",
             )
 
 
 def call_arguments(worker_ctx: Any) -> dict[str, Any]:
     """
-    Return the arguments of a worker's call by name, the sensitive ones redacted as Nameko does.
+    Return the arguments of a worker's call by name, redacted as Nameko does.
 
-    Redaction goes by names. Of arguments that do not fit the method those that were passed by
-    position have none: they are counted, not shown. An HTTP request is its method, its path, and
-    its query by names.
+    Redaction works by name. Positional arguments that do not match the method's signature have no
+    name, so only their number is shown. An HTTP request is shown as its method, path and query.
     """
     entrypoint, kwargs = worker_ctx.entrypoint, worker_ctx.kwargs
-    args = [_described(one) if isinstance(one, Request) else one for one in worker_ctx.args]
+    args = [_describe_request(arg) if isinstance(arg, Request) else arg for arg in worker_ctx.args]
     try:
         arguments: dict[str, Any] = get_redacted_args(entrypoint, *args, **kwargs)
     except Exception as exc:
         if entrypoint.sensitive_arguments:
-            return {"arguments": f"[redacted: {type(exc).__name__} on reading them]"}
-        return _arguments_as_they_are(entrypoint, args, kwargs)
+            return {"arguments": f"[redacted: reading them raised {type(exc).__name__}]"}
+        return _unredacted_arguments(entrypoint, args, kwargs)
     return arguments
 
 
-def _described(request: Request) -> dict[str, Any]:
+def _describe_request(request: Request) -> dict[str, Any]:
     query = request.args.to_dict(flat=False)
     return {
         "method": request.method,
         "path": request.path,
-        "query": {name: one[0] if len(one) == 1 else one for name, one in query.items()},
+        "query": {name: v[0] if len(v) == 1 else v for name, v in query.items()},
     }
 
 
-def _arguments_as_they_are(entrypoint: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    try:  # without Nameko's deep copy, which not everything allows
+def _unredacted_arguments(entrypoint: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    try:  # without Nameko's deep copy, which some objects do not support
         method = getattr(entrypoint.container.service_cls, entrypoint.method_name)
         bound = inspect.signature(method).bind(None, *args, **kwargs)
         bound.apply_defaults()
@@ -142,18 +141,18 @@ def _arguments_as_they_are(entrypoint: Any, args: Any, kwargs: Any) -> dict[str,
         fitting.pop(next(iter(fitting)))  # self
         return fitting
     except Exception:
-        shown = f"[redacted: {len(args)} without a name, which do not fit the method]"
+        shown = f"[redacted: {len(args)} positional, which do not match the method's signature]"
         return {"args": shown if args else [], "kwargs": dict(kwargs)}
 
 
 def outcome(started: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]:
     """
-    Return the metadata of the end of a call.
+    Return the metadata of a call that has ended.
 
     Args:
         started: When it began, by the monotonic clock.
         entrypoint: The bound entrypoint extension.
-        exc_info: The triple of the exception it ended with, or None.
+        exc_info: The triple of the exception that ended it, or None.
     """
     metadata: dict[str, Any] = {"duration": round(monotonic() - started, 6)}
     if exc_info is not None:
@@ -164,7 +163,7 @@ def outcome(started: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]
 
 def as_tuple(classes: Any) -> tuple[type, ...]:
     """
-    Return one class or several as a tuple, as ``isinstance`` takes them.
+    Return a class, or several, as a tuple for ``isinstance``.
     """
     return (classes,) if isinstance(classes, type) else tuple(classes)
 
@@ -174,14 +173,14 @@ def entrypoint_types(classes: Any) -> tuple[type, ...]:
     Return the class attribute ``ENTRYPOINT_TYPES_TO_LOG`` as a tuple.
 
     Raises:
-        ConfigurationError: If it is neither a class nor several.
+        ConfigurationError: It is neither a class nor a tuple of classes.
     """
     try:
         types = as_tuple(classes)
         isinstance(None, types)
     except TypeError:
         raise ConfigurationError(
-            "ENTRYPOINT_TYPES_TO_LOG must be an entrypoint class or a tuple of such, not"
+            "ENTRYPOINT_TYPES_TO_LOG must be an entrypoint class or a tuple of them, not"
             f" {classes!r}"
         ) from None
     return types

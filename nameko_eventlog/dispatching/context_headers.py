@@ -1,5 +1,5 @@
 """
-The message headers that carry a worker's context to whoever consumes its event logs.
+The message headers that carry a worker's context to the consumers of its event logs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from nameko_eventlog.reporting import report
 
 class ContextHeaders:
     """
-    The message headers with which a consumer's worker continues a worker's context.
+    Makes the message headers that continue a worker's context in the consumer's worker.
 
-    They are made anew when the worker's context data have changed, at any depth. What was returned
-    never changes: it is a copy.
+    It makes new headers after the worker's context data have changed, at any depth. Headers that
+    it returned never change: they are copies.
 
     Args:
-        worker_ctx: The worker's context, which is not kept: what it is the key of in a weak
-            mapping would keep it alive.
+        worker_ctx: The worker's context. It is not kept: it is a key of a weak mapping whose
+            value holds this object, and would never be freed.
         redact: Keys of the context data, in lower case, whose values are redacted, at any depth.
     """
 
@@ -38,7 +38,7 @@ class ContextHeaders:
 
     def make(self) -> Mapping[str, Any]:
         """
-        Return the headers: the last ones, if the context data cannot be read any more.
+        Return the headers, or the previous ones if the context data cannot be read.
         """
         try:
             if self._made_of != self._data:
@@ -54,5 +54,5 @@ class ContextHeaders:
                 )
                 self._made_of = made_of
         except Exception:
-            report("the message headers of a worker could not be made")
+            report("could not make the message headers of a worker")
         return self._made

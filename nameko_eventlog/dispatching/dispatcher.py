@@ -14,10 +14,17 @@ from nameko.rpc import Rpc
 from nameko.web.handlers import HttpRequestHandler
 
 from logging_ext import forwarding
-from logging_ext.context import EventSink, current_sink, register_sink, set_sink
+from logging_ext.context import (
+    EventSink,
+    current_sink,
+    outside_context,
+    register_sink,
+    set_sink,
+)
 from logging_ext.event import EventLog
 from logging_ext.names import bounded_context
 from nameko_eventlog import compat
+from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.delivery import BrokerDelivery, Delivery, Route
 from nameko_eventlog.dispatching.body import BodyEncoder
@@ -26,7 +33,7 @@ from nameko_eventlog.dispatching.capture import (
     call_arguments,
     entrypoint_types,
     outcome,
-    warn_of_unknown_names,
+    warn_about_unknown_names,
 )
 from nameko_eventlog.dispatching.context_headers import ContextHeaders
 from nameko_eventlog.dispatching.redaction import redacted_headers
@@ -36,17 +43,21 @@ from nameko_eventlog.reporting import report
 
 
 KILL_TIMEOUT = 1.0
-"""Seconds for what is left when the container is killed."""
+"""Seconds for delivering the rest when the container is killed."""
 
 open_delivery: Callable[..., Delivery] = BrokerDelivery
-"""Makes the delivery of each dispatcher at its setup; `nameko_eventlog.testing` replaces it."""
+"""Makes each dispatcher's delivery in its setup; `nameko_eventlog.testing` replaces it."""
 
 
 class Dispatch:
     """
-    Dispatch event logs by hand, in a worker's context: the callable that a service gets injected.
+    The injected callable: dispatches event logs in a worker's context.
 
     `nameko_eventlog.EventLogDispatcher` makes it; a service never does.
+
+    Args:
+        sink: The worker's sink.
+        delivery: The delivery whose counts `stats` returns.
     """
 
     __slots__ = ("_delivery", "_sink")
@@ -62,18 +73,20 @@ class Dispatch:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """
-        Dispatch an event log, and return when the broker has confirmed it.
+        Dispatch an event log, and return when it is safe.
+
+        It is safe when the broker has confirmed it or, with a spool, when it is written to disk.
 
         Args:
             event_type: What happened; not empty.
-            event_data: What there is to tell about it; becomes ``data``. Keys are strings,
-                values what the service's serializer can encode.
+            event_data: Details; becomes ``data``. Keys are strings; values are anything that the
+                service's serializer can encode.
             metadata: Extra top-level attributes of the body.
 
         Raises:
-            TypeError: If an argument or a value in it is of the wrong type.
-            ValueError: If a value cannot be dispatched: NaN, a cycle, too large.
-            NotConfirmed: If the broker does not confirm in ``confirm_timeout``.
+            TypeError: An argument, or a value in it, has the wrong type.
+            ValueError: A value cannot be dispatched: NaN, a cycle, too large.
+            NotConfirmed: The broker did not confirm within ``confirm_timeout``.
 
         .. versionadded:: 0.1.0
         """
@@ -83,13 +96,13 @@ class Dispatch:
         """
         Return the counts of this service instance.
 
-        ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``;
-        ``refused`` says how many of the waiting the broker has refused,
-        ``republished`` counts what was sent again, ``not_forwarded`` the process's
-        unattributed records, ``reconnects`` connections after the first. ``oldest_seconds`` is the
-        age of what has waited longest, ``blocked_seconds`` for how long the broker's alarms
-        have kept it waiting. ``unpersisted_count`` says how many a killed process would lose, and
-        ``stalled_seconds`` for how long the disk under the spool has not answered.
+        ``accepted`` is always the sum of ``confirmed``, ``waiting`` and ``undelivered``.
+        ``refused`` is how many of the waiting event logs the broker has refused, ``republished``
+        how many were sent again, ``not_forwarded`` how many records the process did not forward,
+        ``reconnects`` the number of connections after the first. ``oldest_seconds`` is the age of
+        the event log that has waited longest, ``blocked_seconds`` how long alarms have blocked
+        publishing. ``unpersisted_count`` is how many event logs a killed process would lose, and
+        ``stalled_seconds`` how long the spool's disk has not responded.
 
         .. versionadded:: 0.1.0
         """
@@ -98,7 +111,7 @@ class Dispatch:
 
 class _Worker:
     """
-    What the hooks of one worker share.
+    The state that the hooks of one worker share.
     """
 
     __slots__ = ("has_result", "sink", "started")
@@ -110,7 +123,7 @@ class _Worker:
 
     def is_current(self) -> bool:
         """
-        Tell whether the running code is this worker's, or a nested one's that never ended.
+        Tell whether the running code is this worker's, or that of a nested worker that was killed.
         """
         sink = current_sink()
         while sink is not None and sink is not self.sink:
@@ -120,12 +133,12 @@ class _Worker:
 
 class EventLogDispatcher(EventDispatcher):
     """
-    Dispatch event logs: those of the standard loggers, of structlog, by hand, and captured.
+    Dispatch event logs from the standard loggers, from structlog, by hand, and by auto capture.
 
-    A service declares ``eventlog = EventLogDispatcher()``; what its workers log through
-    `logging_ext.EventLogHandler` or `logging_ext.EventLogProcessor` is dispatched with the
-    worker's context, and ``self.eventlog(event_type, event_data, metadata)`` dispatches by
-    hand. ``EVENTLOG_DISPATCHER`` in ``config.yaml`` configures it.
+    A service declares ``eventlog = EventLogDispatcher()``. Records that its workers log through
+    `logging_ext.EventLogHandler` or `logging_ext.EventLogProcessor` are dispatched with the
+    worker's context, and ``self.eventlog(event_type, event_data, metadata)`` dispatches by hand.
+    ``EVENTLOG_DISPATCHER`` in ``config.yaml`` configures it.
 
     .. versionadded:: 0.1.0
     """
@@ -139,20 +152,20 @@ class EventLogDispatcher(EventDispatcher):
     ENTRYPOINT_FAILED = "entrypoint_failed"
     """Event type of a captured call that raised."""
 
-    EVENT_TYPE = "log_event"
-    """Type of the Nameko event under which all event logs travel."""
+    EVENT_TYPE = ROUTING_KEY
+    """Type of the Nameko event that carries every event log."""
 
     ENTRYPOINT_TYPES_TO_LOG: tuple[type, ...] = (Rpc, HttpRequestHandler)
-    """Entrypoint classes, derived ones among them, that auto capture captures."""
+    """Entrypoint classes, including subclasses, that auto capture captures."""
 
     _is_open = False
 
     def setup(self) -> None:
         """
-        Read the configuration and open the outbox; connecting is the relay's business.
+        Read the configuration and open the outbox. The relay connects later.
 
         Raises:
-            ConfigurationError: If the configuration is wrong.
+            ConfigurationError: The configuration is invalid.
         """
         config = self._config = parse_config(compat.service_config(self.container))
         self.auto_capture = config.auto_capture
@@ -180,9 +193,7 @@ class EventLogDispatcher(EventDispatcher):
         )
         self._workers: WeakKeyDictionary[Any, _Worker] = WeakKeyDictionary()
         self._delivery = open_delivery(settings, route, config)
-        self.outside = self._make_sink(
-            bounded_context(compat.outside_context(self._service)), dict
-        )
+        self.outside = self._make_sink(bounded_context(outside_context(self._service)), dict)
         self._unregister = _nothing if self._before else register_sink(self._service, self.outside)
         compat.before_end(
             self.container,
@@ -196,18 +207,18 @@ class EventLogDispatcher(EventDispatcher):
         Start the relay.
         """
         if self.auto_capture and not self._before:
-            warn_of_unknown_names(self._config, self._service, self.container.entrypoints)
+            warn_about_unknown_names(self._config, self._service, self.container.entrypoints)
         self._delivery.start()
 
     def stop(self) -> None:
         """
-        Deliver what is left, for ``flush_timeout`` at the most.
+        Deliver the rest, within ``flush_timeout``.
         """
         self._stop(None)
 
     def kill(self) -> None:
         """
-        Deliver what is left in a second, or less.
+        Deliver the rest within a second, or within ``flush_timeout`` if that is shorter.
         """
         self._stop(KILL_TIMEOUT)
 
@@ -222,9 +233,9 @@ class EventLogDispatcher(EventDispatcher):
         """
         Bind the worker's sink to the running code, and return the callable to inject.
 
-        Nameko calls this for all dependency providers before any ``worker_setup``. A worker
-        whose context cannot be read dispatches in the service's name alone. Of several
-        dispatchers in one service, the first one declared has the worker's log lines.
+        Nameko calls this for all dependency providers before any ``worker_setup``. If a worker's
+        context cannot be read, its event logs name only the service. If a service has several
+        dispatchers, the first that is declared gets the worker's log lines.
         """
         try:
             sink = self._make_sink(
@@ -233,14 +244,14 @@ class EventLogDispatcher(EventDispatcher):
                 current_sink(),
             )
         except Exception:
-            report("the context of a worker of %s could not be read", self._service)
+            report("could not read the context of a worker of %s", self._service)
             sink = self._make_sink(self.outside.context, dict, current_sink())
         try:
             self._workers[worker_ctx] = _Worker(sink)
             if not self._before:
                 set_sink(sink)
         except Exception:
-            report("the context of a worker of %s could not be bound", self._service)
+            report("could not bind the context of a worker of %s", self._service)
         return Dispatch(sink, self._delivery)
 
     def dispatch_outside(self) -> Dispatch:
@@ -259,13 +270,13 @@ class EventLogDispatcher(EventDispatcher):
 
     def worker_setup(self, worker_ctx: Any) -> None:
         """
-        Dispatch ``entrypoint_fired``, if that is captured.
+        Dispatch ``entrypoint_fired``, if this stage is captured.
         """
         self._capture_stage(worker_ctx, "fired", "ENTRYPOINT_FIRED", None)
 
     def worker_result(self, worker_ctx: Any, result: Any = None, exc_info: Any = None) -> None:
         """
-        Dispatch ``entrypoint_completed`` or ``entrypoint_failed``, if that is captured.
+        Dispatch ``entrypoint_completed`` or ``entrypoint_failed``, if this stage is captured.
         """
         if exc_info is None:
             self._capture_stage(worker_ctx, "completed", "ENTRYPOINT_COMPLETED", None)
@@ -274,20 +285,21 @@ class EventLogDispatcher(EventDispatcher):
 
     def worker_teardown(self, worker_ctx: Any) -> None:
         """
-        Give the running code back the sink that it had before this worker.
+        Bind the sink that was bound before this worker.
         """
         try:
             worker = self._workers.pop(worker_ctx, None)
             if worker is not None and worker.is_current():
                 set_sink(worker.sink.outer)
         except Exception:
-            report("a worker of %s could not be torn down", self._service)
+            report("could not tear down a worker of %s", self._service)
 
-    def _exits(self, thread: Any, worker_ctx: Any) -> None:
+    def _worker_exited(self, thread: Any, worker_ctx: Any) -> None:
         """
-        Dispatch ``entrypoint_failed`` for a worker whose result Nameko tells nobody.
+        Dispatch ``entrypoint_failed`` for a worker without a call of ``worker_result``.
 
-        That is one out of which came what is no ``Exception``: ``eventlet.Timeout``, a kill.
+        Nameko does not make that call for a `BaseException` that is not an ``Exception``:
+        ``eventlet.Timeout``, a kill.
         """
         try:
             worker = self._workers.get(worker_ctx)
@@ -295,7 +307,7 @@ class EventLogDispatcher(EventDispatcher):
                 return
             exc = compat.thread_error(thread)
         except Exception:
-            report("the end of a worker of %s could not be read", self._service)
+            report("could not read how a worker of %s ended", self._service)
             return
         if exc is not None:
             exc_info = (type(exc), exc, exc.__traceback__)
@@ -305,12 +317,12 @@ class EventLogDispatcher(EventDispatcher):
         try:
             worker = self._workers.get(worker_ctx)
             if worker is not None and worker.is_current():
-                set_sink(worker.sink)  # a nested worker that never ended has left its own
+                set_sink(worker.sink)  # a nested worker that was killed left its own
             if worker is None:
                 return
             worker.has_result = stage != "fired"
             if stage == "fired" and self._captures("failed", worker_ctx.entrypoint):
-                compat.before_exit(self.container, worker_ctx, self._exits)
+                compat.before_exit(self.container, worker_ctx, self._worker_exited)
             if not self._captures(stage, worker_ctx.entrypoint):
                 return
             was_suspended = forwarding.suspended.get()
@@ -318,7 +330,7 @@ class EventLogDispatcher(EventDispatcher):
                 forwarding.suspended.set(True)
                 worker.sink.emit(
                     EventLog(
-                        getattr(self, attribute),  # a property of a subclass, it may be
+                        getattr(self, attribute),  # a subclass may have a property
                         call_arguments(worker_ctx) if self._capture.arguments else None,
                         None
                         if stage == "fired"
@@ -328,11 +340,11 @@ class EventLogDispatcher(EventDispatcher):
             finally:
                 forwarding.suspended.set(was_suspended)
         except Exception:
-            report("%s of a worker of %s could not be captured", stage, self._service)
+            report("could not capture stage %s of a worker of %s", stage, self._service)
 
     def _captures(self, stage: str, entrypoint: Any) -> bool:
         """
-        Tell whether a stage is this dispatcher's to capture: no other one before it does.
+        Tell whether this dispatcher captures a stage, and none that is declared before it does.
         """
         return self._capture.wants(stage, entrypoint) and not any(
             other._capture.wants(stage, entrypoint) for other in self._before

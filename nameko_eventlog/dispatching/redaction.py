@@ -1,5 +1,5 @@
 """
-Secrets left out: the values of the keys that ``redact`` names.
+Redaction: replace the values of the keys that ``redact`` names.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from nameko_eventlog.amqp.tables import UNCHANGING, copied
 
 
 REDACTED = "[redacted]"
-"""What stands in the place of what is redacted."""
+"""Replaces a redacted value."""
 
 
 def redacted(value: Any, redact: frozenset[str]) -> Any:
     """
-    Return a copy in which the values of the keys in *redact*, in lower case, are `REDACTED`.
+    Return a copy of *value* in which the values of the keys in *redact* are `REDACTED`.
 
     Args:
-        value: What `copied` has returned.
-        redact: The keys.
+        value: A value that `copied` returned.
+        redact: The keys, in lower case.
     """
     kind = type(value)
     if kind is dict:
         return {
             key: REDACTED
             if is_named(key, redact)
-            else (one if type(one) in UNCHANGING else redacted(one, redact))
-            for key, one in value.items()
+            else (element if type(element) in UNCHANGING else redacted(element, redact))
+            for key, element in value.items()
         }
     if kind is list or kind is tuple:
-        return kind(redacted(one, redact) for one in value)
+        return kind(redacted(element, redact) for element in value)
     return value
 
 
 def is_named(key: Any, names: frozenset[str]) -> bool:
     """
-    Tell whether *key* is one of *names*, which are in lower case.
+    Tell whether *key*, in lower case, is among *names*.
     """
     if isinstance(key, str):
         return str.lower(key) in names
@@ -52,8 +52,8 @@ def redacted_headers(settings: PublisherSettings, redact: frozenset[str]) -> Pub
     Return *settings* with the publisher's own headers redacted.
 
     Args:
-        settings: How a service's events are published.
-        redact: Keys, in lower case, with or without the prefix of Nameko's context.
+        settings: The publisher's settings.
+        redact: Keys, in lower case, without or with the prefix of Nameko's context headers.
     """
     names = redact | {f"{HEADER_PREFIX}.{key}" for key in redact}
     return replace(settings, headers=redacted(copied(settings.headers), names))

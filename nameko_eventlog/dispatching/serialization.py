@@ -1,8 +1,8 @@
 """
-Any values, made into what a serializer can encode and every consumer can decode.
+Turn any values into values that a serializer can encode and every consumer can decode.
 
-kombu's serializers are what counts; msgspec encodes the bodies of plain JSON types, for which
-it gives what kombu's own encoder would have given, in a tenth of the time.
+kombu's serializers define the format. For bodies of plain JSON types msgspec makes the same JSON
+as kombu's encoder, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kombu.utils.json import dumps as kombu_json_dumps
 from nameko.exceptions import ConfigurationError
 
 from logging_ext.rendering import safe_repr
+from nameko_eventlog.describing import shortened
 from nameko_eventlog.dispatching.redaction import REDACTED, is_named
 from nameko_eventlog.exceptions import EventLogTypeError, EventLogValueError, OversizedEvent
 from nameko_eventlog.plain_json import CUT, MAX_DEPTH, looks_tagged
@@ -30,7 +31,7 @@ CYCLE = "[contains itself: cut]"
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
-# what kombu's JSON encodes as tagged values and decodes as what it was
+# kombu's JSON encodes these as tagged values, and decodes them to the same type
 _KNOWN_TO_KOMBU_JSON = frozenset({datetime, date, time, Decimal, UUID, bytes})
 
 _UNKNOWN = object()
@@ -40,13 +41,13 @@ Path = tuple[str | int, ...]
 
 class Serializer:
     """
-    One of kombu's serializers, and what it can encode.
+    One of kombu's serializers, with a test of what it can encode.
 
     Args:
         name: Its name in kombu's registry.
 
     Raises:
-        ConfigurationError: If there is no such serializer, or it cannot encode mappings.
+        ConfigurationError: There is no such serializer, or it cannot encode mappings.
     """
 
     def __init__(self, name: str) -> None:
@@ -56,8 +57,8 @@ class Serializer:
             encoder = kombu.serialization.registry._encoders[name].encoder
         except Exception as exc:
             raise ConfigurationError(
-                f"the serializer {name!r} cannot encode event logs: {exc}; name one that kombu"
-                " knows, or register it under SERIALIZERS"
+                f"the serializer {name!r} cannot encode event logs: {exc}; choose a serializer"
+                " that kombu knows, or register yours under SERIALIZERS"
             ) from exc
         self._is_json = content_type == "application/json"
         self.has_fast_path = name == "json" and payload == b"{}" and encoder is kombu_json_dumps
@@ -71,7 +72,7 @@ class Serializer:
             The payload, its content type and its content encoding.
 
         Raises:
-            Exception: What kombu's encoder raises.
+            Exception: kombu's encoder raised it.
         """
         content_type, content_encoding, payload = kombu.serialization.dumps(
             body, serializer=self.name
@@ -85,10 +86,10 @@ class Serializer:
         Encode and decode *value*.
 
         Returns:
-            What a consumer would get; `_UNKNOWN` if *value* cannot be encoded, if it cannot be
-            decoded, or if a NaN or an infinity comes out.
+            The value that a consumer would get; `_UNKNOWN` if *value* cannot be encoded or
+            decoded, or if the decoded value contains NaN or an infinity.
         """
-        # not with a time zone, whose code may be anybody's
+        # not with a time zone: a tzinfo may be of any class, and raise
         known = self._is_json and type(value) in _KNOWN_TO_KOMBU_JSON
         if known and getattr(value, "tzinfo", None) is None:
             return value
@@ -114,11 +115,12 @@ def _has_non_finite(value: Any) -> bool:
 
 class _Walk:
     """
-    What the steps of one walk through a value share.
+    The shared state of one walk through a value.
 
     Args:
-        budget: How many values it may look at.
-        on_problem: Called with what is wrong, where, and with what; returns what stands there.
+        budget: How many values the walk may visit.
+        on_problem: Called with the kind of problem, the path and the value; returns the
+            replacement.
     """
 
     __slots__ = ("budget", "known", "on_problem")
@@ -126,21 +128,21 @@ class _Walk:
     def __init__(self, budget: int, on_problem: Callable[[str, Path, Any], Any]) -> None:
         self.budget = budget
         self.on_problem = on_problem
-        # what a container became at a depth, how many values that took, and the container
-        # itself, so that no other gets its id: one that is in many places is walked once
+        # by id and depth: the cleaned container, how many values it took, and the container
+        # itself, so that its id is not reused. A container that occurs often is walked once.
         self.known: dict[tuple[int, int], tuple[Any, int, Any]] | None = {}
 
 
 class Cleaner:
     """
-    Copy values into what a serializer can encode, with what is secret redacted.
+    Copy values into a form that a serializer can encode, with secrets redacted.
 
     Args:
-        serializer: Which serializer.
+        serializer: The serializer.
         redact: Keys, in lower case, whose values become `REDACTED`.
-        max_nodes: How many values are looked at before the whole counts as oversized.
-        thorough: Whether to try each string and each integer, too, some of which not every
-            serializer takes (lone surrogates, more than 64 bits).
+        max_nodes: The most values; with more, the whole counts as oversized.
+        thorough: Whether to test every string and integer as well: some serializers cannot
+            encode lone surrogates or more than 64 bits.
     """
 
     def __init__(
@@ -157,30 +159,30 @@ class Cleaner:
 
     def clean(self, name: str, value: Mapping[Any, Any]) -> dict[str, Any]:
         """
-        Return a copy of *value* with a repr in the place of what cannot be sent.
+        Return a copy of *value* in which values that cannot be sent are replaced by their repr.
 
         Args:
-            name: What it is, for messages.
+            name: The name of *value*, for messages.
             value: The value.
 
         Raises:
-            OversizedEvent: If it has too many values.
+            OversizedEvent: It has too many values.
         """
         cleaned = self._walk(value, (name,), (), _Walk(self._max_nodes, _replace))
         return cleaned if type(cleaned) is dict else {"value": cleaned}
 
     def check(self, name: str, value: Mapping[Any, Any]) -> dict[str, Any]:
         """
-        Return a copy of *value*, all of which can be sent.
+        Return a copy of *value*, after checking that all of it can be sent.
 
         Args:
             name: The argument's name, for messages.
             value: The argument.
 
         Raises:
-            EventLogTypeError: If a key is no string, or a value not serialisable.
-            EventLogValueError: If a value is NaN or infinite, contains itself, or lies too deep.
-            OversizedEvent: If it has too many values.
+            EventLogTypeError: A key is not a string, or a value cannot be serialised.
+            EventLogValueError: A value is NaN or infinite, contains itself, or is nested too deep.
+            OversizedEvent: It has too many values.
         """
         checked: dict[str, Any] = self._walk(value, (name,), (), _Walk(self._max_nodes, _refuse))
         return checked
@@ -197,7 +199,7 @@ class Cleaner:
             return value
         if type(value) is float and isfinite(value):
             return value
-        try:  # a proxy's class may be anything, an exception among them
+        try:  # ``__class__`` of a proxy may raise
             is_number = isinstance(value, float)
             is_mapping = isinstance(value, Mapping)
             is_sequence = isinstance(value, (list, tuple))
@@ -208,7 +210,7 @@ class Cleaner:
         if not is_mapping and not is_sequence:
             return self._leaf(value, path, inside, walk)
         if id(value) in inside:
-            walk.known = None  # what becomes of a container depends on the way to it now
+            walk.known = None  # from now on the result depends on the path to a container
             return walk.on_problem("cycle", path, value)
         if len(inside) == MAX_DEPTH:
             return walk.on_problem("depth", path, value)
@@ -240,7 +242,7 @@ class Cleaner:
         walk.budget -= values
         if walk.budget < 0:
             raise OversizedEvent(
-                f"{path[0]} has more than {self._max_nodes} values, which is more than fit into"
+                f"{path[0]} has more than {self._max_nodes} values, which do not fit into"
                 " max_event_bytes; pass less"
             )
 
@@ -254,7 +256,7 @@ class Cleaner:
         decoded = self._serializer.tried(value)
         if decoded is _UNKNOWN:
             return walk.on_problem("type", path, value)
-        if self._redact and type(decoded) in (dict, list):  # out of a ``__json__`` method
+        if self._redact and type(decoded) in (dict, list):  # made by a ``__json__`` method
             return self._walk(decoded, path, inside, walk)
         return value
 
@@ -284,17 +286,16 @@ class Cleaner:
         return cleaned
 
 
-def shortened(value: object) -> str:
+def short_repr(value: object) -> str:
     """
-    Return the repr of *value* as messages show it.
+    Return the repr of *value*, shortened for an error message.
     """
-    shown = safe_repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return shortened(safe_repr(value), 200)
 
 
 def _unused(key: str, taken: Mapping[str, Any], original: Mapping[Any, Any]) -> str:
     """
-    Return *key*, made distinct from the keys that there are.
+    Return *key*, with a number if a key of that name exists.
     """
     candidate, number = key, 2
     while candidate in taken or candidate in original:
@@ -304,25 +305,25 @@ def _unused(key: str, taken: Mapping[str, Any], original: Mapping[Any, Any]) -> 
 
 def _replace(problem: str, path: Path, value: Any) -> str:
     """
-    Return what stands in the place of *value* in a log line's event log.
+    Return the replacement for *value* in a log line's event log.
     """
-    if problem == "cycle":  # a repr here would show what is redacted elsewhere
+    if problem == "cycle":  # a repr would show values that are redacted elsewhere
         return CYCLE
     if problem == "depth":
         return CUT
-    if issubclass(type(value), str):  # with characters that the serializer does not take
+    if issubclass(type(value), str):  # has characters that the serializer cannot encode
         return ascii(value)
     return safe_repr(value)
 
 
 def _refuse(problem: str, path: Path, value: Any) -> str:
     """
-    Raise what a manual dispatch raises for *value*.
+    Raise the error of a manual dispatch for *value*.
     """
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
         "."
     )
-    shown = shortened(value)
+    shown = short_repr(value)
     if problem == "key":
         raise EventLogTypeError(
             f"{where} has the key {shown}; keys must be strings that the serializer can encode"
@@ -330,13 +331,13 @@ def _refuse(problem: str, path: Path, value: Any) -> str:
     if problem == "type":
         raise EventLogTypeError(
             f"{where} is {shown}, of type {type(value).__name__}, which the serializer cannot"
-            " encode; pass a value that it knows"
+            " encode; pass a value that it can encode"
         )
     reasons = {
-        "number": f"is {shown}, which JSON cannot express; pass None or a string",
+        "number": f"is {shown}, which JSON cannot represent; pass None or a string",
         "cycle": "contains itself; pass a copy without the cycle",
         "depth": f"is nested more than {MAX_DEPTH} levels deep; flatten it",
-        "tagged": "has just the keys '__type__' and '__value__', which kombu's JSON decoder takes"
-        " for a tagged value of its own; rename one",
+        "tagged": "has only the keys '__type__' and '__value__', which kombu's JSON decoder"
+        " interprets as a tagged value; rename one of them",
     }
     raise EventLogValueError(f"{where} {reasons[problem]}")

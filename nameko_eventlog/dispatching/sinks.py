@@ -1,5 +1,5 @@
 """
-Where a worker's event logs go, and those of a service from outside any worker.
+The sink of a worker's event logs, and of a service's event logs from outside any worker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from logging_ext.context import EventSink
 from logging_ext.event import EventLog
 from nameko_eventlog.delivery import Delivery, OutboxEntry
 from nameko_eventlog.dispatching.body import PLAIN_ENCODING, PLAIN_TYPE, Body, BodyEncoder, Head
-from nameko_eventlog.dispatching.serialization import shortened
+from nameko_eventlog.dispatching.serialization import short_repr
 from nameko_eventlog.reporting import report
 
 
@@ -25,7 +25,7 @@ class DispatchingSink:
         encoder: Builds the bodies.
         delivery: Takes the messages.
         context: The five attributes of the worker context.
-        headers: Returns the headers of the next message; it does not raise.
+        headers: Returns the headers of the next message; it must not raise.
         outer: The sink that was bound before this one.
     """
 
@@ -59,7 +59,9 @@ class DispatchingSink:
 
     def emit(self, event: EventLog) -> None:
         """
-        Take an event log for delivery; never raise an ``Exception``, and never wait.
+        Accept an event log for delivery. See `Delivery.accept` for what this may wait for.
+
+        It never raises an ``Exception``.
         """
         try:
             head = self._head or self._begin()
@@ -80,16 +82,16 @@ class DispatchingSink:
                 )
             self._accept(message)
         except Exception:
-            report("an event log could not be taken for delivery: %s", shortened(event))
+            report("could not accept an event log for delivery: %s", short_repr(event))
 
     def deliver(self, event_type: Any, event_data: Any, metadata: Any) -> None:
         """
-        Dispatch by hand: return when the event log is safe.
+        Dispatch an event log, and return when it is safe.
 
         Raises:
-            EventLogTypeError: If an argument is of the wrong type.
-            EventLogValueError: If a value cannot be dispatched.
-            NotConfirmed: If the broker does not confirm in time.
+            EventLogTypeError: An argument, or a value in it, has the wrong type.
+            EventLogValueError: A value cannot be dispatched.
+            NotConfirmed: The broker did not confirm in time.
         """
         was_suspended = forwarding.suspended.get()
         try:
@@ -102,7 +104,7 @@ class DispatchingSink:
             forwarding.suspended.set(was_suspended)
 
     def _begin(self) -> Head:
-        # when it is needed: most workers log nothing
+        # made only when needed: most workers log nothing
         self._head = Head(self.context)
         return self._head
 

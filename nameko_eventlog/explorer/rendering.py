@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from nameko_eventlog.describing import shortened
 from nameko_eventlog.explorer import views
 from nameko_eventlog.store.answers import (
     ENTRYPOINT_FAILED,
@@ -296,13 +297,6 @@ def size(value: int) -> str:
     Write a number of bytes: ``64 KiB``, ``8.0 MiB``.
     """
     return f"{value / 1024:.0f} KiB" if value < 1 << 20 else f"{value / (1 << 20):.1f} MiB"
-
-
-def shortened(text: str, most: int) -> str:
-    """
-    Return a name that fits where there is room for *most* characters.
-    """
-    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _cut(text: str, most: int) -> str:

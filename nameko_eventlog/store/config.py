@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nameko_eventlog import checking
+from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.consuming.options import MOST_PREFETCHED
 from nameko_eventlog.store.databases import parse_uri
 
@@ -30,7 +31,7 @@ class StoreConfig:
     quorum: bool = False
     max_length: int | None = None
     fan_in_exchange: str = "eventlog"
-    event_type: str = "log_event"
+    event_type: str = ROUTING_KEY
 
 
 def _database(value: Any) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
+from nameko_eventlog.checking import is_seconds
 from nameko_eventlog.limits import TRACE_CALLS
 from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, Call, EventLogRow, Trace
 from nameko_eventlog.store.call_ids import names_of
@@ -107,13 +107,9 @@ def _end(rows: list[EventLogRow]) -> EventLogRow | None:
 
     Its event type can be another by a class attribute: then it is the last with a duration.
     """
-    timed = [row for row in rows if _is_duration(row["body"].get("duration"))]
+    timed = [row for row in rows if is_seconds(row["body"].get("duration"))]
     captured = [row for row in timed if row["body"]["event_type"] in _ENDS]
     return next(reversed(captured or timed), None)
-
-
-def _is_duration(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9
 
 
 def _status(end: EventLogRow | None) -> str | None:

@@ -233,7 +233,7 @@ class TestRead:
         delivery.deliver(make_message(0))
         proxy.half = True
         delivery.accept(make_message(1))
-        wait_until(lambda: said.saying("no confirm in"))
+        wait_until(lambda: said.saying("no confirm within"))
         proxy.cut()
         proxy.frozen = False
 

@@ -105,7 +105,7 @@ class TestBufferedReader:
         connection, there = pair
         there.sendall(self.FRAME[:-1] + b"x")
 
-        with pytest.raises(amqp.UnexpectedFrame, match="ends in 0x78, not in 0xce"):
+        with pytest.raises(amqp.UnexpectedFrame, match="ends with 0x78, not with 0xce"):
             connection.reader.read(1)
 
 

@@ -100,7 +100,11 @@ class TestCheck:
                 "dictConfig refuses it",
             ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: missing: set AMQP_URI: amqp://"),
-            ({"AMQP_URI": "nonsense://x"}, 1, "cannot be at 'nonsense://x'"),
+            (
+                {"AMQP_URI": "nonsense://x"},
+                1,
+                "invalid broker address for event logs 'nonsense://x'",
+            ),
             ({"AMQP_URI": "nowhere"}, 3, "nothing listens there"),
             (
                 {"EVENTLOG_STORE": {"uri": "postgresql://x@127.0.0.1:1/x"}},

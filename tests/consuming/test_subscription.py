@@ -251,7 +251,7 @@ class TestBroker:
         proxy.refusing = True
         log = start(proxied, "shop")
         consumer = get_extension(log, EventLogConsumer)
-        wait_until(lambda: consumer._subscription._backoff > 0.3)
+        wait_until(lambda: consumer._subscription._failures >= 2)
         proxy.refusing = False
         wait_until(lambda: "is back for its consumer" in caplog.text)
         pay(run_service(Shop, rabbit_config), 0)

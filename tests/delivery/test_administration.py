@@ -197,9 +197,9 @@ class TestQueues:
         load = Load(delivery)
         wait_until(lambda: delivery.stats()["confirmed"] > 100)
         broker.api("DELETE", f"queues/{vhost_of(uri)}/q")
-        wait_until(lambda: said.saying("no queue takes"))
+        wait_until(lambda: said.saying("no queue receives"))
         again = Received(uri)
-        wait_until(lambda: said.saying("a queue takes the event logs of foo again"))
+        wait_until(lambda: said.saying("a queue receives event logs again"))
         load.stop()
         wait_until(settled(delivery))
 
@@ -251,7 +251,7 @@ class TestDiskAlarm:
         delivery = make_delivery(uri, confirm_timeout=1)
         for number in range(100):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("has an alarm and blocks"))
+        wait_until(lambda: said.saying("publishing blocked by an alarm"))
         wait_until(lambda: delivery.stats()["blocked_seconds"] >= 2)  # twice the confirm_timeout
         stats = check_sum(delivery)
         assert (100, 0, 0) == (stats["waiting"], stats["reconnects"], stats["republished"])
@@ -277,7 +277,7 @@ class TestDiskAlarm:
         delivery.deliver(make_message(0))
         alarm(True)
         delivery.accept(make_message(1))
-        wait_until(lambda: said.saying("has an alarm and blocks"))
+        wait_until(lambda: said.saying("publishing blocked by an alarm"))
         proxy.refusing = True
         proxy.cut()
         wait_until(lambda: said.saying("connection to broker"))
@@ -306,7 +306,7 @@ class TestDiskAlarm:
         alarm(True)
         for number in range(1, 1501):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("has an alarm and blocks"))
+        wait_until(lambda: said.saying("publishing blocked by an alarm"))
         began = monotonic()
         delivery.stop(1)
         assert monotonic() - began < 8  # a second, and the time for 1,500 lines

@@ -48,7 +48,7 @@ class TestChanges:
             (line,) = said()
             assert (
                 f"{kind} connection to broker a.example (service shop): amqp://u:***@a.example"
-                " refused; reconnecting; event logs wait until then: 3"
+                " refused; reconnecting; event logs waiting: 3"
             ) == line
             for _ in range(2):
                 changes.found()
@@ -58,51 +58,54 @@ class TestChanges:
 
     def test_alarm(self, changes: Changes, said: Said) -> None:
         """
-        That it takes nothing for an alarm, and that it takes again.
+        An alarm of the broker, and its end.
         """
         for is_blocked in (False, True, True, False, False):
             changes.blocked(is_blocked)
 
         assert [
-            "the broker at a.example has an alarm and blocks the event logs of shop; 3 waiting",
-            "the broker at a.example has unblocked the event logs of shop; 3 waiting",
+            f"publishing {what} at broker a.example (service shop); event logs waiting: 3"
+            for what in ("blocked by an alarm", "unblocked")
         ] == said()
 
     @pytest.mark.parametrize(
         ("is_held", "what"),
-        [(True, ": they wait until one does"), (False, ": the broker confirms and drops them")],
+        [
+            (True, "they wait until a queue is bound (logged once)"),
+            (False, "the broker confirms and drops them (logged once)"),
+        ],
     )
     def test_routed(self, changes: Changes, said: Said, is_held: bool, what: str) -> None:
         """
-        That no queue takes event logs, and what becomes of them; and that one does.
+        No queue receives event logs, and what happens to them; then a queue does.
         """
         found = [changes.routed(one, is_held) for one in (True, False, False, True, True)]
 
         assert [False, True, False, True, False] == found
         assert [
-            f"no queue takes the event logs of shop{what} (logged once)",
-            "a queue takes the event logs of shop again",
+            f"no queue receives event logs at broker a.example (service shop); {what}",
+            "a queue receives event logs again at broker a.example (service shop)",
         ] == said()
 
     def test_refused(self, changes: Changes, said: Said) -> None:
         """
-        That it refuses some again, and that it has taken them.
+        The broker refuses some for the second time, and then accepts them.
         """
-        changes.taking()
+        changes.accepting()
         changes.refusing(2)
         changes.refusing(5)
         (line,) = said()
         assert (
-            "the broker at a.example refuses event logs of shop (a queue is full, or not there):"
-            " 2 wait aside and are published again now and then; new ones pass (logged once)"
+            "event logs refused by broker a.example (service shop): a queue is full or missing; 2"
+            " are retried with growing pauses, new ones are published meanwhile (logged once)"
         ) == line
         for _ in range(2):
-            changes.taking()
-        assert ["the broker at a.example takes the event logs of shop that it refused"] == said()
+            changes.accepting()
+        assert ["all refused event logs accepted by broker a.example (service shop)"] == said()
 
     def test_aside(self, changes: Changes, said: Said) -> None:
         """
-        That so many wait aside that new ones do, too; and again when it has been otherwise.
+        So many wait aside that new ones do, too. It is logged again after it has ended.
         """
         for is_full in (False, True, True, False, True):
             changes.aside(is_full, 1_000)
@@ -110,13 +113,13 @@ class TestChanges:
         first, second = said()
         assert first == second
         assert (
-            "1000 event logs of shop that the broker refuses wait: no new ones are published"
-            " until it takes some (logged once)"
+            "1000 event logs refused by broker a.example (service shop): no more fit into memory;"
+            " new ones are published when it accepts some (logged once)"
         ) == first
 
     def test_slow(self, changes: Changes, said: Said) -> None:
         """
-        That confirms come late, and how long is waited now; and again when they were in time.
+        Confirms are late, and how long the relay waits now; again after they were in time.
         """
         for _ in range(2):
             changes.slow(12.34, 40, 10)
@@ -125,11 +128,11 @@ class TestChanges:
         first, second = said()
 
         assert (
-            "the broker at a.example takes 12.3 s to confirm event logs of shop: the relay waits"
-            " for up to 40 s now; set EVENTLOG_DISPATCHER.confirm_timeout (10) above what the"
-            " broker needs (logged once)"
+            "a confirm took 12.3 s at broker a.example (service shop); the relay now waits up to"
+            " 40 s; set EVENTLOG_DISPATCHER.confirm_timeout (10) above the time that the broker"
+            " needs (logged once)"
         ) == first
-        assert "takes 1.0 s" in second
+        assert "took 1.0 s" in second
 
     def test_failed(self, changes: Changes, said: Said, caplog: pytest.LogCaptureFixture) -> None:
         """
@@ -138,7 +141,7 @@ class TestChanges:
         for error in (ValueError("a"), ValueError("a"), KeyError("a")):
             changes.failed(error)
         assert [logging.ERROR] * 2 == [record.levelno for record in caplog.records]
-        assert ["the relay of shop failed and starts again"] * 2 == said()
+        assert ["relay failed at broker a.example (service shop); restarting"] * 2 == said()
         changes.found()
         changes.failed(KeyError("a"))
         assert 1 == len(said())

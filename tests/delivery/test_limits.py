@@ -67,7 +67,7 @@ class TestOpenFiles:
             wait_until(lambda: said.saying("connection to broker"))
             for number in range(1, 201):
                 delivery.accept(make_message(number))
-            wait_until(lambda: delivery._relay._backoff > 0.3)
+            wait_until(lambda: delivery._relay._failures >= 2)
             assert said.saying("cannot be written ([Errno 24] Too many open files")
             assert 200 == check_sum(delivery)["waiting"]
 
@@ -98,7 +98,7 @@ class TestHeldUp:
             with broker.paused():
                 for number in range(1000):
                     delivery.accept(make_message(turn * 1000 + number + 1))
-                wait_until(lambda: delivery._relay._flight.sent > 0)
+                wait_until(lambda: delivery._relay._in_flight.sent > 0)
             patcher.original("time").sleep(1.5)  # the whole hub
         wait_until(settled(delivery))
 

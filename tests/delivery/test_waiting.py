@@ -178,28 +178,28 @@ class TestMayYield:
         assert [False] == recorder.found
 
 
-class TestBell:
-    def test_rung_before(self) -> None:
+class TestNotifier:
+    def test_notified_before(self) -> None:
         """
-        A ring that nobody waited for is heard by the next who waits.
+        A notification that arrives early ends the next wait.
         """
-        bell = Notifier(HubThread())
-        bell.ring()
+        notifier = Notifier(HubThread())
+        notifier.notify()
         began = time.monotonic()
-        bell.wait(10)
+        notifier.wait(10)
 
         assert time.monotonic() - began < 5
 
     @pytest.mark.parametrize("with_socket", [False, True])
-    def test_rung_meanwhile(self, with_socket: bool) -> None:
+    def test_notified_meanwhile(self, with_socket: bool) -> None:
         """
-        A ring wakes who waits, for a socket as well; more rings do no harm.
+        A notification ends a wait, for a socket as well; more notifications do no harm.
         """
-        bell = Notifier(HubThread())
+        notifier = Notifier(HubThread())
         ours, theirs = socket.socketpair()
-        eventlet.spawn(lambda: (bell.ring(), bell.ring()))
+        eventlet.spawn(lambda: (notifier.notify(), notifier.notify()))
         began = time.monotonic()
-        bell.wait(10, ours if with_socket else None)
+        notifier.wait(10, ours if with_socket else None)
         ours.close()
         theirs.close()
 
@@ -209,11 +209,11 @@ class TestBell:
         """
         So does what comes from the socket.
         """
-        bell = Notifier(HubThread())
+        notifier = Notifier(HubThread())
         ours, theirs = socket.socketpair()
         eventlet.spawn(theirs.sendall, b"x")
         began = time.monotonic()
-        bell.wait(10, ours)
+        notifier.wait(10, ours)
         ours.close()
         theirs.close()
 
@@ -222,36 +222,36 @@ class TestBell:
     @pytest.mark.parametrize("with_socket", [False, True])
     def test_time(self, with_socket: bool) -> None:
         """
-        Otherwise the wait ends with its time, and a later ring is for the next one.
+        Otherwise the wait ends with its time, and a later notification is for the next wait.
         """
-        bell = Notifier(HubThread())
+        notifier = Notifier(HubThread())
         ours, theirs = socket.socketpair()
         for _ in range(3):
-            bell.wait(0.01, ours if with_socket else None)
+            notifier.wait(0.01, ours if with_socket else None)
         ours.close()
         theirs.close()
 
-        assert bell._waiting is None
+        assert notifier._waiting is None
 
     def test_other_thread(self) -> None:
         """
-        A ring from an OS thread touches nothing of the hub, and is heard at the next look.
+        A notification from an OS thread does not use the hub, and ends the next wait.
         """
-        bell = Notifier(HubThread())
-        tpool.execute(bell.ring)
+        notifier = Notifier(HubThread())
+        tpool.execute(notifier.notify)
         began = time.monotonic()
-        bell.wait(10)
+        notifier.wait(10)
 
         assert time.monotonic() - began < 5
 
-    def test_ring_and_time_at_once(self) -> None:
+    def test_notified_at_the_timeout(self) -> None:
         """
-        A ring that comes as the time ends wakes nobody twice.
+        A notification at the moment of the timeout wakes the thread only once.
         """
-        bell = Notifier(HubThread())
+        notifier = Notifier(HubThread())
         for _ in range(50):
-            eventlet.spawn_after(0.001, bell.ring)
-            bell.wait(0.001)
+            eventlet.spawn_after(0.001, notifier.notify)
+            notifier.wait(0.001)
         eventlet.sleep(0.01)
 
-        assert bell._waiting is None
+        assert notifier._waiting is None

@@ -37,7 +37,7 @@ class TestStats:
         delivery.deliver(make_message(0))
         with broker.paused():
             delivery.accept(make_message(1, timestamp=1.0))
-            wait_until(lambda: delivery._relay._flight.sent)
+            wait_until(lambda: delivery._relay._in_flight.sent)
             assert delivery.stats()["oldest_seconds"] > 1_700_000_000
         wait_until(settled(delivery))
 
@@ -103,7 +103,7 @@ class TestSummary:
         monkeypatch: Any,
     ) -> None:
         """
-        The counts are said now and then, but not where nothing waits.
+        The counts are logged at intervals while event logs wait, and not otherwise.
         """
         monkeypatch.setattr(broker_delivery, "SUMMARY_SECONDS", 0.05)
         make_delivery(uri, route={"service": "bar"}).deliver(make_message(1))

@@ -127,9 +127,9 @@ def one(foo: Foo, function: Callable[[], Any]) -> Any:
 
 
 VALUES: list[tuple[Any, type[Exception], str, Any]] = [
-    (float("nan"), ValueError, "{path} is nan, which JSON cannot express", "nan"),
-    (float("inf"), ValueError, "{path} is inf, which JSON cannot express", "inf"),
-    (float("-inf"), ValueError, "{path} is -inf, which JSON cannot express", "-inf"),
+    (float("nan"), ValueError, "{path} is nan, which JSON cannot represent", "nan"),
+    (float("inf"), ValueError, "{path} is inf, which JSON cannot represent", "inf"),
+    (float("-inf"), ValueError, "{path} is -inf, which JSON cannot represent", "-inf"),
     ({5}, TypeError, "{path} is {{5}}, of type set", "{5}"),
     (Unprintable(), TypeError, f"{{path}} is {UNPRINTABLE}", UNPRINTABLE),
     ({1: 2}, TypeError, "{path} has the key 1; keys must be strings", {"1": 2}),
@@ -137,7 +137,7 @@ VALUES: list[tuple[Any, type[Exception], str, Any]] = [
     (
         {"__type__": "x", "__value__": 1},
         ValueError,
-        "{path} has just the keys '__type__' and '__value__'",
+        "{path} has only the keys '__type__' and '__value__'",
         "{'__type__': 'x', '__value__': 1}",
     ),
 ]
@@ -212,11 +212,11 @@ class TestValues:
         10 MB are refused, or replaced by a marker that says how large it was.
         """
         message = refused(start_foo(), "paid", {"a": "x" * 10_000_000}, error=ValueError)
-        assert "of 10000" in message
+        assert "has 10000" in message
         assert "max_event_bytes (1048576)" in message
 
         body = one(start_foo(), lambda: log("paid", value="x" * 10_000_000))
-        assert "of 10000" in body["data"]["oversized"]
+        assert "has 10000" in body["data"]["oversized"]
 
     def test_keys_on_top(self, start_foo: Any, log: Any) -> None:
         """
@@ -496,7 +496,7 @@ class TestPlaces:
             check=True,
         )
 
-        assert 1 == done.stderr.count("came from outside any worker and was not forwarded")
+        assert 1 == done.stderr.count("was logged outside any worker and was not forwarded")
         assert 3 == done.stderr.count("app imported")
 
     def test_two_services(self, start_foo: Any, log: Any) -> None:

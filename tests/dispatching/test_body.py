@@ -242,7 +242,7 @@ class TestSize:
 
         marker = body["data"].pop("oversized")
         assert {**BODY, "level": "info"} == body
-        assert "event log of 1000" in marker
+        assert "the event log has 1000" in marker
         assert "more than max_event_bytes (1048576)" in marker
 
     @pytest.mark.parametrize("data", [{"a": "x" * 300}, {"a": b"x" * 300}])
@@ -282,7 +282,7 @@ class TestSize:
         """
         A manual dispatch that is too large is refused, with the size and the limit.
         """
-        with pytest.raises(OversizedEvent, match=r"of 30\d\d bytes.*\(2000\); pass less"):
+        with pytest.raises(OversizedEvent, match=r"has 30\d\d bytes.*\(2000\); pass less"):
             encoder(max_event_bytes=2000).encode_manual(
                 Head(CONTEXT), "paid", {"a": "x" * 2800}, None
             )

@@ -315,7 +315,7 @@ class TestTypes:
                 {"capture_types": ["Entrypoit", "kafka.Consumer"]},
                 [
                     ("capture_types", "'Entrypoit'", "did you mean 'Entrypoint'?"),
-                    ("capture_types", "'kafka.Consumer'", "there are Entrypoint"),
+                    ("capture_types", "'kafka.Consumer'", "it has Entrypoint"),
                 ],
             ),
             (
@@ -335,11 +335,11 @@ class TestTypes:
         self, start_foo: Any, caplog: Any, section: dict[str, Any], expected: list[Any]
     ) -> None:
         """
-        A name that matches no entrypoint of the service is warned of at the start, with near ones.
+        A name that matches no entrypoint gets a warning at the start, with similar names.
         """
         start_foo({"auto_capture": True, **section})
 
-        form = "EVENTLOG_DISPATCHER.{}: {} matches no entrypoint of the service foo; {}"
+        form = "EVENTLOG_DISPATCHER.{}: {} matches no entrypoint of service foo; {}"
         assert [form.format(*parts) for parts in expected] == [
             record.getMessage()
             for record in caplog.records
@@ -666,7 +666,7 @@ class TestArguments:
             "plain", 1, 2, 3, arguments={"x": 4}, raises=TypeError, capture_arguments=True
         )
 
-        counted = "[redacted: 3 without a name, which do not fit the method]"
+        counted = "[redacted: 3 positional, which do not match the method's signature]"
         assert {"args": counted, "kwargs": {"x": 4}} == body["data"]
 
     def test_arguments_that_cannot_be_copied(self, call: Any) -> None:
@@ -677,4 +677,4 @@ class TestArguments:
         assert {"value": "Unreadable", "other": 2} == body["data"]
 
         (body,) = call("pay", Unreadable(), "secret", capture_arguments=True)
-        assert {"arguments": "[redacted: RuntimeError on reading them]"} == body["data"]
+        assert {"arguments": "[redacted: reading them raised RuntimeError]"} == body["data"]

@@ -28,7 +28,7 @@ from nameko.testing.utils import get_extension
 import logging_ext
 from logging_ext import EventLog, EventLogHandler, current_sink
 from nameko_eventlog import EventLogDispatcher, compat
-from nameko_eventlog.dispatching import dispatcher, sinks
+from nameko_eventlog.dispatching import context_headers, dispatcher, sinks
 from nameko_eventlog.dispatching.body import BodyEncoder
 from nameko_eventlog.dispatching.capture import Capture
 from tests.dispatching.services import (
@@ -475,8 +475,8 @@ class TestFailures:
         assert 5 == foo.run(lambda service: 5)
 
         assert [
-            "fired of a worker of foo could not be captured",
-            "completed of a worker of foo could not be captured",
+            "could not capture stage fired of a worker of foo",
+            "could not capture stage completed of a worker of foo",
         ] == report()
 
     def test_encoder(
@@ -493,12 +493,10 @@ class TestFailures:
 
         assert ["entrypoint_fired", "found", "entrypoint_completed"] == names(foo.bodies(3))
         assert 3 == len(report())
-        assert all("an event log could not be taken" in line for line in report())
+        assert all("could not accept an event log for delivery" in line for line in report())
         assert "event_type='lost'" in report()[1]
 
-    @pytest.mark.parametrize(
-        "what", ["compat.worker_context", "compat.ContextHeaders", "current_sink"]
-    )
+    @pytest.mark.parametrize("what", ["compat.worker_context", "ContextHeaders", "current_sink"])
     def test_context(
         self, start_foo: Any, monkeypatch: Any, report: Any, logger: logging.Logger, what: str
     ) -> None:
@@ -529,7 +527,7 @@ class TestFailures:
         assert ["log", "manual"] == names(bodies)
         for body in bodies:
             assert OUTSIDE.items() <= body.items()
-        assert ["the context of a worker of foo could not be read"] == report()
+        assert ["could not read the context of a worker of foo"] == report()
         assert current_sink() is None
 
     def test_binding(self, start_foo: Any, monkeypatch: Any, report: Any) -> None:
@@ -542,19 +540,21 @@ class TestFailures:
             foo.run(lambda service: service.eventlog("manual"))
 
         assert "manual" in names(foo.stop())
-        assert ["the context of a worker of foo could not be bound"] == report()
+        assert ["could not bind the context of a worker of foo"] == report()
 
     def test_headers(self, start_foo: Any, monkeypatch: Any, report: Any) -> None:
         """
         A message whose headers cannot be made goes without.
         """
         foo = start_foo()
-        monkeypatch.setattr(compat, "CALL_ID_STACK_CONTEXT_KEY", [])  # no key of a mapping
+        monkeypatch.setattr(
+            context_headers, "CALL_ID_STACK_CONTEXT_KEY", []
+        )  # no key of a mapping
         foo.run(lambda service: service.eventlog("manual"))
 
         (message,) = foo.messages(1)
         assert {} == message.headers
-        assert ["the message headers of a worker could not be made"] == report()
+        assert ["could not make the message headers of a worker"] == report()
 
     def test_handlers_that_raise(self, start_foo: Any, monkeypatch: Any, capsys: Any) -> None:
         """
@@ -592,7 +592,7 @@ class TestFailures:
         def work(service: FooService) -> list[str]:
             escaped = []
             with monkeypatch.context() as patch:
-                patch.setattr(sinks, "Message", interrupt)
+                patch.setattr(sinks, "OutboxEntry", interrupt)
                 for call in (logger.info, service.eventlog):
                     try:
                         call("x")

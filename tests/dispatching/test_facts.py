@@ -292,7 +292,7 @@ class TestStored:
         if is_taken:
             stored(sent(lambda sink: sink.deliver(event_type, None, None)))
         else:
-            with pytest.raises(EventLogValueError, match="of 500 at the most"):
+            with pytest.raises(EventLogValueError, match="at most 500 are allowed"):
                 sent(lambda sink: sink.deliver(event_type, None, None))
 
     def test_bound(self) -> None:
@@ -309,7 +309,7 @@ class TestStored:
         """
         Metadata that cannot be the context attribute whose name it has is refused, or data.
         """
-        with pytest.raises(EventLogTypeError, match=rf"metadata.{name} stands for the worker's"):
+        with pytest.raises(EventLogTypeError, match=rf"metadata.{name} replaces the worker's"):
             sent(lambda sink: sink.deliver("paid", None, {name: value}))
 
         body = stored(sent(lambda sink: sink.emit(EventLog("paid", {"a": 1}, {name: value}))))

@@ -480,12 +480,12 @@ class TestRefused:
                 {"items": [1, 2, 3, {"owner": {5}}]},
                 (
                     "event_data.items[3].owner is {5}, of type set, which the serializer cannot"
-                    " encode; pass a value that it knows"
+                    " encode; pass a value that it can encode"
                 ),
             ),
             (
                 {"a": [float("nan")]},
-                "event_data.a[0] is nan, which JSON cannot express; pass None or a string",
+                "event_data.a[0] is nan, which JSON cannot represent; pass None or a string",
             ),
             (
                 {"a": {"b": {3: 4}}},
@@ -497,15 +497,15 @@ class TestRefused:
             (
                 {"a": {"__type__": "x", "__value__": 1}},
                 (
-                    "event_data.a has just the keys '__type__' and '__value__', which kombu's JSON"
-                    " decoder takes for a tagged value of its own; rename one"
+                    "event_data.a has only the keys '__type__' and '__value__', which kombu's JSON"
+                    " decoder interprets as a tagged value; rename one of them"
                 ),
             ),
             (
                 {"a": Hostile()},
                 (
                     "event_data.a is <Hostile object whose repr raised RuntimeError>, of type"
-                    " Hostile, which the serializer cannot encode; pass a value that it knows"
+                    " Hostile, which the serializer cannot encode; pass a value that it can encode"
                 ),
             ),
         ],

@@ -61,7 +61,7 @@ class TestFullQueue:
             if number % 20 == 0:
                 eventlet.sleep(0.005)
         assert 6_000 == len(other.wait_for(6_000, timeout=5))
-        wait_until(lambda: said.saying("refuses event logs of foo"))
+        wait_until(lambda: said.saying("event logs refused by broker"))
 
         assert len(other.ids) - 6_000 < 20
         stats = check_sum(delivery)
@@ -71,8 +71,8 @@ class TestFullQueue:
         full.wait_for(6_000, timeout=30)
         wait_until(settled(delivery))
         assert {"confirmed": 6_000, "refused": 0}.items() <= check_sum(delivery).items()
-        assert 1 == len(said.saying("refuses event logs of foo"))
-        wait_until(lambda: said.saying("takes the event logs of foo that it refused"), timeout=15)
+        assert 1 == len(said.saying("event logs refused by broker"))
+        wait_until(lambda: said.saying("all refused event logs accepted"), timeout=15)
         full.close()
         other.close()
 
@@ -86,7 +86,7 @@ class TestFullQueue:
         delivery = make_delivery(uri, spool=str(tmp_path), buffer_size=200)
         for number in range(4_000):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("no new ones are published until"))
+        wait_until(lambda: said.saying("new ones are published when it accepts some"))
 
         stats = check_sum(delivery)
         assert 4_000 - 50 == stats["waiting"]
@@ -173,14 +173,14 @@ class TestFanInDeleted:
             Exchange("eventlog", type="fanout", durable=False)(
                 connection.default_channel
             ).declare()
-            wait_until(lambda: said.saying("could not declare again"))
+            wait_until(lambda: said.saying("could not declare exchanges again"))
             eventlet.sleep(1)
         for number in range(1, 500):
             delivery.accept(make_message(number))
 
         assert list(range(500)) == own.wait_for(500)
         assert {"reconnects": 0, "republished": 0}.items() <= check_sum(delivery).items()
-        assert 1 == len(said.saying("could not declare again"))
+        assert 1 == len(said.saying("could not declare exchanges again"))
         own.close()
 
     def test_hold(self, uri: str, make_delivery: Make, said: Lines) -> None:
@@ -197,15 +197,15 @@ class TestFanInDeleted:
             delivery.accept(make_message(number))
             if number % 20 == 0:
                 eventlet.sleep(0.005)
-        wait_until(lambda: said.saying("no queue takes"))
+        wait_until(lambda: said.saying("no queue receives"))
         fan_in.queue(fan_in.connection.default_channel).declare()
         wait_until(settled(delivery))
 
         assert set(range(3_000)) == set(fan_in.wait_for(3_000))
         assert 3_000 == len(fan_in.ids)
         assert {"confirmed": 3_000, "reconnects": 0}.items() <= check_sum(delivery).items()
-        assert 1 == len(said.saying("they wait until one does"))
-        assert 1 == len(said.saying("a queue takes the event logs of foo again"))
+        assert 1 == len(said.saying("they wait until a queue is bound"))
+        assert 1 == len(said.saying("a queue receives event logs again"))
         fan_in.close()
 
 
@@ -229,8 +229,8 @@ class TestHold:
         delivery = make_delivery(uri, unroutable="hold")
         for number in range(3_000):
             delivery.accept(make_message(number))
-        wait_until(lambda: said.saying("no queue takes"))
-        wait_until(lambda: delivery._relay._flight.sent == 0)
+        wait_until(lambda: said.saying("no queue receives"))
+        wait_until(lambda: delivery._relay._in_flight.sent == 0)
         stats = check_sum(delivery)
         assert (3_000, 0) == (stats["waiting"], stats["confirmed"])
         assert not delivery._relay.is_healthy
@@ -239,7 +239,7 @@ class TestHold:
         assert list(range(3_000)) == received.wait_for(3_000)
         assert 3_000 == len(received.ids)
         wait_until(settled(delivery))
-        assert 1 == len(said.saying("no queue takes"))
+        assert 1 == len(said.saying("no queue receives"))
         received.close()
 
     def test_unbound_under_load(self, uri: str, make_delivery: Make) -> None:

@@ -17,9 +17,9 @@ from tests.logging_ext.recording import OUTSIDE, RecordingSink, StrictHandler
 @pytest.fixture(autouse=True)
 def clean_forwarding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
-    Forget what was said and seen, and check that nothing stays suspended.
+    Forget warnings and claims, and check that nothing stays suspended.
     """
-    monkeypatch.setattr(forwarding, "_said", {})
+    monkeypatch.setattr(forwarding, "_warned", {})
     monkeypatch.setattr(forwarding, "not_forwarded", forwarding.Counter())
     forwarding._seen.set(None)
     forwarding._seen_suspended.set(None)

@@ -329,23 +329,25 @@ class TestAttached:
 
         assert [] == sink.events
         assert 1 == forwarding.not_forwarded.value
-        assert "no dispatcher of a service 'bar'" in caplog.text
+        assert "runs no dispatcher for service 'bar'" in caplog.text
 
 
-class TestNobodys:
-    def test_counted_and_said_once(self, logger, caplog):
+class TestUnattributed:
+    def test_counted_and_logged_once(self, logger, caplog):
         """
-        A record from outside any worker is not forwarded, which is counted, and said once.
+        An unattributed record is not forwarded. It is counted, and a warning is logged once.
         """
         for _ in range(3):
             logger.info("paid")
 
         assert 3 == forwarding.not_forwarded.value
-        [said] = caplog.records
-        assert ("logging_ext", "WARNING") == (said.name, said.levelname)
-        assert said.getMessage().startswith(
-            "a record of logger 'svc.payments' came from outside any worker"
-        )
+        [warning] = caplog.records
+        assert ("logging_ext", "WARNING") == (warning.name, warning.levelname)
+        assert (
+            "unattributed record of logger 'svc.payments': it was logged outside any worker and"
+            " was not forwarded as an event log; set the option service of the handler or"
+            " processor to attribute it to a service (counted as not_forwarded, logged once)"
+        ) == warning.getMessage()
 
     def test_unknown_service(self, bare_logger, caplog):
         """
@@ -356,10 +358,10 @@ class TestNobodys:
             bare_logger.info("paid")
 
         assert 3 == forwarding.not_forwarded.value
-        said = [record.getMessage() for record in caplog.records]
-        assert [True, True] == ["no dispatcher of a service" in text for text in said]
-        assert "'bar'" in said[0]
-        assert "'baz'" in said[1]
+        warnings = [record.getMessage() for record in caplog.records]
+        assert [True, True] == ["runs no dispatcher for service" in text for text in warnings]
+        assert "'bar'" in warnings[0]
+        assert "'baz'" in warnings[1]
 
     def test_counted_once_a_record(self, logger):
         """
@@ -559,7 +561,7 @@ class TestManyThreads:
 
     def test_nobodys_counted_exactly(self, handler, bare_logger, caplog):
         """
-        What many OS threads log outside any worker is counted exactly, and said once.
+        Records that many OS threads log outside any worker are counted exactly, with one warning.
         """
         threading = eventlet.patcher.original("threading")
         bare_logger.addHandler(handler)

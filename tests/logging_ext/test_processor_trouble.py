@@ -168,7 +168,7 @@ class TestExceptions:
 class TestNobodys:
     def test_counted(self, caplog: pytest.LogCaptureFixture) -> None:
         """
-        What comes from outside any worker is not forwarded: counted, and said once.
+        An event from outside any worker is not forwarded. It is counted, with one warning.
         """
         log, arrived = plain(EventLogProcessor())
         log.info("paid")
@@ -184,7 +184,7 @@ class TestNobodys:
         """
         plain(EventLogProcessor(service="bar"))[0].info("paid")
 
-        assert "no dispatcher of a service 'bar' runs in this process" in caplog.text
+        assert "this process runs no dispatcher for service 'bar'" in caplog.text
 
     @pytest.mark.parametrize("name", ["kombu.x", "amqp", "nameko_eventlog.undelivered"])
     def test_own_loggers(self, worker: RecordingSink, name: str) -> None:
@@ -312,7 +312,7 @@ class TestErrors:
         self, worker: RecordingSink, caplog: pytest.LogCaptureFixture, rendered: Any
     ) -> None:
         """
-        Behind a renderer there is nothing to forward: counted and said; the line passes on.
+        After a renderer there is nothing to forward: this is counted and logged.
         """
         assert rendered is EventLogProcessor()(None, "info", rendered)
         assert [] == worker.events

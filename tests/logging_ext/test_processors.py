@@ -85,7 +85,7 @@ class TestOptions:
         [
             ({"service": 5}, TypeError, "service must be the name of a service, not 5"),
             ({"fields": "level"}, TypeError, "fields must be a list of names, not 'level'"),
-            ({"fields": [5]}, TypeError, "fields must be a list of names, 5 is none"),
+            ({"fields": [5]}, TypeError, "fields must be a list of names, but contains 5"),
             ({"fields": ["lineno"]}, ValueError, "fields: 'lineno' is not a field"),
         ],
     )

@@ -161,7 +161,7 @@ class TestExceptionAsData:
         [stack] = exception_as_data(exc_info)
 
         assert (kind, value, []) == (stack["exc_type"], stack["exc_value"], stack["frames"])
-        assert stack["exc_notes"][0].startswith("its stack could not be read: ")
+        assert stack["exc_notes"][0].startswith("the stack could not be read: ")
 
     def test_silent(self):
         """

@@ -95,7 +95,7 @@ class TestTake:
     )
     def test_flat(self, extra: dict[str, Any], expected: bool) -> None:
         """
-        It is said of event data whether there is nothing to look for in it.
+        ``is_flat`` is set for event data whose values need no checking.
         """
         event = UsualRecords(DEFAULT).take(make_record(**extra), CONTEXT)
 

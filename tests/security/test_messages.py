@@ -458,7 +458,7 @@ REFUSED = {
     "data-zlib": "is not accepted",
     "text-bz2": "is not accepted",
     "none-bz2": "is not accepted",
-    "json-bz2": "is no character set",
+    "json-bz2": "is not a character set",
     "data-punycode": "is not accepted",
     "data-idna": "is not accepted",
     "data-escape": "is not accepted",

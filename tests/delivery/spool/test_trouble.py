@@ -177,7 +177,7 @@ class TestFull:
         proxy.frozen = True
         for number in range(10):
             delivery.accept(make_message(number))
-        wait_until(lambda: delivery._relay._flight.sent == 10)
+        wait_until(lambda: delivery._relay._in_flight.sent == 10)
         for number in range(10, 20):
             delivery.accept(make_message(number))
         assert 20 == delivery._outbox.unpersisted_count
