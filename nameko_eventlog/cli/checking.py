@@ -36,7 +36,7 @@ from nameko_eventlog.extras import MissingExtra
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown_address
-from nameko_eventlog.store.writing import Probe, try_tables
+from nameko_eventlog.store.probing import Probe, try_tables
 
 
 T = TypeVar("T")

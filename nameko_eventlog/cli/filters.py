@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.comparing import is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import normal_level
-from nameko_eventlog.store.matching import is_at, is_contained, is_in, needle_of
-from nameko_eventlog.store.parameters import Filters, compile_patterns
+from nameko_eventlog.store.parameters import Filters
+from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
@@ -214,7 +215,7 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
     """
     filters = Filters.parse(**parameters(options))
     columns = {name: values for name, values in filters.columns.items() if name != "level"}
-    types = compile_patterns(filters.patterns) if filters.patterns else None
+    types = Patterns(filters.patterns) if filters.patterns else None
     needle = needle_of(filters.text) if filters.text else None
 
     def is_wanted(body: Any) -> bool:

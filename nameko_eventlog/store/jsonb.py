@@ -15,12 +15,13 @@ _LONG = b"0" * 19  # digits of an integer that may need more than 64 bits
 
 def decode(text: str) -> Any:
     """
-    Decode JSON: what PostgreSQL writes as an integer beyond 64 bits was stored as a float.
+    Decode JSON; an integer beyond 64 bits becomes a float again.
 
-    That is ``1e22``, say. The store keeps integers beyond 64 bits as text.
+    PostgreSQL writes the float ``1e22``, for example, as an integer. It cannot have been an
+    integer, because the store keeps integers beyond 64 bits as text.
     """
     value = decode_json(text)
-    # rare, and much quicker to rule out than to look at each value
+    # rare, and much faster to rule out than to test each value
     return _restored(value) if _LONG in text.encode().translate(_DIGITS_AS_ZEROS) else value
 
 

@@ -17,13 +17,13 @@ def parse_time(value: str | datetime) -> int:
     Return the milliseconds since 1970 of a point in time.
 
     Args:
-        value: ISO 8601, or a datetime; UTC where it does not say.
+        value: ISO 8601, or a datetime; UTC if it has no offset.
 
     Raises:
-        ValueError: It cannot be read as one.
+        ValueError: It is not a time.
     """
     if isinstance(value, str):
-        # Python 3.10 does not know the Z
+        # Python 3.10 does not accept Z
         text = f"{value[:-1]}+00:00" if value[-1:] in ("Z", "z") else value
         value = datetime.fromisoformat(text)
     if value.tzinfo is None:
@@ -40,6 +40,6 @@ def format_time(milliseconds: int) -> str:
 
 def now_ms() -> int:
     """
-    Return the time.
+    Return the current time in milliseconds since 1970.
     """
     return int(time() * 1000)

@@ -20,17 +20,17 @@ from sqlalchemy import delete, event, insert, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery, matching, scanning
+from nameko_eventlog.store.comparing import is_at, is_contained, is_equal, is_in, needle_of
+from nameko_eventlog.store.cursors import Cursor
 from nameko_eventlog.store.databases import close_engine, open_engine
-from nameko_eventlog.store.matching import is_at, is_contained, is_equal, is_in, needle_of
 from nameko_eventlog.store.parameters import (
     MAX_PATH_LEVELS,
     MAX_PATHS,
     MAX_VALUES,
     ORDERS,
-    Cursor,
     Filters,
-    compile_patterns,
 )
+from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.schema import event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
@@ -806,9 +806,9 @@ class TestPatterns:
         """
         A name is meant as a search through all that each ``*`` may stand for has it.
         """
-        assert any(means(pattern, name) for pattern in patterns) == compile_patterns(
-            patterns
-        ).fullmatch(name)
+        assert any(means(pattern, name) for pattern in patterns) == Patterns(patterns).fullmatch(
+            name
+        )
 
     @pytest.mark.parametrize(
         "pattern", ["*a" * 7 + "*b", "*a" * 400 + "*b", "*" * 100_000 + "b", "*ab" * 100_000]
@@ -817,7 +817,7 @@ class TestPatterns:
         """
         No pattern takes long, however many ``*`` it has.
         """
-        patterns = compile_patterns([pattern])
+        patterns = Patterns([pattern])
         begin = process_time()
 
         for _ in range(10):

@@ -20,9 +20,10 @@ from nameko.exceptions import ConfigurationError
 from nameko_eventlog.cli.commands import cli
 from nameko_eventlog.store import DatabaseError, EventLogQuery, sqlite_files
 from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
-from nameko_eventlog.store.writing import EventLogWriter, try_tables
+from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 
 
@@ -112,7 +113,7 @@ class TestAddresses:
         assert 1 == len(rejects.list())
         rejects.close()
         assert 2 == count_before(address, now)
-        assert "they are of this version, and can be written" == try_tables(address)
+        assert "current and writable" == try_tables(address)
         assert "order_paid" in CliRunner().invoke(cli, ["query"]).output
         assert f"sqlite:///{path} answers" in CliRunner().invoke(cli, ["check"]).output
         assert 2 == sum(purge(address, now))
