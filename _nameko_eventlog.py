@@ -1,12 +1,13 @@
 """
-Where the command ``nameko-eventlog`` begins.
+The entry point of the command ``nameko-eventlog``.
 
-Beside the package, because importing anything of that imports eventlet, which warns that it is
-deprecated: the user of a command can do nothing about it.
+It is outside the package, because importing the package imports eventlet, which emits a
+deprecation warning that the user of a command can do nothing about.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -14,14 +15,31 @@ import warnings
 
 def main() -> None:
     """
-    Run the command line, without others' warnings unless ``-W`` or ``PYTHONWARNINGS`` asks.
+    Run the command line, hiding warnings unless ``-W`` or ``PYTHONWARNINGS`` is set.
 
-    Hosts are looked up by the system's resolver: eventlet's own is there for services, which must
-    not wait, and makes a sixth of what a command takes to begin.
+    Host names are resolved by the system. Eventlet's resolver is for services, which must not
+    block, and loading it takes a sixth of a command's start.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
-    from nameko_eventlog.cli import main
+    run()
 
-    main()
+
+def run() -> None:
+    """
+    Run the command line; exit with a message if its extra is not installed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # escape what the locale cannot encode
+            stream.reconfigure(errors="backslashreplace")
+    from nameko_eventlog.extras import MissingExtra, extra
+
+    try:
+        with extra():
+            from nameko_eventlog.cli.commands import cli
+            from nameko_eventlog.cli.output import handle_output_errors
+    except MissingExtra as exc:
+        sys.exit(str(exc))
+    with handle_output_errors():
+        cli()

@@ -85,11 +85,11 @@ class TestCheck:
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
             ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE: uri must be sqlite"),
-            ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so that no log call is forwarded"),
+            ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
-            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of the class"),
-            ({"LOGGING": {"version": 7}}, 1, "dictConfig refuses it"),
-            ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
+            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of class"),
+            ({"LOGGING": {"version": 7}}, 1, "dictConfig rejects it"),
+            ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is not a directory"),
             (
                 {"LOGGING": with_handler({"class": "logging.FileHandler", "filename": "no/x"})},
                 1,
@@ -98,7 +98,7 @@ class TestCheck:
             (
                 {"LOGGING": with_handler({"class": "logging.NoHandler", "filename": "x"})},
                 1,
-                "dictConfig refuses it",
+                "dictConfig rejects it",
             ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: missing: set AMQP_URI: amqp://"),
             ({"AMQP_URI": "nonsense://x"}, 1, "cannot be at 'nonsense://x'"),
@@ -208,8 +208,7 @@ class TestCheck:
         configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": postgresql.create_database()})
 
         assert (
-            "ok     tables: there are none: the store makes them at its start"
-            in run("check").stdout
+            "ok     tables: none yet: the store creates them when it starts" in run("check").stdout
         )
 
     @pytest.mark.parametrize(
@@ -457,15 +456,15 @@ class TestCheck:
         """
         configure(AMQP_URI=f"{rabbit_config['AMQP_URI']}-missing")
 
-        assert "no such vhost, or no permissions there" in run("check").stdout
+        assert "no such vhost, or no permissions in it" in run("check").stdout
 
     @pytest.mark.parametrize(
         ("failure", "hint"),
         [
-            ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+            ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not use TLS"),
             ("unable to get local issuer certificate (_ssl.c:1006)", "{ca_certs: FILE}"),
             ("[Errno 2] No such file or directory", "a file that AMQP_SSL names"),
-            ("[Errno 104] Connection reset by peer", "a port for TLS needs amqps://"),
+            ("[Errno 104] Connection reset by peer", "a TLS port needs amqps://"),
             ("Hostname mismatch, certificate is not valid for 'x'", "server_hostname: NAME"),
             ("anything else", ""),
         ],
@@ -474,7 +473,7 @@ class TestCheck:
         """
         What a broker's connection fails with is followed by what to do.
         """
-        found = checking._mend_broker(OSError(failure))
+        found = checking._advice(OSError(failure))
 
         assert found.startswith(": ") if hint else found == ""
         assert hint in found

@@ -134,7 +134,7 @@ class TestRetention:
         assert [-100, 0, 1, 2] == ages_in(database)
         assert 1 == len(caplog.messages)
         assert caplog.messages[0].startswith(
-            "3 event logs, more than half of all, are from before"
+            "retention: 3 event logs, more than half of all, are from before"
         )
 
     def test_most_after_a_day(self, database: str, message: Make, clocks: Clocks) -> None:
