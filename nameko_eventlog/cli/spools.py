@@ -276,7 +276,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                 except Refused as exc:
                     refused += 1
                     if refused <= REPLAY_REFUSALS:
-                        warn(f"line {number} is refused: {_cut(str(exc))}")
+                        warn(f"line {number} is refused: {_shortened(str(exc))}")
                     continue
                 if publication is None:
                     others += bool(line.strip())
@@ -291,7 +291,7 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                 except connection.channel_errors as exc:  # which has closed the channel
                     declined += 1
                     if declined <= REPLAY_REFUSALS:
-                        reason = _cut(without_secrets(str(exc), uri))
+                        reason = _shortened(without_secrets(str(exc), uri))
                         warn(f"line {number} is refused by the broker: {reason}")
                     producer = _producer(connection, note)
                     continue
@@ -364,5 +364,5 @@ def _time(message: Message) -> str:
         return repr(message.timestamp)
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."

@@ -67,7 +67,7 @@ class Attempt:
 
 def retry_delay(failures: int) -> float:
     """
-    Return the seconds to wait after *failures*: exponential, randomised, with a maximum.
+    Return for how many seconds to wait: growing with the failures, at random, with an end.
     """
     delay: float = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 20))
     return delay * random.uniform(0.5, 1)

@@ -298,9 +298,9 @@ def size(value: int) -> str:
     return f"{value / 1024:.0f} KiB" if value < 1 << 20 else f"{value / (1 << 20):.1f} MiB"
 
 
-def fit(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """
-    Return *text*, cut to *most* characters with an ellipsis.
+    Return a name that fits where there is room for *most* characters.
     """
     return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
@@ -331,7 +331,7 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["fit"] = fit
+    environment.filters["shortened"] = shortened
     environment.globals.update(
         CLOCK=_CLOCK,
         FAILURE_LEVELS=FAILURE_LEVELS,

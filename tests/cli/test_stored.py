@@ -91,11 +91,11 @@ class TestQuery:
         stored({"level": "Error", "data": {"http.method": "GET", "http": {"code": 5}}})
 
         assert (
-            "no event logs of service 'shp' are stored; did you mean 'shop'?\n"
-            "no event logs of event type 'ordr_*' are stored; did you mean 'order_paid'?\n"
+            "no stored event log has service 'shp'; did you mean 'shop'?\n"
+            "no stored event log has event type 'ordr_*'; did you mean 'order_paid'?\n"
             "no event logs found\n"
         ) == run("query", "-s", "shp", "-t", "ordr_*").stderr
-        assert "of level 'eror' are stored; did you mean 'error'?" in (
+        assert "no stored event log has level 'eror'; did you mean 'error'?" in (
             run("count", "--level", "eror").stderr
         )
         for found in (

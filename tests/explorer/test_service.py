@@ -304,8 +304,8 @@ class TestStream:
         running = explorer()
         page = running.get("/?service=shp&level=error%2B&caller=nowhere").text
 
-        assert "No event logs of service <bdi>shp</bdi> are stored; did you mean" in page
-        assert "No event logs of caller <bdi>nowhere</bdi> are stored." in page
+        assert "No stored event log has service <bdi>shp</bdi>; did you mean" in page
+        assert "No stored event log has caller <bdi>nowhere</bdi>." in page
         assert "of level" not in page
         assert "/?level=error%2B&caller=nowhere&service=shop" in links(page) or (
             "/?service=shop&caller=nowhere&level=error%2B" in links(page)
