@@ -17,11 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 import eventlet
-from amqp.exceptions import MessageNacked
 from eventlet.event import Event
 from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
-from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from nameko_eventlog import limits
@@ -32,8 +30,9 @@ from nameko_eventlog.amqp.frame_reading import Reader, open_reader
 from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.amqp.settings import ConnectionSettings
 from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
-from nameko_eventlog.consuming.dead_letters import make_dead_letter, make_least_dead_letter
-from nameko_eventlog.consuming.isolation import REASON, isolated, restored
+from nameko_eventlog.consuming.dead_letters import make_dead_letter
+from nameko_eventlog.consuming.isolation import isolated, restored
+from nameko_eventlog.consuming.moving import CONFIRM_SECONDS, Mover
 from nameko_eventlog.consuming.queues import QueueOptions
 from nameko_eventlog.consuming.settling import Settling
 
@@ -53,9 +52,6 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 
 DECLARE_SECONDS = 10.0
 """How often exchanges, queues and bindings are declared again, in case they were deleted."""
-
-CONFIRM_SECONDS = 30.0
-"""How long to wait for the confirm of a dead letter."""
 
 _ADVICE = {
     404: ": it was deleted",
@@ -107,6 +103,7 @@ class Subscription:
             OSError,
         )
         self._channel: Any = None
+        self._mover: Any = None  # of the channel
         self._reader: Reader | None = None
         self._listener: Any = None  # the green thread that waits for the socket
         self._resting: Event | None = None  # waited for instead of the socket
@@ -120,7 +117,6 @@ class Subscription:
         self._declared_at = 0.0
         self._is_declared = False  # whether the first declarations have succeeded
         self._is_refused = False
-        self._returned = False
         self.tried = Event()
         """Sent after the first attempt to connect, whether or not it succeeded."""
         self.waiting: deque[ReceivedMessage] = deque()
@@ -201,7 +197,8 @@ class Subscription:
         Raises:
             Exception: The connection is lost, and the message will be redelivered.
         """
-        if not self._move(message, make_dead_letter(message, reason), self._options.dead_letters):
+        letter = make_dead_letter(message, reason)
+        if not self._mover.move(message, letter, self._options.dead_letters):
             return False
         self.acknowledge([message], "dead_letters")
         return True
@@ -217,7 +214,7 @@ class Subscription:
             Exception: The connection is lost, and the message will be redelivered.
         """
         alone = self._options.alone
-        if alone is None or not self._move(message, isolated(message), alone):
+        if alone is None or not self._mover.move(message, isolated(message), alone):
             return False
         self.may_have_isolated = True
         self.acknowledge([message], "isolated")
@@ -241,34 +238,6 @@ class Subscription:
         self._unsettled.add(message.delivery_tag, message.weight)
         return message
 
-    def _move(self, message: ReceivedMessage, letter: dict[str, Any], queue: str) -> bool:
-        self._returned = False
-        too_late = TimeoutError(f"a dead letter was not confirmed within {CONFIRM_SECONDS:g} s")
-        try:
-            with eventlet.Timeout(CONFIRM_SECONDS, too_late):
-                try:
-                    self._publish(letter, queue)
-                except (*self._errors, MessageNacked):
-                    raise
-                except Exception:  # a part of the message cannot be sent again
-                    _log.debug("a dead letter could not be sent complete", exc_info=True)
-                    reason = str(letter["headers"][REASON])
-                    self._publish(make_least_dead_letter(message, reason), queue)
-        except MessageNacked:
-            return False
-        if self._returned:
-            self._options.declare_dead_letters(self._channel)
-            return False
-        return True
-
-    def _publish(self, letter: dict[str, Any], queue: str) -> None:
-        Producer(self._channel, on_return=self._note_return).publish(
-            exchange="",
-            routing_key=queue,
-            mandatory=True,  # otherwise it would be confirmed, and lost, without its queue
-            **letter,
-        )
-
     @property
     def is_full(self) -> bool:
         """
@@ -279,6 +248,7 @@ class Subscription:
     def _consume(self) -> None:
         self._client.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
         self._channel = channel = self._client.channel()
+        self._mover = Mover(channel, self._options, self._errors)
         self._connections += 1
         self.connection = self._connections
         self._connected_at = monotonic()
@@ -335,9 +305,6 @@ class Subscription:
         self._counts.received += 1
         self._unsettled.add(received.delivery_tag, received.weight)
         self.waiting.append(received)
-
-    def _note_return(self, *_: Any) -> None:
-        self._returned = True
 
     def _listen(self) -> None:
         is_time = monotonic() - self._beat_at > (self._client.heartbeat or LAST_BACKOFF) / 4

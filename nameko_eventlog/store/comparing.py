@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
+from nameko_eventlog.store.json_text import encode
 
 
 CHECKED = 255
@@ -130,7 +130,3 @@ def leaf(value: Any) -> Any:
     Return a key for *value* in sets that is the same for equal values: true is not 1, 1 is 1.0.
     """
     return (value,) if isinstance(value, bool) else value
-
-
-def encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import msgspec
 from eventlet import patcher
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -27,7 +26,7 @@ from nameko_eventlog.addresses import check_quoted, masked, masked_text
 from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.extras import extra
-from nameko_eventlog.store import files, jsonb, sqlite_files, sqlite_functions
+from nameko_eventlog.store import files, json_text, sqlite_files, sqlite_functions
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 from nameko_eventlog.store.waiting import Connection
 
@@ -168,8 +167,8 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             pool_size=1,
             max_overflow=0,
             pool_pre_ping=not writes,  # else the first query after a restart fails
-            json_serializer=encode_body,
-            json_deserializer=decode_json if is_sqlite else jsonb.decode,
+            json_serializer=json_text.encode,
+            json_deserializer=decode_json if is_sqlite else json_text.decode_from_postgresql,
             logging_name="nameko_eventlog",
             pool_logging_name="nameko_eventlog",
             **options,
@@ -277,13 +276,6 @@ def check_exists(url: URL) -> None:
             f"the file {url.database!r} does not exist: the store creates it when it starts",
             reason="The database does not exist yet: the store creates it when it starts.",
         )
-
-
-def encode_body(value: Any) -> str:
-    """
-    Return a body as the JSON that is stored.
-    """
-    return msgspec.json.encode(value).decode()
 
 
 def _make_private(engine: Engine) -> None:

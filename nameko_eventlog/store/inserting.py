@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from nameko_eventlog.store.databases import encode_body
+from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.schema import event_logs
 
 
@@ -40,7 +40,7 @@ def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
     elif is_postgresql:
         result = connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
     else:
-        values = [(*_but_the_body(row), encode_body(row["body"])) for row in rows]
+        values = [(*_but_the_body(row), encode(row["body"])) for row in rows]
         result = connection.exec_driver_sql(_OF_SQLITE, values)
     return max(result.rowcount, 0)
 

@@ -31,7 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from nameko_eventlog.store.comparing import INDEX, encode, fold, needle_of
+from nameko_eventlog.store.comparing import INDEX, fold, needle_of
+from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.paths import Keys
 from nameko_eventlog.store.schema import event_logs
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from nameko_eventlog.store.paths import split_path
+from nameko_eventlog.store.times import read_iso
 
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
@@ -43,8 +44,7 @@ def parse_moment(text: str) -> datetime:
     try:
         if _AGO.fullmatch(text):
             return datetime.now(timezone.utc) - parse_duration(text)
-        iso = f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text
-        return datetime.fromisoformat(iso).astimezone(timezone.utc)
+        return read_iso(text).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise ValueError(
             f"{text!r} is not a time: pass how long ago (2h), or ISO 8601 (2026-11-24T08:00:00)"

@@ -85,7 +85,7 @@ class TestRetention:
         assert 1 == run(Retention(database, 7, clocks.time, clocks.elapsed))
         assert [0, 1, 6] == ages_in(database)
         line = (
-            "deleted 1 event logs and rejects from before 2026-02-22T12:00:00.000+00:00"
+            "retention: deleted 1 event logs and rejects from before 2026-02-22T12:00:00.000+00:00"
             " (older than 7 days)"
         )
         assert [line] == caplog.messages
