@@ -143,7 +143,7 @@ class TestSpool:
         """
         directory = spool()
         refused = run("spool", "replay")
-        assert "shop/one is in use: left to its process" in refused.stderr
+        assert "shop/one is in use: its process publishes it" in refused.stderr
         directory.close()
 
         result = run("spool", "replay")

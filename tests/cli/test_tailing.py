@@ -37,6 +37,9 @@ from tests.store.conftest import Make, body
 from tests.waiting import wait_until
 
 
+SKIPPED = "skipped a message that is not an event log: "
+
+
 def publish(uri: str, content: Any) -> None:
     """
     Send the shop's exchange an event log.
@@ -172,7 +175,11 @@ class TestTail:
             said = process.stderr.read().decode()
 
         assert [True] * 4 == [reason in said for reason in hostile], said
-        assert 4 == said.count("skipped a message, not an event log: ") == len(said.splitlines())
+        assert (
+            4
+            == said.count("skipped a message that is not an event log: ")
+            == len(said.splitlines())
+        )
 
     def test_compressed(
         self, rabbit_config: dict[str, Any], configure: Callable[..., None], folder: pathlib.Path
@@ -407,7 +414,7 @@ class TestListening:
         assert late.startswith(local_time("2026-03-01T12:00:00+00:00"))  # not when it came
         assert evil.endswith('  order_paid  {"evil": "\\u001b[31m"}')
         assert "login" not in "\n".join(tail.lines)
-        said = [line.removeprefix("skipped a message, not an event log: ") for line in tail.errors]
+        said = [line.removeprefix(SKIPPED) for line in tail.errors]
         assert "its properties cannot be read" == said[0]
         assert "the body must be a mapping, not 'text\\x9b31m'" == said[2]
         assert 3 == len(said)
