@@ -333,7 +333,10 @@ class TestStream:
             *((f"data_contains={'[' * deep}{']' * deep}", "data_c") for deep in (300, 900, 3000)),
             ("until=0001-01-01T05:00Z", "until='0001-01-01T05:00Z': the store has nothing from"),
             ("until=2000-01-01T00:00Z", "until='2000-01-01T00:00Z': the store has nothing from"),
-            ("since=9000-01-01T00:00Z", "since='9000-01-01T00:00:00Z': pass a time that has been"),
+            (
+                "since=9000-01-01T00:00Z",
+                "since='9000-01-01T00:00:00Z': pass a time in the past, or until as well",
+            ),
         ],
     )
     def test_wrong(self, explorer: Start, stored: Stored, query: str, said: str) -> None:
@@ -881,9 +884,9 @@ class TestConfiguration:
             explorer(address)
 
         assert (
-            f"WEB_SERVER_ADDRESS is {address!r}, where others reach the explorer: set"
+            f"WEB_SERVER_ADDRESS is {address!r}, where others can reach the explorer: set"
             " EVENTLOG_EXPLORER.username and EVENTLOG_EXPLORER.password_hash, or bind to"
-            " 127.0.0.1:8000, or say EVENTLOG_EXPLORER.allow_anonymous: true"
+            " 127.0.0.1:8000, or set EVENTLOG_EXPLORER.allow_anonymous: true"
         ) == str(raised.value)
 
     @pytest.mark.parametrize("address", ["localhost", "127.0.0.1:http", "http://localhost"])
