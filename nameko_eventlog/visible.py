@@ -22,7 +22,7 @@ _SELECTABLE = (
     "\U0001f000-\U0001faff\U00020000-\U000323af"
 )
 _INVISIBLE = (
-    "\x0b-\x1f\x7f-\x9f"  # C0 but for the first, C1
+    "\x0b-\x1f\x7f-\x9f"  # C0 except the first, C1
     "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0"  # without a shape
     "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff0-\ufffb"  # directions
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"

@@ -1,8 +1,3 @@
 """
 The command line ``nameko-eventlog``.
 """
-
-from nameko_eventlog.cli.start import main
-
-
-__all__ = ["main"]

@@ -1,5 +1,5 @@
 """
-Whether a config.yaml does what it says.
+The command `check`: whether a configuration is valid and works.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from nameko_eventlog.extras import MissingExtra
 from nameko_eventlog.store.config import CONFIG_KEY as STORE_KEY
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError, parse_uri, shown_address
-from nameko_eventlog.store.writing import Probe, try_tables
+from nameko_eventlog.store.probing import Probe, try_tables
 
 
 T = TypeVar("T")
 
 EXPLORER_KEY = "EVENTLOG_EXPLORER"
-"""As in ``explorer.config``, which cannot be imported where its extra is not installed."""
+"""As in ``explorer.config``, which cannot be imported without its extra."""
 
 _SECTIONS = (CONFIG_KEY, STORE_KEY, EXPLORER_KEY, "LOGGING", "AMQP_URI")
 
 Finding = tuple[str, str, str]
-"""What was looked at; "ok", "wrong" or "unreachable"; and the rest of the sentence."""
+"""What was checked; "ok", "wrong" or "unreachable"; and a description."""
 
 
 @click.command(short_help="Validate the configuration; try broker, database, spool.")
@@ -59,9 +59,9 @@ def check(path: str) -> None:
     """
     findings = list(_findings(read_config(path)))
     marks = {"ok": ("ok   ", "green"), "wrong": ("WRONG", "red"), "unreachable": ("FAILS", "red")}
-    for what, state, said in findings:
+    for what, state, description in findings:
         mark, colour = marks[state]
-        click.echo(f"{click.style(mark, fg=colour)}  {what}: {printable(said)}")
+        click.echo(f"{click.style(mark, fg=colour)}  {what}: {printable(description)}")
     states = {state for _, state, _ in findings}
     if "wrong" in states:
         sys.exit(NOTHING)
@@ -79,16 +79,16 @@ def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
     yield from found
     sends = CONFIG_KEY in config or not {STORE_KEY, EXPLORER_KEY} & set(config)
     if not sends and config.get("LOGGING") is None:
-        yield "LOGGING", "ok", "not set: store and explorer log as Nameko does by default"
+        yield "LOGGING", "ok", "not set: store and explorer use Nameko's default logging"
     else:
         faults = list(_logging_faults(config, sends))
         for fault in faults:
             yield "LOGGING", "wrong", fault
         if not faults:
-            forwarded = ", and event logs are forwarded" if sends else ""
+            forwarded = ", and log calls are forwarded" if sends else ""
             yield "LOGGING", "ok", f"valid{forwarded}"
     if not sends and "AMQP_URI" not in config and EXPLORER_KEY in config:
-        yield "AMQP_URI", "ok", "not set: the explorer needs none, the store does"
+        yield "AMQP_URI", "ok", "not set: the explorer does not need it, the store does"
     else:
         yield from _broker(config, dispatcher)
     if dispatcher is not None and dispatcher.spool is not None:
@@ -104,7 +104,7 @@ def _findings(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _container(config: Mapping[str, Any]) -> Iterator[Finding]:
     """
-    Yield what keeps Nameko from making any service of this configuration: a serializer, for one.
+    Yield a finding if Nameko cannot make a service with this configuration.
     """
     service = type("Check", (), {"name": "check"})
     try:
@@ -114,7 +114,7 @@ def _container(config: Mapping[str, Any]) -> Iterator[Finding]:
         yield (
             "configuration",
             "wrong",
-            f"Nameko does not take it: {masked_text(str(exc) or repr(exc))}",
+            f"Nameko rejects it: {masked_text(str(exc) or repr(exc))}",
         )
 
 
@@ -132,12 +132,12 @@ def _section(
         parsed = parse(config)
     except ConfigurationError as exc:
         return None, [(name, "wrong", _unnamed(fault, name)) for fault in str(exc).splitlines()]
-    return parsed, [(name, "ok", "valid" if name in config else "not set: the defaults hold")]
+    return parsed, [(name, "ok", "valid" if name in config else "not set: the defaults apply")]
 
 
 def _unnamed(fault: str, name: str) -> str:
     """
-    Return *fault* without the section's name, which the line begins with.
+    Return *fault* without the section's name, with which the printed line begins.
     """
     return fault.removeprefix(f"{name}.").removeprefix(f"{name} ")
 
@@ -149,7 +149,7 @@ def _explorer(config: Mapping[str, Any]) -> list[Finding]:
         return [(EXPLORER_KEY, "wrong", str(exc))]
     except ImportError as exc:
         install = "pip install 'nameko-eventlog[explorer]'"
-        return [(EXPLORER_KEY, "wrong", f"not looked at: {exc}: {install}")]
+        return [(EXPLORER_KEY, "wrong", f"not checked: {exc}: {install}")]
     return _section(config, EXPLORER_KEY, parse_explorer_config)[1]
 
 
@@ -157,8 +157,8 @@ def _logging_faults(config: Mapping[str, Any], sends: bool) -> Iterator[str]:
     section = config.get("LOGGING")
     if section is None:
         yield (
-            "missing, so that no log call is forwarded: add a handler with"
-            " class: logging_ext.EventLogHandler, and a logger that has it"
+            "missing, so no log call is forwarded: add a handler with"
+            " class: logging_ext.EventLogHandler, and a logger that uses it"
         )
         return
     if not isinstance(section, Mapping):
@@ -170,9 +170,9 @@ def _logging_faults(config: Mapping[str, Any], sends: bool) -> Iterator[str]:
         yield from _handlers_faults(sends)
     except Exception as exc:
         cause = f" ({exc.__cause__})" if exc.__cause__ else ""
-        yield masked_text(f"dictConfig refuses it: {exc}{cause}")
+        yield masked_text(f"dictConfig rejects it: {exc}{cause}")
     finally:
-        _take_off(before)
+        _remove_handlers(before)
 
 
 def _handlers_faults(sends: bool) -> Iterator[str]:
@@ -182,14 +182,14 @@ def _handlers_faults(sends: bool) -> Iterator[str]:
             yield f"the file {handler.baseFilename!r} cannot be written"
     if sends and not any(_forwards(handler) for handler in handlers):
         yield (
-            "no logger has a handler of the class logging_ext.EventLogHandler: log calls are"
-            " not forwarded (those of structlog are, by EventLogProcessor)"
+            "no logger has a handler of class logging_ext.EventLogHandler: log calls are not"
+            " forwarded (except those of structlog, with EventLogProcessor)"
         )
 
 
 def _without_opening(section: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return *section* with its handlers of files changed so that none is made, or cut to nothing.
+    Return *section* with its file handlers changed so that no file is created or truncated.
     """
     resolve = logging.config.DictConfigurator({}).resolve
     handlers = section.get("handlers")
@@ -201,7 +201,7 @@ def _without_opening(section: Mapping[str, Any]) -> dict[str, Any]:
             cls = options["class"]
             cls = resolve(cls) if isinstance(cls, str) else cls
             is_file = issubclass(cls, logging.FileHandler)
-        except Exception:  # dictConfig will say what is wrong with it
+        except Exception:  # dictConfig will report it
             is_file = False
         if not is_file:
             continue
@@ -209,7 +209,7 @@ def _without_opening(section: Mapping[str, Any]) -> dict[str, Any]:
         instead: dict[str, Any] = {"mode": "a"} if "mode" in options else {}
         if "delay" in takes or any(one.kind is one.VAR_KEYWORD for one in takes.values()):
             instead["delay"] = True
-        elif "filename" in options:  # a class of their own, which opens its file at once
+        elif "filename" in options:  # the user's own class, which opens its file at once
             instead["filename"] = os.devnull
         changed[name] = {**options, **instead}
     return {**section, "handlers": changed}
@@ -222,9 +222,9 @@ def _handlers() -> Iterator[tuple[logging.Logger, logging.Handler]]:
             yield logger, handler
 
 
-def _take_off(before: list[tuple[logging.Logger, logging.Handler]]) -> None:
+def _remove_handlers(before: list[tuple[logging.Logger, logging.Handler]]) -> None:
     """
-    Remove the service's handlers: what else is tried must not get into its log.
+    Remove the service's handlers, so that the other checks do not write to its log.
     """
     for logger, handler in _handlers():
         if (logger, handler) not in before:
@@ -248,7 +248,7 @@ def _forwards(handler: logging.Handler) -> bool:
 def _broker(config: Mapping[str, Any], dispatcher: Config | None) -> Iterator[Finding]:
     if not config.get("AMQP_URI"):
         is_read_only = STORE_KEY in config and CONFIG_KEY not in config
-        alone = f"; a file for the explorer alone has a section {EXPLORER_KEY}: {{}} instead"
+        alone = f"; for the explorer alone, add a section {EXPLORER_KEY}: {{}} instead"
         alone = alone if is_read_only else ""
         yield "AMQP_URI", "wrong", f"missing: set AMQP_URI: amqp://USER:PASSWORD@HOST/VHOST{alone}"
         return
@@ -282,10 +282,10 @@ def _connect(uri: str, settings: ConnectionSettings) -> Finding:
         errors = (*connection.connection_errors, *connection.channel_errors, OSError)
     except Exception as exc:
         why = without_secrets(repr(exc), uri)
-        return "broker", "wrong", f"{masked(uri)} cannot be connected to: {why}"
+        return "broker", "wrong", f"{masked(uri)} cannot be used: {why}"
     try:
         with connection:
-            # without the pause before another attempt, which `connect` makes
+            # unlike `connect`, without a pause before another attempt
             connection.ensure_connection(
                 max_retries=1,
                 interval_start=0,
@@ -297,50 +297,50 @@ def _connect(uri: str, settings: ConnectionSettings) -> Finding:
         return (
             "broker",
             "unreachable",
-            f"{masked(uri)}: {_failure(exc, uri)}{_mend_broker(exc)}",
+            f"{masked(uri)}: {_failure(exc, uri)}{_advice(exc)}",
         )
     return "broker", "ok", f"{masked(uri)} answers"
 
 
 def _failure(exc: BaseException, uri: str) -> str:
-    # amqp begins with the method that was answered, (0, 0) if none was
+    # py-amqp begins with the failed method, which is (0, 0) if there was none
     return without_secrets(str(exc) or repr(exc), uri).removeprefix("(0, 0): ")
 
 
-def _mend_broker(exc: BaseException) -> str:
+def _advice(exc: BaseException) -> str:
     text = str(exc) or repr(exc)
-    for sign, mend in (
+    for sign, advice in (
         (
             "ACCESS_REFUSED",
             "the user or the password is wrong: rabbitmqctl add_user, change_password",
         ),
         (
             "NOT_ALLOWED",
-            "no such vhost, or no permissions there: rabbitmqctl add_vhost, set_permissions",
+            "no such vhost, or no permissions in it: rabbitmqctl add_vhost, set_permissions",
         ),
         (
             "unable to get local issuer",
-            "name the authority that has signed the certificate, AMQP_SSL: {ca_certs: FILE}",
+            "name the CA that signed the certificate, AMQP_SSL: {ca_certs: FILE}",
         ),
         (
             "WRONG_VERSION_NUMBER",
-            "this port does not speak TLS: use amqp://, or the broker's port for TLS",
+            "this port does not use TLS: use amqp://, or the broker's TLS port",
         ),
         (
             "reset by peer",
-            "the broker closed the connection: a port for TLS needs amqps://",
+            "the broker closed the connection: a TLS port needs amqps://",
         ),
         ("No such file", "a file that AMQP_SSL names does not exist"),
         (
             "certificate is not valid for",
-            "use the certificate's name in the address, or as AMQP_SSL: {server_hostname: NAME}",
+            "use the certificate's name in the address, or AMQP_SSL: {server_hostname: NAME}",
         ),
         ("refused", "nothing listens there: start the broker, or correct host and port"),
         ("Name or service", "this host does not exist"),
-        ("timed out", "it does not answer: a firewall, or another host"),
+        ("timed out", "it does not answer: check the firewall and the host"),
     ):
         if sign.lower() in text.lower():
-            return f": {mend}"
+            return f": {advice}"
     return ""
 
 
@@ -351,10 +351,10 @@ def _spool(directory: str) -> Finding:
     owner = ""
     if nearest == path:
         try:
-            # as services open it; root may look for the user whose they are
+            # opened as services do; root may check for the user who owns it
             fd = private_files.open_spool(path, any_owner=os.geteuid() == 0)
         except NotADirectoryError:
-            return "spool", "wrong", f"{directory!r} is no directory"
+            return "spool", "wrong", f"{directory!r} is not a directory"
         except OSError as exc:
             return "spool", "wrong", f"{directory!r} cannot be used: {exc.strerror}"
         with private_files.closing(fd):
@@ -362,17 +362,17 @@ def _spool(directory: str) -> Finding:
         if private_files.is_removable(status):
             return "spool", "wrong", private_files.removable(path, status)
         if status.st_uid not in (0, os.geteuid()):
-            owner = f" by the user {status.st_uid}, who its services have to run as"
+            owner = f" by user {status.st_uid}: its services must run as that user"
     elif not nearest.is_dir():
-        return "spool", "wrong", f"{str(nearest)!r} is no directory"
+        return "spool", "wrong", f"{str(nearest)!r} is not a directory"
     if not os.access(nearest, os.W_OK | os.X_OK):
         return (
             "spool",
             "wrong",
-            f"{str(nearest)!r} cannot be written: chown it to the service's user",
+            f"{str(nearest)!r} is not writable: chown it to the service's user",
         )
-    made = "can be written" if nearest == path else "will be made"
-    return "spool", "ok", f"{directory!r} {made}{owner}"
+    state = "is writable" if nearest == path else "will be created"
+    return "spool", "ok", f"{directory!r} {state}{owner}"
 
 
 def _database(uri: str) -> Iterator[Finding]:
@@ -382,13 +382,13 @@ def _database(uri: str) -> Iterator[Finding]:
         if not database.exists():
             folder = database.resolve().parent
             if not os.access(folder, os.W_OK):
-                yield "database", "wrong", f"{str(folder)!r} cannot be written, or is not there"
+                yield "database", "wrong", f"{str(folder)!r} is not writable, or does not exist"
             else:
-                yield "database", "ok", f"{shown_address(url)} will be made by the store"
+                yield "database", "ok", f"{shown_address(url)} will be created by the store"
             return
-    answers = _try("database", f"{shown_address(url)} answers", Probe(uri))
-    yield answers
-    if answers[1] == "ok":
+    finding = _try("database", f"{shown_address(url)} answers", Probe(uri))
+    yield finding
+    if finding[1] == "ok":
         yield _try("tables", None, partial(try_tables, uri))
 
 

@@ -1,5 +1,5 @@
 """
-The commands.
+The group of commands.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from nameko_eventlog.cli.tailing import tail
 @click.version_option(package_name="nameko-eventlog")
 def cli() -> None:
     """
-    Event logs of Nameko services: watch them, find them, follow a call.
+    Watch and find the event logs of Nameko services, and follow calls.
 
-    Exit codes: 0 done, 1 nothing found or something wrong, 2 not understood, 3 broker or
-    database cannot be used.
+    Exit codes: 0 success, 1 nothing found or something is wrong, 2 invalid usage or configuration,
+    3 broker or database cannot be used.
     """
 
 

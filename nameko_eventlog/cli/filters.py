@@ -1,5 +1,5 @@
 """
-The options that say which event logs, and what they mean for one that is not stored.
+The options that select event logs, and their meaning for event logs that are not stored.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.comparing import is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import normal_level
-from nameko_eventlog.store.matching import is_at, is_contained, is_in, needle_of
-from nameko_eventlog.store.parameters import Filters, compile_patterns
+from nameko_eventlog.store.parameters import Filters
+from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
 
 
@@ -25,9 +26,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def as_typed(text: str) -> str:
     """
-    Return an argument in UTF-8, which a terminal sends whatever Python makes of the locale.
+    Decode an argument as UTF-8, which terminals send, whatever the locale.
 
-    Where the locale is ``C``, all but ASCII comes as lone surrogates (PEP 383).
+    In the locale ``C``, Python decodes bytes beyond ASCII as lone surrogates (PEP 383).
     """
     try:
         return os.fsencode(text).decode()
@@ -37,12 +38,12 @@ def as_typed(text: str) -> str:
 
 class Words(click.types.StringParamType):
     """
-    Text.
+    Text in UTF-8.
     """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """
-        Read it.
+        Decode the text.
         """
         return as_typed(super().convert(value, param, ctx))
 
@@ -56,7 +57,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
         """
-        Read it.
+        Parse the duration.
         """
         if isinstance(value, timedelta):
             return value
@@ -68,14 +69,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
     """
-    How long ago, ``2h``, or ISO 8601; without an offset in the zone of this machine.
+    How long ago, ``2h``, or ISO 8601; local time if it has no offset.
     """
 
     name = "time"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
         """
-        Read it.
+        Parse the time.
         """
         if isinstance(value, datetime):
             return value
@@ -94,7 +95,7 @@ class Equality(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, Any]:
         """
-        Read it.
+        Split the path and the value.
         """
         if isinstance(value, tuple):
             return value
@@ -113,7 +114,7 @@ class Json(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> dict[str, Any]:
         """
-        Read it.
+        Decode the object.
         """
         if isinstance(value, dict):
             return value
@@ -125,16 +126,18 @@ class Json(click.ParamType):  # type: ignore[type-arg]
             self.fail("it is nested too deeply", param, ctx)
         if not isinstance(found, dict):
             shown = repr(value) if len(value) <= 100 else f"{value[:100]!r}…"
-            self.fail(f'{shown} is no JSON object, like {{"items": [{{"sku": 5}}]}}', param, ctx)
+            self.fail(
+                f'{shown} is not a JSON object, like {{"items": [{{"sku": 5}}]}}', param, ctx
+            )
         return found
 
 
 _OPTIONS = (
     click.option(
-        "--service", "-s", type=Words(), multiple=True, help="The service's name; again for more."
+        "--service", "-s", type=Words(), multiple=True, help="The service's name; repeat for more."
     ),
     click.option(
-        "--entrypoint", "-e", type=Words(), multiple=True, help="The entrypoint's method."
+        "--entrypoint", "-e", type=Words(), multiple=True, help="The entrypoint's method name."
     ),
     click.option(
         "--type",
@@ -145,36 +148,40 @@ _OPTIONS = (
         help="The event type; * is any text.",
     ),
     click.option(
-        "--level", "-l", type=Words(), multiple=True, help="The level; warning+ is that and above."
+        "--level",
+        "-l",
+        type=Words(),
+        multiple=True,
+        help="The level; warning+: that or above.",
     ),
-    click.option("--caller", type=Words(), multiple=True, help="The service that has called."),
+    click.option("--caller", type=Words(), multiple=True, help="The calling service."),
     click.option("--call", "call_id", type=Words(), multiple=True, help="The call id."),
     click.option(
         "--origin", "origin_call_id", type=Words(), multiple=True, help="The origin's call id."
     ),
-    click.option("--data", type=Equality(), multiple=True, help="What is at a path of the data."),
-    click.option("--data-contains", type=Json(), help="What the data contain."),
+    click.option(
+        "--data", type=Equality(), multiple=True, help="The value at a path of the data."
+    ),
+    click.option("--data-contains", type=Json(), help="An object that the data contain."),
     click.option("--metadata", type=Equality(), multiple=True, help="The same for metadata."),
     click.option("--metadata-contains", type=Json(), help="The same for metadata."),
-    click.option(
-        "--text", type=Words(), help="What is somewhere in the event log, whatever its case."
-    ),
+    click.option("--text", type=Words(), help="A text anywhere in the event log, in any case."),
 )
 _TIMES = (
-    click.option("--since", type=Moment(), help="From: how long ago (2h), or ISO 8601."),
-    click.option("--until", type=Moment(), help="Until before: the same."),
+    click.option("--since", type=Moment(), help="From when: how long ago (2h), or ISO 8601."),
+    click.option("--until", type=Moment(), help="Before when: the same."),
     click.option(
         "--time-note",
         type=click.Choice(NOTES),
         multiple=True,
-        help="What is odd about the sender's clock.",
+        help="What is wrong with the sender's clock.",
     ),
 )
 
 
 def filter_options(command: F) -> F:
     """
-    Give a command the options of the filters but for the times.
+    Add the options of all filters except the times to a command.
     """
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -183,7 +190,7 @@ def filter_options(command: F) -> F:
 
 def time_options(command: F) -> F:
     """
-    Give a command ``--since``, ``--until`` and ``--time-note``, which the store alone knows.
+    Add ``--since``, ``--until`` and ``--time-note``, which only the store knows, to a command.
     """
     for option in reversed(_TIMES):
         command = option(command)
@@ -192,7 +199,7 @@ def time_options(command: F) -> F:
 
 def parameters(options: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the parameters of `EventLogQuery.query` for what was given.
+    Return the parameters of `EventLogQuery.query` for the options given.
     """
     found: dict[str, Any] = {}
     for name, value in options.items():
@@ -207,14 +214,14 @@ def parameters(options: dict[str, Any]) -> dict[str, Any]:
 
 def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
     """
-    Return what tells whether a body is wanted.
+    Return a function that tells whether the options select a body.
 
     Raises:
-        InvalidQuery: An option is wrong.
+        InvalidQuery: An option is invalid.
     """
     filters = Filters.parse(**parameters(options))
     columns = {name: values for name, values in filters.columns.items() if name != "level"}
-    types = compile_patterns(filters.patterns) if filters.patterns else None
+    types = Patterns(filters.patterns) if filters.patterns else None
     needle = needle_of(filters.text) if filters.text else None
 
     def is_wanted(body: Any) -> bool:
@@ -222,7 +229,7 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
             return False
         seen = {**body, "origin_call_id": None, "caller": None}
         stack = body.get("call_stack")
-        if isinstance(stack, list) and stack:  # others' messages have whatever they like there
+        if isinstance(stack, list) and stack:  # a sender may put anything there
             seen["origin_call_id"] = stack[0]
             if len(stack) > 1:
                 seen["caller"] = names_of(str(stack[-2]))[0]

@@ -1,5 +1,5 @@
 """
-Standard output, and what becomes of a command that cannot write to it.
+Standard output, and the end of a command that cannot write to it.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ class _Output(io.FileIO):
     """
     A file that ends the command when it cannot be written.
 
-    Its error is no `OSError`, which commands take for one of the broker's.
+    It does not raise `OSError`, which commands take for an error of the broker.
     """
 
     _has_failed = False
 
     def write(self, data: Any, /) -> int:
-        if self._has_failed:  # what was buffered, at the exit: it has been told
+        if self._has_failed:  # the buffer is flushed at exit: the error was reported
             return len(data)
         try:
             return super().write(data)
         except OSError as exc:
             self._has_failed = True
-            if exc.errno == errno.EPIPE:  # who reads has seen enough
+            if exc.errno == errno.EPIPE:  # the reader has seen enough
                 raise click.exceptions.Exit(NOTHING) from None
             raise Failure(f"the output cannot be written: {exc.strerror}", NOTHING) from None
 
 
 @contextmanager
-def telling_output() -> Iterator[None]:
+def handle_output_errors() -> Iterator[None]:
     """
-    Let a command end with a message and an exit code where it cannot write to standard output.
+    End a command that cannot write to standard output with a message and an exit code.
     """
     stdout = sys.stdout
-    if stdout is None:  # as ``>&-`` leaves it
+    if stdout is None:  # by ``>&-``
         sys.exit("Error: the output cannot be written: it is closed")
     try:
         stdout.flush()
         output = _Output(stdout.fileno(), "w", closefd=False)
-    except (OSError, ValueError):  # no file, but something in its place
+    except (OSError, ValueError):  # a replacement that is not a file
         yield
         return
     wrapper = io.TextIOWrapper(
         io.BufferedWriter(output),
         encoding=stdout.encoding,
         errors=stdout.errors,
-        line_buffering=True,  # so that nothing is left for the exit
+        line_buffering=True,  # so that nothing is left to write at exit
     )
     with redirect_stdout(wrapper):
         yield

@@ -1,5 +1,5 @@
 """
-What the store could not store.
+The commands `rejects`: messages that the store could not store.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ID = click.IntRange(1, 2**63 - 1)
 @click.group()
 def rejects() -> None:
     """
-    Messages that are no event logs, and why.
+    Messages that the store could not store, and why.
     """
 
 
@@ -38,13 +38,13 @@ def rejects() -> None:
     type=click.IntRange(1, 2**31),
     default=50,
     show_default=True,
-    help="How many at the most.",
+    help="How many, at most.",
 )
 @config_option
 @handle_errors
 def list_rejects(path: str, limit: int) -> None:
     """
-    Print the latest.
+    Print the latest rejects.
     """
     found = Rejects(store_config(path).uri).list(limit, with_bodies=False)
     if not found:
@@ -63,7 +63,7 @@ def list_rejects(path: str, limit: int) -> None:
 @handle_errors
 def show(path: str, id: int) -> None:  # noqa: A002
     """
-    Print one whole, as JSON.
+    Print a complete reject as JSON.
     """
     found = _find(Rejects(store_config(path).uri), id)
     try:
@@ -86,13 +86,13 @@ def show(path: str, id: int) -> None:  # noqa: A002
     )
 
 
-@rejects.command(short_help="Try to store some again.")
+@rejects.command(short_help="Try again to store rejects.")
 @click.argument("ids", type=_ID, nargs=-1, required=True)
 @config_option
 @handle_errors
 def retry(path: str, ids: tuple[int, ...]) -> None:
     """
-    Try to store some again, for instance with a later version, or with another ACCEPT.
+    Try again to store rejects, for instance with a later version, or with another ACCEPT.
     """
     accept = read_config(path).get("ACCEPT") or ("json",)
     store = Rejects(store_config(path).uri, accept)

@@ -1,9 +1,9 @@
 """
-Which lines of a file are event logs that may be published again, and why the others are not.
+Which lines of a file are event logs that may be published again, and why others are refused.
 
-An outsider gets text into logs: a user name with a line break, an extra of another logger, a JSON
-object in a message. What is published is what our own logger has written, and nothing but an event
-log: with the exchange, the routing key and the properties of one.
+Outsiders can get text into logs: a user name with a line break, an extra of another logger, a JSON
+object in a message. So only what our own logger has written is published, and only if it is an
+event log: the exchange, the routing key and the properties must be those of an event log.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _SUFFIX = ".events"
 _KEYS = frozenset({"exchange", "routing_key", "properties", "body", "body_encoding"})
 _LOOKS_LIKE_ONE = re.compile(r'\{\s*\\*"exchange\\*"')
 _BEGIN = re.compile(r'\{\s*"exchange"')
-# what formatters call the logger's name, and the message
+# the keys that formatters use for the logger's name, and for the message
 _NAMES = ("logger", "name", "logger_name")
 _MESSAGES = ("message", "msg", "event")
-# before our logger's name a time and the level, and no other word, which could be a message
+# before our logger's name only a time and the level: another word could belong to a message
 _PREFIX = re.compile(
     rf"(?:[\W\d_]|(?<=\d)[TZ])*(?:ERROR)?[\W\d_]*{re.escape(LOGGER)}[^\w{{}}\"']*", re.I
 )
-_LONGEST_PREFIX = 500  # to match one takes its length squared
-# RabbitMQ routes by these, and consumers decompress by the last
+_LONGEST_PREFIX = 500  # matching takes quadratic time
+# RabbitMQ routes by the first two, and consumers decompress by the last
 _ROUTING_HEADERS = frozenset({"cc", "bcc", "compression"})
 
 
 class Refused(Exception):
     """
-    A line that looks like an event log of ours, and is not published.
+    A line looks like one of our event logs, and must not be published.
     """
 
 
@@ -67,13 +67,13 @@ class Publication:
 
 class LineReader:
     """
-    Read lines of logs, and of `spool export`.
+    Reads lines of logs and of `spool export`.
 
     Args:
-        marker: Knows our marks.
-        routing_key: The configured one.
-        serializer: What is known of the configured serializer: content type and encoding.
-        unmarked: Whether lines without a right mark are taken, if our logger's by their form.
+        marker: Verifies marks.
+        routing_key: The configured routing key.
+        serializer: The content type and the encoding of the configured serializer.
+        unmarked: Whether to accept lines without a valid mark that have our logger's form.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class LineReader:
 
     def read(self, line: str) -> Publication | None:
         """
-        Return the message that *line* holds, or None if it does not look as if it held one.
+        Return the message in *line*, or None if the line does not look like one.
 
         Raises:
-            Refused: It does, and is not published; says why.
+            Refused: It looks like one, and must not be published; the text says why.
         """
         text = line.strip()
         if sum(map(text.count, ",[{")) > REPLAY_LINE_VALUES:
@@ -108,9 +108,9 @@ class LineReader:
                     raise Refused(doubt)
                 if not self._unmarked:
                     raise Refused(
-                        "it has no mark made with this replay_key or, without one, this broker"
-                        " password, so anybody may have written it; --unmarked publishes it all"
-                        " the same"
+                        "it has no valid mark for this replay_key or, without a key, for this"
+                        " broker password, so anyone may have written it; --unmarked publishes it"
+                        " anyway"
                     )
             return self._checked(found)
         except Refused:
@@ -118,25 +118,25 @@ class LineReader:
         except (ValueError, TypeError, RecursionError) as exc:
             if _LOOKS_LIKE_ONE.search(text) is None:
                 return None
-            raise Refused(f"it is no whole JSON object ({exc})") from None
+            raise Refused(f"it is not a complete JSON object ({exc})") from None
 
     def _checked(self, found: dict[str, Any]) -> Publication:
         missing, unknown = _KEYS - found.keys(), found.keys() - _KEYS - {"reason", "mark"}
         if missing or unknown:
-            what = "lacks" if missing else "has the unknown"
+            what = "lacks" if missing else "has unknown keys:"
             raise Refused(f"it {what} {', '.join(sorted(missing or unknown))}")
         exchange, properties = found["exchange"], found["properties"]
         if not isinstance(exchange, str) or not re.fullmatch(r"(?s).+\.events", exchange):
-            raise Refused(f"the exchange {exchange!r} is none of event logs: NAME{_SUFFIX}")
+            raise Refused(f"the exchange {exchange!r} is not one of event logs: NAME{_SUFFIX}")
         if len(exchange.encode("utf-8", "replace")) > 255 or exchange.startswith("amq."):
-            raise Refused(f"the exchange {exchange!r} is none of event logs")
+            raise Refused(f"the exchange {exchange!r} is not one of event logs")
         if found["routing_key"] != self._routing_key:
             raise Refused(
                 f"the routing key {found['routing_key']!r} is not the configured event_type,"
                 f" {self._routing_key!r}"
             )
         if not isinstance(properties, dict):
-            raise Refused("the properties are no object")
+            raise Refused("the properties are not an object")
         options = self._properties(properties, exchange)
         body = _body(found["body"], found["body_encoding"])
         if options["content_type"] == "application/json":
@@ -150,15 +150,15 @@ class LineReader:
         encodings = self._content_types.get(str(content_type))
         if encodings is None or str(encoding).lower() not in encodings:
             raise Refused(
-                f"the content type {content_type!r}, {encoding!r}, is not what the configured"
-                " serializer makes"
+                f"the content type {content_type!r}, {encoding!r}, is not that of the configured"
+                " serializer"
             )
         for name, value in given.items():
             is_allowed = _PROPERTIES.get(name)
             if is_allowed is None:
-                raise Refused(f"the property {name} is none that an event log has")
+                raise Refused(f"event logs have no property {name}")
             if not is_allowed(value):
-                raise Refused(f"the property {name} is none of an event log's: {value!r}")
+                raise Refused(f"event logs have no such value of the property {name}: {value!r}")
         app_id = given.get("app_id")
         if app_id != shortstr(exchange.removesuffix(_SUFFIX)):
             raise Refused(f"the app_id {app_id!r} is not the service of {exchange!r}")
@@ -166,7 +166,7 @@ class LineReader:
             raise Refused("it has no message_id")
         options = {name: value for name, value in given.items() if value is not None}
         options["headers"] = dict(given.get("headers") or {})
-        if "expiration" in options:  # kombu takes seconds
+        if "expiration" in options:  # kombu expects seconds
             options["expiration"] = int(options["expiration"]) / 1000
         return options
 
@@ -199,7 +199,7 @@ _PROPERTIES = {
 
 def _body(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("utf-8", "base64"):
-        raise Refused("the body is no text, or its encoding is none that is known")
+        raise Refused("the body is not text, or its encoding is unknown")
     try:
         body = text.encode()
         if encoding == "base64":
@@ -215,9 +215,9 @@ def _check_json(body: bytes) -> None:
     try:
         value = decode_json(body)
     except (msgspec.MsgspecError, RecursionError, ValueError) as exc:
-        raise Refused(f"the body is no JSON: {exc}") from None
+        raise Refused(f"the body is not JSON: {exc}") from None
     if not isinstance(value, dict) or not isinstance(value.get("event_type"), str):
-        raise Refused("the body is no event log's: it has no event_type")
+        raise Refused("the body is not an event log: it has no event_type")
 
 
 def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -225,8 +225,8 @@ def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
     Find the message in a line.
 
     Returns:
-        The message, None if there is none; and why another may have written it, None if the
-        line's form is our logger's.
+        The message, or None; and why someone else may have written it, or None if the line has our
+        logger's form.
     """
     if not text.startswith("{"):
         begin = _BEGIN.search(text)
@@ -235,7 +235,7 @@ def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
         found, end = _decoder.raw_decode(text, begin.start())
         prefix = text[: begin.start()]
         if len(prefix) > _LONGEST_PREFIX or not _PREFIX.fullmatch(prefix) or text[end:]:
-            return found, f"it is within another logger's line, or {LOGGER} is not before it"
+            return found, f"it is part of another logger's line, or {LOGGER} is not before it"
         return found, None
     whole = _decoder.decode(text)
     if "exchange" in whole:
@@ -243,24 +243,24 @@ def _find(text: str) -> tuple[dict[str, Any] | None, str | None]:
     names = {str(whole[name]) for name in _NAMES if name in whole}
     if names != {LOGGER}:
         if _LOOKS_LIKE_ONE.search(text):
-            raise Refused("it is within another logger's line")
+            raise Refused("it is part of another logger's line")
         return None, None
     messages = [whole[name] for name in _MESSAGES if isinstance(whole.get(name), str)]
     for message in messages:
         if _BEGIN.match(message):
             return _decoder.decode(message), None
-    raise Refused(f"a line of {LOGGER} without a message")
+    raise Refused(f"it is a line of {LOGGER} without a message")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_constant)
@@ -268,7 +268,7 @@ _decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_cons
 
 def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, str | None]]:
     """
-    Read lines with their numbers; None for one that is longer than `REPLAY_LINE_BYTES`.
+    Yield lines with their numbers, and None for a line longer than `REPLAY_LINE_BYTES`.
     """
     for number, line in enumerate(bounded_lines(file, REPLAY_LINE_BYTES), 1):
         yield number, None if line is None else line.decode("utf-8", "replace")
@@ -290,5 +290,5 @@ def serializer_of(config: Mapping[str, Any]) -> tuple[str, str]:
         )
     encoder = kombu.serialization.registry._encoders.get(name)
     if encoder is None:
-        raise Failure(f"kombu knows no serializer {name!r}", USAGE)
+        raise Failure(f"kombu has no serializer {name!r}", USAGE)
     return str(encoder.content_type), str(encoder.content_encoding)

@@ -1,5 +1,5 @@
 """
-What all commands share: the config.yaml, their errors, and their exit codes.
+What all commands share: the configuration, errors, and exit codes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_config(path: str) -> Mapping[str, Any]:
         config = compat.read_config_file(path)
     except FileNotFoundError:
         raise Failure(
-            f"there is no file {path!r}: pass --config, the file that `nameko run` reads", USAGE
+            f"{path!r} does not exist: pass --config with the file that `nameko run` reads", USAGE
         ) from None
     except (OSError, UnicodeDecodeError) as exc:
         raise Failure(f"{path} cannot be read: {exc}", USAGE) from None
@@ -71,7 +71,7 @@ def read_config(path: str) -> Mapping[str, Any]:
 
 def _yaml_fault(exc: yaml.YAMLError) -> str:
     """
-    Return what is wrong, and where, without the line, which may have a password in it.
+    Return what is wrong, and where, without quoting the line, which may contain a password.
     """
     mark = getattr(exc, "problem_mark", None)
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
@@ -80,12 +80,12 @@ def _yaml_fault(exc: yaml.YAMLError) -> str:
 
 
 def _quoted(match: re.Match[str]) -> str:
-    return match[0] if len(match[1]) < 2 else "'…'"  # a sign of YAML's, or what may be secret
+    return match[0] if len(match[1]) < 2 else "'…'"  # a YAML sign, or a possible secret
 
 
 def store_config(path: str) -> StoreConfig:
     """
-    Read where the store keeps event logs.
+    Read the store's configuration.
 
     Raises:
         Failure: The configuration is wrong.
@@ -98,7 +98,7 @@ def store_config(path: str) -> StoreConfig:
 
 def config_option(command: F) -> F:
     """
-    Give a command the option ``--config``.
+    Add the option ``--config`` to a command.
     """
     return click.option(
         "--config",
@@ -112,7 +112,7 @@ def config_option(command: F) -> F:
 
 def handle_errors(command: F) -> F:
     """
-    Turn what goes wrong into a message and an exit code.
+    Turn a command's exceptions into a message and an exit code.
     """
 
     @wraps(command)

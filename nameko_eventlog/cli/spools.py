@@ -49,7 +49,7 @@ from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
 
 
-_OTHER_PROPERTIES = 2560  # bytes: nine at 256 and what is fixed, beside the headers
+_OTHER_PROPERTIES = 2560  # bytes, beside the headers: nine of up to 256, and the fixed part
 
 
 @click.group()
@@ -137,12 +137,12 @@ def show(path: str, limit: int) -> None:
         sys.exit(NOTHING)
 
 
-@spool.command(short_help="Print what waits as JSON lines, for `replay`.")
+@spool.command(short_help="Print the waiting event logs as JSON lines, for `replay`.")
 @config_option
 @handle_errors
 def export(path: str) -> None:
     """
-    Print the event logs that wait as JSON lines, which `replay` takes.
+    Print the waiting event logs as JSON lines, which `replay` reads.
     """
     config = read_config(path)
     routing_key = parse_config(config).event_type or ROUTING_KEY
@@ -152,8 +152,8 @@ def export(path: str) -> None:
         is_own = directory.owner == os.geteuid()
         if not is_own:
             warn(
-                f"{directory.label} belongs to the user {directory.owner}: its lines get no mark,"
-                " which would say that you have written them"
+                f"{directory.label} belongs to user {directory.owner}: its lines get no mark,"
+                " because a mark would say that you wrote them"
             )
         for message in directory.messages():
             if message is None:
@@ -164,11 +164,11 @@ def export(path: str) -> None:
             except (ValueError, TypeError, RecursionError) as exc:
                 failed += 1
                 warn(
-                    f"{directory.label}: {message.message_id} is left out, for JSON does not know"
-                    f" its headers ({exc}); `spool replay` without a file publishes it"
+                    f"{directory.label}: {message.message_id} is left out, because JSON cannot"
+                    f" represent its headers ({exc}); `spool replay` without a file publishes it"
                 )
     if failed:
-        raise Failure(f"{failed} event logs are left out", NOTHING)
+        raise Failure(f"left out {failed} event logs", NOTHING)
 
 
 def _marker(config: Any) -> Marker:
@@ -176,20 +176,20 @@ def _marker(config: Any) -> Marker:
     return Marker(replay_secret(parsed, str(parsed.uri or config.get("AMQP_URI") or "")))
 
 
-@spool.command(short_help="Publish what waits in the spool, or the lines of a FILE.")
+@spool.command(short_help="Publish the event logs in the spool, or the lines of a FILE.")
 @click.argument("file", type=click.File("rb"), required=False)
-@click.option("--seconds", default=60.0, show_default=True, help="For how long to try.")
+@click.option("--seconds", default=60.0, show_default=True, help="How long to try.")
 @click.option(
     "--unmarked",
     is_flag=True,
-    help="Publish lines of FILE without a mark, too: if only our own logger writes to it.",
+    help="Also publish lines of FILE without a mark: if only our own logger writes to it.",
 )
 @config_option
 @handle_errors
 def replay(path: str, file: Any, seconds: float, unmarked: bool) -> None:
     """
-    Publish what dead processes have left in the spool; or a FILE of exported lines, or a log file
-    with those of nameko_eventlog.undelivered. Message ids stay as they are.
+    Publish what dead processes have left in the spool, or the lines of FILE: from `export`, or a
+    log file with lines of nameko_eventlog.undelivered. Message ids stay the same.
     """
     config = read_config(path)
     if file is not None:
@@ -211,19 +211,19 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
     services, failed, refused = set(), 0, 0
     for directory in found:
         if directory.is_in_use():
-            warn(f"{directory.label} is in use: left to its process")
+            warn(f"{directory.label} is in use: its process publishes it")
         elif directory.owner != os.geteuid():
             refused += 1
             warn(
-                f"{directory.label} belongs to the user {directory.owner}: replay it as that user,"
-                " or it would publish with your rights what that user has written"
+                f"{directory.label} belongs to user {directory.owner}: replay it as that user,"
+                " because it would be published with your permissions"
             )
         else:
             services.add(directory.service)
     for service in sorted(services):
         try:
             stats = _replay_service(config, service, seconds)
-        except Exception as exc:  # the others have their turn
+        except Exception as exc:  # go on with the others
             refused += 1
             warn(f"{service} cannot be replayed: {exc}")
             continue
@@ -232,9 +232,9 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
             f"{printable(service)}: {stats['confirmed']} published, {stats['waiting']} still wait"
         )
     if failed:
-        raise Failure("the broker has not confirmed all of them: see `spool list`", UNREACHABLE)
+        raise Failure("the broker did not confirm all of them: see `spool list`", UNREACHABLE)
     if refused:
-        raise Failure("not all of it was replayed", NOTHING)
+        raise Failure("not everything was replayed", NOTHING)
 
 
 def _replay_service(config: Any, service: str, seconds: float) -> dict[str, int]:
@@ -284,11 +284,11 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
                     others += bool(line.strip())
                     continue
                 try:
-                    # what is returned, is returned before it is confirmed
+                    # an unroutable message is returned before it is confirmed
                     producer.publish(
                         publication.body, **{**publication.options, "mandatory": True}
                     )
-                except MessageNacked:  # by a queue that is full
+                except MessageNacked:  # by a full queue
                     not_taken.append(publication.options["exchange"])
                 except connection.channel_errors as exc:  # which has closed the channel
                     declined += 1
@@ -308,10 +308,10 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
     if refused:
         warn(f"{refused} lines refused")
     if declined and not not_taken:
-        raise Failure(f"{declined} more the broker has refused", UNREACHABLE)
+        raise Failure(f"the broker refused {declined} more", UNREACHABLE)
     if not_taken:
         raise Failure(
-            f"{len(not_taken)} more no queue took, the first of them by the exchange"
+            f"no queue accepted {len(not_taken)} more; the first was sent to the exchange"
             f" {not_taken[0]!r}: bind a queue to it, and replay them again",
             UNREACHABLE,
         )
@@ -321,13 +321,13 @@ def _replay_lines(config: Any, reader: LineReader, file: IO[bytes]) -> None:
 
 def _producer(connection: kombu.Connection, on_return: Any) -> kombu.Producer:
     channel = connection.channel()
-    returns = hasattr(channel, "events")  # those of memory:// have no queue to miss
+    returns = hasattr(channel, "events")  # memory:// returns nothing
     return kombu.Producer(channel, on_return=on_return if returns else None)
 
 
 def _check_frame(connection: kombu.Connection, publication: Publication | None) -> None:
     """
-    Refuse headers that need more than a frame: the broker would end the connection.
+    Refuse headers that do not fit into a frame: the broker would close the connection.
     """
     most = getattr(connection.connection, "frame_max", None)
     if publication is None or most is None:

@@ -1,5 +1,5 @@
 """
-What asks the store's database: query, trace, count; and purge.
+The commands for the store's database: `query`, `trace`, `count` and `purge`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _CSV = (
 
 _BAR = 40  # cells of the longest bar
 
-# what spreadsheets take for the begin of a formula, also behind blanks and as wide characters
+# what spreadsheets take for the beginning of a formula, also after blanks or as wide characters
 _FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
-# in many countries spreadsheets take it for the end of a cell, within quotes of ours as well
+# a cell separator for spreadsheets in many countries, even within our quotes
 _SEPARATOR = re.compile(r";(?=[\s\"']*[=+\-@\uff0b\uff0d\uff1d\uff20])")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
@@ -60,9 +60,9 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 @click.command()
 @filter_options
 @time_options
-@click.option("--limit", "-n", default=50, show_default=True, help="How many at the most.")
-@click.option("--all", "is_all", is_flag=True, help="All there are.")
-@click.option("--oldest", is_flag=True, help="The oldest first.")
+@click.option("--limit", "-n", default=50, show_default=True, help="How many, at most.")
+@click.option("--all", "is_all", is_flag=True, help="All event logs, without a limit.")
+@click.option("--oldest", is_flag=True, help="Oldest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
 @config_option
@@ -74,7 +74,7 @@ def query(
     Print stored event logs.
     """
     if as_json and as_csv:
-        raise click.UsageError("--json or --csv, not both")
+        raise click.UsageError("pass --json or --csv, not both")
     if limit < 1:
         raise click.UsageError(f"--limit {limit}: pass a number above 0")
     found = 0
@@ -89,36 +89,36 @@ def query(
             if not as_json and not as_csv:
                 out.print(row_line(row), soft_wrap=True)
                 continue
-            if "omitted_bytes" in row:  # one at a time there is room for it
+            if "omitted_bytes" in row:  # a list leaves out large bodies
                 row = store.get(row["message_id"]) or row
             if as_json:
                 click.echo(json_line(row))
             else:
                 writer.writerow([_cell(row, name) for name in _CSV])
-        tell_unseen(store, parameters(options), is_empty=not found)
+        warn_unseen(store, parameters(options), is_empty=not found)
     if not found:
         if not as_json and not as_csv:
             click.echo("no event logs found", err=True)
         sys.exit(NOTHING)
 
 
-def tell_unseen(store: EventLogQuery, filters: dict[str, Any], *, is_empty: bool) -> None:
+def warn_unseen(store: EventLogQuery, filters: dict[str, Any], *, is_empty: bool) -> None:
     """
-    Say on standard error which values of filters no event log has, as far as it can be said now.
+    Print on standard error which filter values no event log has, if the database answers.
 
-    Of one value alone that is so only if nothing was found.
+    With a single value for each filter, there can be such values only if nothing was found.
     """
     if not is_empty and not any(
         isinstance(values, list) and len(values) > 1 for values in filters.values()
     ):
         return
-    with suppress(DatabaseError):  # the question itself was answered
+    with suppress(DatabaseError):  # the query itself was answered
         for one in store.unseen(**filters):
             name = one["filter"].replace("_", " ")
             near = " or ".join(repr(printable(other)) for other in one["near"])
             hint = f"; did you mean {near}?" if near else ""
             shown = repr(printable(one["value"]))
-            click.echo(f"no event logs of {name} {shown} are stored{hint}", err=True)
+            click.echo(f"no stored event log has {name} {shown}{hint}", err=True)
 
 
 def _rows(
@@ -163,7 +163,7 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
     with EventLogQuery(store_config(path).uri) as store:
         found = store.trace(call_id)
     if found is None:
-        raise Failure(f"there are no event logs of the call {call_id!r}", NOTHING)
+        raise Failure(f"no stored event log belongs to the call {call_id!r}", NOTHING)
     if as_json:
         click.echo(json_line(found))
         return
@@ -180,7 +180,7 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
         else:
             roots.append(branch)
         branches.append(branch)
-    # it would cut a tree's lines off where the terminal ends, which breaks them well by itself
+    # rich would cut the lines of a tree at the terminal's width; the terminal wraps them
     out = console(is_wide=True)
     for root in roots:
         out.print(root, soft_wrap=True)
@@ -188,7 +188,7 @@ def trace(path: str, call_id: str, as_json: bool, logs: bool) -> None:
         click.echo("there are more event logs than a trace shows", err=True)
     if len(found["calls"]) > SHOWN_CALLS:
         click.echo(
-            f"{SHOWN_CALLS} of {len(found['calls'])} calls are shown: --json has them all",
+            f"showing {SHOWN_CALLS} of {len(found['calls'])} calls: --json prints all of them",
             err=True,
         )
 
@@ -203,12 +203,12 @@ def _call_line(call: Call, asked: str) -> Text:
     if call["depth"] > SHOWN_DEPTH:
         line.append(f"  (depth {call['depth']})", style="dim")
     if not call["known"]:
-        line.append("  (known by its children only)", style="dim")
+        line.append("  (known only from its children)", style="dim")
     line.append(f"  {printable(call['call_id'])}", style="dim")
     return line
 
 
-@click.command(short_help="Count stored event logs, by default of the last 24 hours.")
+@click.command(short_help="Count stored event logs, by default those of the last 24 hours.")
 @filter_options
 @time_options
 @click.option(
@@ -216,10 +216,10 @@ def _call_line(call: Call, asked: str) -> Text:
     type=click.Choice([*GROUPS, "time"]),
     default="event_type",
     show_default=True,
-    help="What is counted by.",
+    help="How to group.",
 )
 @click.option("--bucket", type=Duration(), default="1h", help="The length of a group by time.")
-@click.option("--limit", "-n", default=50, show_default=True, help="How many groups at the most.")
+@click.option("--limit", "-n", default=50, show_default=True, help="How many groups, at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @config_option
 @handle_errors
@@ -227,7 +227,7 @@ def count(
     path: str, by: str, bucket: timedelta, limit: int, as_json: bool, **options: Any
 ) -> None:
     """
-    Count stored event logs: of the last 24 hours, unless --since says otherwise.
+    Count stored event logs: those of the last 24 hours, unless --since is given.
     """
     seconds = int(bucket.total_seconds())
     if seconds < 1:
@@ -239,7 +239,7 @@ def count(
             limit=limit,
             **parameters(options),
         )
-        tell_unseen(store, parameters(options), is_empty=not groups)
+        warn_unseen(store, parameters(options), is_empty=not groups)
     if not groups:
         click.echo("no event logs found", err=True)
         sys.exit(NOTHING)
@@ -270,9 +270,9 @@ def count(
 @click.option(
     "--older-than",
     type=Duration(),
-    help="How old: 30d. Default: retention_days of the configuration.",
+    help="The age: 30d. Default: the configured retention_days.",
 )
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @config_option
 @handle_errors
 def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
@@ -287,14 +287,14 @@ def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
     try:
         before = datetime.now(timezone.utc) - older_than
     except OverflowError:
-        raise click.UsageError(f"--older-than {older_than}: no time is so old") from None
+        raise click.UsageError(f"--older-than {older_than}: too long ago") from None
     total = count_before(config.uri, before)
     if not total:
         click.echo("nothing is older")
         return
     if not yes:
         click.confirm(
-            f"delete {total} event logs and rejects of before {before:%Y-%m-%d %H:%M} UTC?",
+            f"delete {total} event logs and rejects from before {before:%Y-%m-%d %H:%M} UTC?",
             abort=True,
         )
     deleted = 0

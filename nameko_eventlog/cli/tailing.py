@@ -1,5 +1,5 @@
 """
-Event logs as they come: from the broker, or from the store.
+The command `tail`: event logs as they arrive at the broker or in the store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nameko_eventlog.cli.settings import (
     handle_errors,
     read_config,
 )
-from nameko_eventlog.cli.stored import tell_unseen
+from nameko_eventlog.cli.stored import warn_unseen
 from nameko_eventlog.cli.terminal import console, json_line, printable, row_line
 from nameko_eventlog.config import parse_config
 from nameko_eventlog.consuming import ReceivedMessage
@@ -45,13 +45,13 @@ from nameko_eventlog.store.writing import content_types
 
 
 OVERLAP = timedelta(seconds=10)
-"""A lower id may be committed after a higher one: so far back is read again."""
+"""How far back the store is read again: a row may be committed after a later one."""
 
 EVERY = 0.5
-"""Seconds between two looks into the store."""
+"""Seconds between two queries of the store."""
 
 AGAIN = 5.0
-"""Seconds after which a database that has failed is asked again."""
+"""Seconds to wait after a failed query."""
 
 _REMEMBERED = 100_000
 
@@ -60,15 +60,15 @@ _REMEMBERED = 100_000
 @filter_options
 @click.option("--follow", "-f", is_flag=True, help="Follow the store instead of the broker.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--count", "-n", type=click.IntRange(1), help="End after so many.")
+@click.option("--count", "-n", type=click.IntRange(1), help="Stop after this many.")
 @config_option
 @handle_errors
 def tail(path: str, follow: bool, as_json: bool, count: int | None, **options: Any) -> None:
     """
-    Print event logs as they come, until interrupted.
+    Print event logs as they arrive, until interrupted.
 
-    From the broker come those of all services, by the fan-in exchange; those of --service are
-    taken from the services' own exchanges.
+    Without --service, the fan-in exchange provides those of all services; with --service, the
+    services' own exchanges provide theirs.
     """
     config = read_config(path)
     if follow:
@@ -94,11 +94,11 @@ def _follow(uri: str, filters: dict[str, Any], as_json: bool, count: int | None)
                 except DatabaseError as exc:
                     if not has_answered:
                         raise
-                    click.echo(f"{printable(str(exc))}; it is tried again", err=True)
+                    click.echo(f"{printable(str(exc))}; trying again", err=True)
                     time.sleep(AGAIN)
                     break
                 if not has_answered:
-                    tell_unseen(store, filters, is_empty=not page["event_logs"])
+                    warn_unseen(store, filters, is_empty=not page["event_logs"])
                 has_answered = True
                 for row in page["event_logs"]:
                     if row["message_id"] in known:
@@ -129,7 +129,7 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
     accept = content_types(config.get("ACCEPT") or ["json"])
     services = options["service"]
     if not services and dispatcher.fan_in_exchange is None:
-        raise click.UsageError("there is no fan-in exchange: name services by --service")
+        raise click.UsageError("no fan-in exchange is configured: name services with --service")
     exchanges = [compat.named_event_exchange(config, name) for name in services] or [
         Exchange(str(dispatcher.fan_in_exchange), type="topic", durable=True)
     ]
@@ -148,9 +148,11 @@ def _listen(config: Any, options: dict[str, Any], as_json: bool, count: int | No
                 line: Any = json_line({**_identity(received), "body": body})
             else:
                 line = row_line(_row(received, body))
-        except Exception as exc:  # of what others have sent
+        except Exception as exc:  # anyone may have sent anything
             reason = str(exc) if isinstance(exc, Unstorable) else describe_error(exc)
-            click.echo(f"a message that is no event log: {printable(reason)}", err=True)
+            click.echo(
+                f"skipped a message that is not an event log: {printable(reason)}", err=True
+            )
             return
         if as_json:
             click.echo(line)
@@ -190,13 +192,13 @@ def _body(received: ReceivedMessage, accept: Collection[str]) -> dict[str, Any]:
         raise Unstorable("its properties cannot be read")
     body = decode_body(received, accept)
     if not isinstance(body, dict):
-        raise Unstorable(f"the body is no mapping but {describe_value(body)}")
+        raise Unstorable(f"the body must be a mapping, not {describe_value(body)}")
     return body
 
 
 def _row(received: ReceivedMessage, body: dict[str, Any]) -> Any:
     """
-    Return what the store would answer: with the event log's own time, not that of its arrival.
+    Return the row that the store would return, with the event log's time, not its arrival's.
     """
     claimed = claimed_time(body.get("timestamp"))
     time_ms, time_note = decide_time(

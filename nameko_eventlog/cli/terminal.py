@@ -1,5 +1,5 @@
 """
-Event data on a terminal, and in a pipe: nothing in it reaches either raw.
+Event logs as text for a terminal or a pipe, with control characters escaped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _COLOURS = {
 
 def printable(text: str) -> str:
     r"""
-    Write what a terminal would obey, or not show, as ``\x1b``, ends of lines among it.
+    Escape what a terminal would obey or not show, including line breaks, as ``\x1b``.
     """
     return visible(text)
 
 
 def column(text: str, width: int) -> str:
     """
-    Return *text* in a column: as many cells of a terminal as that has, whatever is in it.
+    Return *text* cut or padded to *width* cells of a terminal.
     """
     text = printable(text)
     if cell_len(text) <= width:
@@ -49,10 +49,10 @@ def column(text: str, width: int) -> str:
 
 def console(is_wide: bool = False) -> Console:
     """
-    Return what is printed with: in a pipe without colours, and as wide as it takes.
+    Return a console to print with; in a pipe, without colours and with unlimited width.
 
     Args:
-        is_wide: Whether it is so on a terminal, too.
+        is_wide: Whether the width is unlimited on a terminal, too.
     """
     width = None if sys.stdout.isatty() and not is_wide else 100_000
     return Console(highlight=False, markup=False, width=width, soft_wrap=width is not None)
@@ -60,21 +60,21 @@ def console(is_wide: bool = False) -> Console:
 
 def json_line(value: Any) -> str:
     """
-    Return *value* as one line of ASCII: a terminal cannot be led astray by it.
+    Return *value* as a JSON line of ASCII, which is safe on a terminal.
     """
     return json.dumps(value)
 
 
 def local_time(text: str) -> str:
     """
-    Return an ISO time in the zone of who reads it.
+    Return an ISO time as local time.
     """
     return datetime.fromisoformat(text).astimezone().isoformat(" ", timespec="milliseconds")[:23]
 
 
 def event_line(time: str, body: dict[str, Any]) -> Text:
     """
-    Return an event log as one line: time, level, where, what, data.
+    Return an event log as one line: time, level, service and entrypoint, event type, data.
     """
     level = body.get("level")
     level = level if isinstance(level, str) else ""
@@ -98,7 +98,7 @@ def row_line(row: EventLogRow) -> Text:
     """
     line = event_line(local_time(row["time"]), row["body"])
     if "omitted_bytes" in row:
-        line.append(f"  ({row['omitted_bytes']:,} bytes: --json has them)", style="dim")
+        line.append(f"  ({row['omitted_bytes']:,} bytes: --json prints them)", style="dim")
     if "time_note" in row:
         line.append(f"  (sender's clock: {row['time_note']})", style="dim")
     return line

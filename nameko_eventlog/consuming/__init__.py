@@ -1,5 +1,5 @@
 """
-Receiving event logs: no workers, no services, and nothing of the sending side.
+Receiving event logs, without importing anything from the sending side.
 """
 
 from nameko_eventlog.amqp.received import ReceivedMessage

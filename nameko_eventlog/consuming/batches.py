@@ -1,5 +1,5 @@
 """
-What a handler is called with, and when it is called again.
+Batches of messages for a handler, and when a failed batch is tried again.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ FIRST_RETRY, LAST_RETRY = 0.2, 30.0
 
 class _Skipped:
     """
-    What `EventLogConsumer.read` returns for a message that its handler does not want.
+    The type of `SKIPPED`.
     """
 
 
 SKIPPED = _Skipped()
+"""Returned by `EventLogConsumer.read` for a message that the handler does not want."""
 
 
 @dataclass(slots=True)
 class Batch:
     """
-    What the handler is called with, until it is done with.
+    The messages of one call of the handler, until they are settled.
     """
 
     messages: list[ReceivedMessage]
     values: list[Any]
     connection: int | None
-    context: dict[str, Any] = field(default_factory=dict)  # what a single one's worker continues
-    weight: int = 0  # bytes that the values may take
+    context: dict[str, Any] = field(default_factory=dict)  # of a single event log, for its worker
+    weight: int = 0  # bytes of memory that the values may need
     attempts: int = 0
     due: float = 0.0
     failures: int = 0
-    reason: str | None = None  # why it is moved to another queue, which is tried again
-    is_alone: bool = False  # it is handled while nothing else is
-    is_suspect: bool = False  # it is moved to the queue of those that are handled alone
+    reason: str | None = None  # why it moves to another queue, while the broker refuses that
+    is_alone: bool = False  # nothing else is handled at the same time
+    is_suspect: bool = False  # it moves to the queue of event logs that are handled alone
 
     def postpone(self) -> None:
         """
-        Count a failure, after which it is due later.
+        Count a failure, and set when to try again.
         """
         self.failures += 1
         self.due = monotonic() + retry_delay(self.failures)
@@ -60,7 +61,7 @@ class Attempt:
     batch: Batch
     is_over: bool = False
     exc: BaseException | None = None
-    thread: Any = None  # waits for a worker, and then for its end
+    thread: Any = None  # waits for a worker, and then for the worker's end
     worker: Any = None
 
 

@@ -1,5 +1,5 @@
 """
-The calls of a handler: each in a worker of its service, and with an end.
+The calls of a handler, each in a worker of its service, with a time limit.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from nameko_eventlog.consuming.batches import Attempt, Batch
 
 _log = logging.getLogger("nameko_eventlog")
 
-_AGAIN = 1.0  # seconds after which a call that goes on after it was killed is killed again
+_AGAIN = 1.0  # seconds after which a call that survived a kill is killed again
 
 
 class Calls:
     """
-    Calls the handler with batches, of which each waits for a worker by itself.
+    Calls the handler with batches; each call waits for a worker in its own green thread.
 
     Args:
-        entrypoint: The handler's, which is bound to a container.
-        is_single: Whether it is called with one event log, and not with a list.
-        seconds: After how long a call is ended, which is a failed attempt; None for never.
-        on_end: Called when a call has ended, which is then in `ended`.
+        entrypoint: The handler's entrypoint, bound to a container.
+        is_single: Whether the handler takes one event log instead of a list.
+        seconds: The time limit of a call, after which it is killed and has failed; None for none.
+        on_end: Called when a call has ended and is in `ended`.
     """
 
     def __init__(
@@ -47,28 +47,28 @@ class Calls:
         self._on_end = on_end
         self._begun: set[Attempt] = set()
         self.ended: deque[Attempt] = deque()
-        """Calls that have ended, each with what it has raised, until `forget`."""
+        """Calls that have ended, each with its exception, until `forget`."""
         self.weight = 0
-        """Of the batches that the handler is called with."""
+        """The total weight of the batches in calls."""
 
     def __len__(self) -> int:
         return len(self._begun)
 
     def begin(self, batch: Batch) -> None:
         """
-        Call the handler with *batch* when there is a worker for it.
+        Call the handler with *batch* as soon as a worker is free.
         """
         attempt = Attempt(batch)
         self._begun.add(attempt)
         self.weight += batch.weight
-        # a full pool of workers makes who spawns wait: not the thread with the heartbeats
+        # spawning a worker blocks while the pool is full; the thread with the heartbeats must not
         attempt.thread = self._container.spawn_managed_thread(
             partial(self._work, attempt), identifier="event logs"
         )
 
     def forget(self, attempt: Attempt) -> None:
         """
-        Count *attempt*, which has ended, no longer.
+        Stop counting *attempt*, which has ended.
         """
         self._begun.discard(attempt)
         self.weight -= attempt.batch.weight
@@ -78,19 +78,19 @@ class Calls:
 
     def of(self, connection: int | None) -> list[Attempt]:
         """
-        Return the calls with what one connection has delivered.
+        Return the calls whose batches one connection has delivered.
         """
         return [attempt for attempt in self._begun if attempt.batch.connection == connection]
 
     def is_alone(self) -> bool:
         """
-        Tell whether the one call that runs is with an event log that is handled alone.
+        Tell whether the only running call handles an event log that is handled alone.
         """
         return len(self._begun) == 1 and next(iter(self._begun)).batch.is_alone
 
     def drop_waiting(self) -> None:
         """
-        Drop what has no worker yet: the connection is lost, and it will be delivered again.
+        Drop the calls without a worker: the connection is lost, and their batches are redelivered.
         """
         for attempt in list(self._begun):
             if attempt.worker is None and not attempt.is_over:
@@ -106,14 +106,14 @@ class Calls:
                 self._entrypoint,
                 args,
                 {},
-                context_data=dict(batch.context),  # Nameko takes the call stack out of it
+                context_data=dict(batch.context),  # Nameko removes the call stack from it
                 handle_result=partial(self._handle_result, attempt),
             )
             attempt.worker = compat.worker_thread(self._container, worker_ctx)
             self._wait_for(attempt)
         except ContainerBeingKilled:
-            return  # it goes back to the queue with the connection
-        except BaseException as exc:  # Nameko tells of no eventlet.Timeout, for one
+            return  # the batch goes back to the queue when the connection closes
+        except BaseException as exc:  # Nameko does not report an eventlet.Timeout
             if not compat.is_being_killed(self._container):
                 self._end(attempt, exc)
 
@@ -125,11 +125,11 @@ class Calls:
         with eventlet.Timeout(self._seconds, False):
             worker.wait()
             return
-        reason = f"a call took longer than handler_timeout={self._seconds:g} s"
-        _log.warning("%s: %s and is ended", self._entrypoint.label, reason)
+        reason = f"the call took longer than handler_timeout={self._seconds:g} s"
+        _log.warning("%s: %s; killing it", self._entrypoint.label, reason)
         while not worker.dead:
             worker.kill()
-            if not worker.dead:  # it has caught that, or has something to clean up
+            if not worker.dead:  # it caught the kill, or is cleaning up
                 eventlet.sleep(_AGAIN)
         self._end(attempt, TimeoutError(reason))
 

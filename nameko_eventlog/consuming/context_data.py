@@ -1,5 +1,5 @@
 """
-What a consumer's worker continues of the sender's context.
+The sender's context, which a consumer's worker continues.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _CALL_STACK = "call_id_stack"
 
 def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Read from message headers what a consumer's worker continues.
+    Read the context for a consumer's worker from message headers.
 
     Args:
-        headers: As others have sent them.
+        headers: As received.
 
     Returns:
-        What of it has the types that Nameko expects and can be sent again, within
-        `limits.CONTEXT_BYTES`.
+        The context data that have the types that Nameko expects and can be sent again; nothing, if
+        they are larger than `limits.CONTEXT_BYTES`.
     """
     data: dict[str, Any] = {}
     weight = 0
@@ -38,7 +38,7 @@ def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
         name = name.removeprefix(_PREFIX)
         weight += len(name) + 8
         if name == _CALL_STACK:
-            # anybody can send such a header, and Nameko believes it
+            # Nameko trusts this header, and anyone can send it
             if not isinstance(value, list) or {*map(type, value)} - {str}:
                 continue
             weight += sum(map(len, value)) + 8 * len(value)
@@ -55,5 +55,5 @@ def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _can_be_continued(data: Mapping[str, Any]) -> bool:
-    # what a worker's own events and calls cannot be sent with would make all of them fail
+    # a worker sends its context data with each event and call, which would fail
     return is_table(data) and len(dumps("F", (data,))) <= limits.CONTEXT_BYTES

@@ -1,5 +1,5 @@
 """
-What consumers have done, in numbers.
+Counts of what consumers have done.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class ConsumerCounts:
     What became of the event logs that a consumer has received.
 
     Args:
-        received: Deliveries of the broker's.
-        handled: Acknowledged after the method has returned.
-        skipped: Acknowledged without a call: of an event type that the method does not want.
+        received: Deliveries from the broker.
+        handled: Acknowledged after the method returned.
+        skipped: Acknowledged without a call: the method does not want their event type.
         dead_letters: Moved to the queue of dead letters.
-        isolated: Moved to the queue of those that are handled alone.
-        returned: Given back to the broker, or lost with the connection: delivered again.
-        retries: Calls of the method beyond the first.
+        isolated: Moved to the queue of event logs that are handled alone.
+        returned: Returned to the broker, or lost with the connection; they are redelivered.
+        retries: Calls of the method after the first.
     """
 
     received: int = 0
@@ -37,14 +37,14 @@ class ConsumerCounts:
 
     def add(self, outcome: Outcome, number: int) -> None:
         """
-        Count what is done with.
+        Count settled messages.
         """
         setattr(self, outcome, getattr(self, outcome) + number)
 
     @property
     def waiting(self) -> int:
         """
-        How many are received and not done with: in a call, or before one.
+        How many are received and not settled: in a call, or before it.
         """
         done = self.handled + self.skipped + self.dead_letters + self.isolated + self.returned
         return self.received - done
@@ -53,14 +53,14 @@ class ConsumerCounts:
 @dataclass(slots=True)
 class StoreCounts:
     """
-    What the store has written and deleted; what writes and deletes adds to them.
+    What the store has written and deleted.
 
     Args:
-        rows: Event logs that were inserted.
-        duplicates: Event logs that were there before.
-        rejects: Messages that were kept as rejects.
-        write_seconds: For how long the database was waited for by writing.
-        purged: Event logs and rejects that retention has deleted.
+        rows: Event logs inserted.
+        duplicates: Event logs that existed already.
+        rejects: Messages kept as rejects.
+        write_seconds: The time spent waiting for the database while writing.
+        purged: Event logs and rejects deleted by retention.
     """
 
     rows: int = 0
@@ -71,26 +71,20 @@ class StoreCounts:
 
     def as_dict(self) -> dict[str, float]:
         """
-        Return them by their names.
+        Return the counts by name.
         """
         return asdict(self)
 
 
 class Counted(Protocol):
     """
-    A consumer that runs.
+    A running consumer.
     """
 
     @property
-    def label(self) -> str:
-        """
-        The service and the method, with a dot between them.
-        """
+    def label(self) -> str: ...
 
-    def stats(self) -> dict[str, float]:
-        """
-        Return its counts.
-        """
+    def stats(self) -> dict[str, float]: ...
 
 
 _running: weakref.WeakSet[Counted] = weakref.WeakSet()
@@ -98,14 +92,14 @@ _running: weakref.WeakSet[Counted] = weakref.WeakSet()
 
 def register(consumer: Counted) -> None:
     """
-    Let `consumer_stats` return the counts of *consumer*, until `unregister`.
+    Include *consumer* in `consumer_stats` until `unregister`.
     """
     _running.add(consumer)
 
 
 def unregister(consumer: Counted) -> None:
     """
-    End that.
+    Exclude *consumer* from `consumer_stats`.
     """
     _running.discard(consumer)
 
@@ -115,9 +109,9 @@ def consumer_stats() -> dict[str, dict[str, float]]:
     Return the counts of each handler of event logs that runs in this process.
 
     Returns:
-        By service and method, ``"eventlog_store.store"``, the counts of the reference; those of
-        several instances of one service are added up, but for ``held_seconds``, which is the
-        longest.
+        The counts of the reference, by service and method: ``"eventlog_store.store"``. The counts
+        of several instances of a service are added up, except ``held_seconds``, where the maximum
+        is taken.
 
     .. versionadded:: 0.1.0
     """

@@ -1,5 +1,5 @@
 """
-What becomes of a message that could not be handled: itself again, with the reason.
+Dead letters: messages that could not be handled, published again with the reason.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from nameko_eventlog.describing import MAX_REASON
 
 
 LEFT_OUT = "x-eventlog-left-out"
-"""The header that says what of the message could not be sent again."""
+"""The header that lists the parts of the message that could not be sent again."""
 
 MAX_HEADERS = 100_000
-"""Bytes: all properties of a message travel in one frame, of 128 KiB at the most."""
+"""Bytes: all properties of a message must fit into one frame of at most 128 KiB."""
 
 _TEXTS = ("message_id", "type", "app_id", "correlation_id")
 
 
-def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
+def make_dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
     """
-    Make the dead letter of *message*.
+    Make the dead letter for *message*.
 
     Returns:
-        The arguments of kombu's ``publish``, but for where to.
+        The arguments of kombu's ``publish``, except the destination.
     """
     added = _added(message, reason)
     headers, left_out = dict(message.headers), []
-    headers.pop(ATTEMPTS, None)  # of the queue that it was in: moved back, it begins anew
+    headers.pop(ATTEMPTS, None)  # counted by the old queue: moved back, it starts again
     if not _can_be_sent(headers):
         left_out = [name for name in headers if not _can_be_sent({name: headers[name]})]
         for name in left_out:
@@ -41,7 +41,7 @@ def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
         left_out += headers
         headers.clear()
         compression = message.headers.get("compression")
-        if isinstance(compression, str) and len(compression) < 100:  # the body is read by it
+        if isinstance(compression, str) and len(compression) < 100:  # needed to read the body
             headers["compression"] = compression
     headers.update(added)
     if left_out:
@@ -63,12 +63,12 @@ def dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
     return letter
 
 
-def least_dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
+def make_least_dead_letter(message: ReceivedMessage, reason: str) -> dict[str, Any]:
     """
-    Make the dead letter of a message of which nothing but the body can be sent.
+    Make the dead letter for a message of which only the body can be sent.
 
     Returns:
-        The arguments of kombu's ``publish``, but for where to.
+        The arguments of kombu's ``publish``, except the destination.
     """
     return {
         "body": message.body,
@@ -93,7 +93,7 @@ def _utf8(text: str) -> str:
 
 def _short(value: Any) -> str | None:
     """
-    Return *value* if it is one of AMQP's short strings.
+    Return *value* if it is a short string of AMQP's, or None.
     """
     if isinstance(value, str) and len(value.encode(errors="surrogatepass")) <= 255:
         return value
@@ -104,6 +104,6 @@ def _can_be_sent(headers: dict[Any, Any], most: int | None = None) -> bool:
     try:
         check_finite(headers)
         size = len(dumps("F", (headers,)))
-    except Exception:  # they can be read, which does not mean that py-amqp can write them
+    except Exception:  # py-amqp cannot write everything that it can read
         return False
     return most is None or size <= most

@@ -1,7 +1,7 @@
 """
-Calls that go on after the connection was lost that had delivered their event logs.
+Calls that outlive the connection that delivered their event logs.
 
-The broker delivers these again, and the copy must not be handled beside the first.
+The broker delivers these event logs again, and the copies must not be handled at the same time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nameko_eventlog.consuming.batches import Attempt, Batch
 
 class EarlierCalls:
     """
-    Knows them by the message ids of their event logs; one without an id is handled again.
+    Recognises the copies by their message ids; an event log without an id is handled again.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class EarlierCalls:
 
     def connection_lost(self, attempts: Iterable[Attempt]) -> None:
         """
-        Note which calls go on; copies that an earlier connection has delivered are dropped.
+        Note which calls go on, and drop the copies that an earlier connection delivered.
         """
         self._copies.clear()
         for attempt in attempts:
@@ -35,7 +35,7 @@ class EarlierCalls:
 
     def was_handled(self, message: ReceivedMessage) -> bool:
         """
-        Tell whether a call with *message* has returned since; it is asked once.
+        Tell, once, whether a call with *message* has returned since the connection was lost.
         """
         message_id = _id(message)
         if message_id is None or message_id not in self._handled:
@@ -45,10 +45,10 @@ class EarlierCalls:
 
     def keep(self, message: ReceivedMessage, is_alone: bool = False) -> bool:
         """
-        Keep *message* if a call with it runs, until that has ended.
+        Keep *message* if a call with it is running, until the call has ended.
 
         Returns:
-            Whether that is so.
+            Whether it is kept.
         """
         message_id = _id(message)
         if message_id is None or message_id not in self._running:
@@ -61,8 +61,7 @@ class EarlierCalls:
         Note that a call has ended.
 
         Returns:
-            What it was called with, as far as that was delivered again, to be settled as the call
-            has ended.
+            A batch of the copies that were delivered, to be settled like the call, or None.
         """
         batch = attempt.batch
         copy = Batch([], [], connection, batch.context, attempts=batch.attempts)

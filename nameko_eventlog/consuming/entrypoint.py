@@ -1,5 +1,5 @@
 """
-`event_log_handler`: an entrypoint that is handed event logs, one or many at a time.
+`event_log_handler`: an entrypoint that receives event logs, one at a time or in batches.
 """
 
 from __future__ import annotations
@@ -38,39 +38,39 @@ class EventLogConsumer(Entrypoint):
     Fires with the event logs that reach its queue.
 
     Args:
-        *services: Whose event logs; none for those of all services, which takes a broker that
-            binds exchanges to exchanges (RabbitMQ; not ``memory://``).
-        event_types: The event types that the method wants; others are acknowledged unseen. None
-            for all.
-        batch_size: With it the method is handed a list of that many bodies at the most; without
-            it, one body.
-        batch_seconds: For how long a batch is waited for to fill.
+        *services: The services whose event logs to consume; without any, those of all services,
+            which needs a broker that binds exchanges to exchanges (RabbitMQ; not ``memory://``).
+        event_types: The event types that the method wants; others are acknowledged without a
+            call. None for all.
+        batch_size: The maximum number of bodies in the list that the method gets; None to call it
+            with one body.
+        batch_seconds: How long to wait for a batch to fill.
         queue: The queue's name; default: ``eventlog-{service}.{method}``. Instances of the
             service compete for it.
-        quorum: Whether it is a quorum queue. Only these count attempts across a crash.
-        max_length: How many messages it holds at the most.
-        expires: Seconds without a consumer after which the broker deletes it.
-        prefetch: How many messages are held here at the most; default: twice the batch, or the
-            service's workers.
-        max_attempts: How often the method is tried before an event log becomes a dead letter,
-            in the queue ``{queue}.dead-letters``.
-        handler_timeout: Seconds after which a call is ended, which is a failed attempt; None for
-            never. Below RabbitMQ's ``consumer_timeout`` (30 minutes).
-        fan_in_exchange: What binds all services' event logs together.
-        routing_key: The Nameko event type under which they travel.
+        quorum: Whether it is a quorum queue. Only quorum queues count attempts across a crash.
+        max_length: How many messages the queue holds, at most.
+        expires: Seconds without a consumer after which the broker deletes the queue.
+        prefetch: How many unacknowledged messages to hold, at most; default: twice the batch size,
+            or the service's number of workers.
+        max_attempts: How often to try the method before an event log becomes a dead letter, in the
+            queue ``{queue}.dead-letters``.
+        handler_timeout: The time limit of a call in seconds, after which it is killed and has
+            failed; None for none. Keep it below RabbitMQ's ``consumer_timeout`` (30 minutes).
+        fan_in_exchange: The exchange that brings the event logs of all services together.
+        routing_key: The Nameko event type under which event logs travel.
 
     Raises:
-        EventLogTypeError: A service is no name.
+        EventLogTypeError: A service is not a name.
         EventLogValueError: An option is out of range.
 
     .. versionadded:: 0.1.0
     """
 
     hold_seconds = 60.0
-    """For how long messages are held while the method is `Unavailable`."""
+    """How long messages are held while the method is `Unavailable`."""
 
     max_deliveries: int
-    """How often a message of a quorum queue may come before it is handled alone."""
+    """How often a message of a quorum queue may be delivered before it is handled alone."""
 
     def __init__(
         self,
@@ -123,15 +123,15 @@ class EventLogConsumer(Entrypoint):
         Read the configuration.
 
         Raises:
-            ConfigurationError: If this broker cannot bring the event logs of all services.
+            ConfigurationError: If all services are to be consumed and this broker cannot do that,
+                or the queue's name is too long.
         """
         settings = compat.consumer_settings(self.container)
         self._accept = self.container.accept
         if not self.services and lacks_fan_in(settings.uri):
             raise ConfigurationError(
-                f"event_log_handler() of {self.container.service_name}.{self.method_name} names"
-                f" no service, and {masked(settings.uri)!r} has no fan-in exchange: name the"
-                " services"
+                f"event_log_handler() of {self.label} names no services, and"
+                f" {masked(settings.uri)!r} has no fan-in exchange: name the services"
             )
         queue = self.queue or f"eventlog-{self.container.service_name}.{self.method_name}"
         if len(queue.encode()) > _LONGEST_NAME:
@@ -165,7 +165,7 @@ class EventLogConsumer(Entrypoint):
 
     def start(self) -> None:
         """
-        Begin consuming: from here on nothing passes by, if the broker is there.
+        Begin consuming; if the broker is reachable, the queue is bound when this returns.
         """
         self._is_started = True
         register(self)
@@ -174,7 +174,7 @@ class EventLogConsumer(Entrypoint):
 
     def stop(self) -> None:
         """
-        Take no more, and return when what runs is done with.
+        Take no more event logs, and return when the running calls are settled.
         """
         self._stopping = True
         if not self._stop_wanted.ready():
@@ -185,7 +185,7 @@ class EventLogConsumer(Entrypoint):
 
     def kill(self) -> None:
         """
-        End at once; what is not acknowledged goes back to the queue.
+        End at once; unacknowledged messages go back to the queue.
         """
         self._stopping = True
         if self._is_started:
@@ -220,20 +220,20 @@ class EventLogConsumer(Entrypoint):
 
     def probe(self) -> bool:
         """
-        Tell whether the method, which was `Unavailable`, would work now.
+        Tell whether the method, which was `Unavailable`, might work now.
         """
         return True
 
     def read(self, message: ReceivedMessage) -> Any:
         """
-        Return what the method is handed for *message*, or `SKIPPED`.
+        Return the method's argument for *message*, or `SKIPPED`.
 
         Raises:
             Exception: The message becomes a dead letter.
         """
         body = message.decode(self._accept)
         if not isinstance(body, Mapping):
-            raise ValueError(f"the body is no mapping but {describe_value(body)}")
+            raise ValueError(f"the body must be a mapping, not {describe_value(body)}")
         if self.event_types is not None and body["event_type"] not in self.event_types:
             return SKIPPED
         return body
@@ -255,7 +255,7 @@ class EventLogConsumer(Entrypoint):
 
     def _wait_until_available(self) -> None:
         """
-        Ask `probe` until it agrees, with a growing pause.
+        Call `probe` until it returns True, with growing pauses.
         """
         failures = 0
         while not self._stopping:
@@ -267,7 +267,7 @@ class EventLogConsumer(Entrypoint):
                 if self.probe():
                     break
             except Exception:
-                _log.debug("the probe of %s has failed", self.method_name, exc_info=True)
+                _log.debug("%s: the probe failed", self.label, exc_info=True)
         self._turns.held_since = None
 
 

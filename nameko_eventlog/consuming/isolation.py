@@ -1,10 +1,10 @@
 """
-Event logs that are handled alone, because a process may have ended for them.
+Event logs that are handled alone, because they may have crashed a process.
 
-A quorum queue counts how often it has delivered a message, which are no attempts: a crash, or a
-lost connection, counts for all that the process held. So what was delivered too often is moved to
-a queue of its own. From there one event log at a time is taken, when nothing else is handled: what
-that queue counts are attempts.
+A quorum queue counts the deliveries of a message, which are not attempts: a crash or a lost
+connection counts for every message that the process held. So a message that was delivered too
+often moves to a separate queue. Messages are taken from there one at a time, while nothing else is
+handled, so the deliveries that this queue counts are attempts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from nameko_eventlog.amqp.received import ReceivedMessage
-from nameko_eventlog.consuming.dead_letters import dead_letter
+from nameko_eventlog.consuming.dead_letters import make_dead_letter
 
 
 _EXCHANGE, _ROUTING_KEY = "x-eventlog-exchange", "x-eventlog-routing-key"
@@ -23,17 +23,17 @@ REASON = "x-eventlog-reason"
 
 def isolated(message: ReceivedMessage) -> dict[str, Any]:
     """
-    Make what is put into the queue of those that are handled alone.
+    Make the message for the queue of event logs that are handled alone.
 
     Returns:
-        The arguments of kombu's ``publish``, but for where to.
+        The arguments of kombu's ``publish``, except the destination.
     """
-    return dead_letter(message, "is handled alone")
+    return make_dead_letter(message, "is handled alone")
 
 
 def restored(message: ReceivedMessage) -> ReceivedMessage:
     """
-    Return *message*, which was taken from that queue, as it was before.
+    Return *message*, taken from that queue, as it was originally.
     """
     headers = dict(message.headers)
     headers.pop(REASON, None)

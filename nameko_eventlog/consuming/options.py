@@ -1,5 +1,5 @@
 """
-What `event_log_handler` may be given.
+Checks of the options of `event_log_handler`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _MOST = 2**63 - 1
 
 def check_names(services: Any, event_types: Any) -> None:
     """
-    Check what is consumed.
+    Check the names of services and event types.
 
     Raises:
-        EventLogTypeError: A service is no name, or the event types are no collection of strings.
+        EventLogTypeError: A service is not a name, or the event types are not strings.
     """
     for service in services:
         if not isinstance(service, str) or not service:
@@ -38,10 +38,10 @@ def check_names(services: Any, event_types: Any) -> None:
 
 def check_integers(*, batch_size: Any, prefetch: Any, max_length: Any, max_attempts: Any) -> None:
     """
-    Check the options that are numbers of something; None stands for a default, or no bound.
+    Check the options that are counts; None stands for the default or for no limit.
 
     Raises:
-        EventLogValueError: One is no integer, or out of range.
+        EventLogValueError: A value is not an integer, or out of range.
     """
     for name, value, least, most in (
         ("batch_size", batch_size, 1, MOST_PREFETCHED),
@@ -53,16 +53,16 @@ def check_integers(*, batch_size: Any, prefetch: Any, max_length: Any, max_attem
             continue
         if type(value) is not int or not least <= value <= most:
             raise EventLogValueError(
-                f"event_log_handler({name}={value!r}): pass an integer of {least} to {most}"
+                f"event_log_handler({name}={value!r}): pass an integer from {least} to {most}"
             )
 
 
 def check_seconds(*, batch_seconds: Any, expires: Any, handler_timeout: Any) -> None:
     """
-    Check the options that are times; None for one without an end.
+    Check the options that are times; None stands for no limit.
 
     Raises:
-        EventLogValueError: One is no number, or out of range.
+        EventLogValueError: A value is not a number, or out of range.
     """
     for name, value in (
         ("batch_seconds", batch_seconds),

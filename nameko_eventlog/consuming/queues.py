@@ -1,5 +1,5 @@
 """
-The queue that a consumer has, its dead letters', and what they are bound to.
+A consumer's queues, and their bindings.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from nameko_eventlog.amqp.route import ROUTING_KEY
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
     """
-    What a queue of event logs is like.
+    The properties of a queue of event logs.
 
     Args:
         name: Its name, the same for all instances of the consumer, which compete for it.
         exchanges: What it is bound to.
-        routing_key: The Nameko event type under which they travel.
+        routing_key: The Nameko event type under which event logs travel.
         quorum: Whether it is a quorum queue: it survives the loss of a node, and counts
             deliveries across restarts of the consumer.
-        max_length: How many messages it holds; beyond, the oldest are dropped, or the next are
-            refused: the broker's policies say. None for no bound.
+        max_length: How many messages it holds. Beyond that the broker drops the oldest or rejects
+            new ones, by its policies. None for no limit.
         expires: Seconds without a consumer after which the broker deletes it, or None.
     """
 
@@ -38,28 +38,28 @@ class QueueOptions:
     @property
     def dead_letters(self) -> str:
         """
-        The name of the queue for what could not be handled.
+        The name of the queue for messages that could not be handled.
         """
         return f"{self.name}.dead-letters"
 
     @property
     def alone(self) -> str | None:
         """
-        The name of the queue for what is handled alone; quorum queues have one.
+        The name of the queue for messages that are handled alone; only quorum queues have one.
         """
         return f"{self.name}.alone" if self.quorum else None
 
     def declare(self, channel: Any, nowait: bool = False) -> None:
         """
-        Declare the queues, and bind the first one.
+        Declare the queues, and bind the main one.
 
         Args:
             channel: A channel of kombu's.
-            nowait: Whether the broker's answers are not waited for; it closes the channel if it
-                refuses one.
+            nowait: Whether not to wait for the broker's answers; if it refuses a declaration, it
+                closes the channel.
 
         Raises:
-            Exception: What the broker answers: 406 if there is such a queue of another kind.
+            Exception: The broker's error: 406 if the queue exists with other properties.
         """
         self.declare_dead_letters(channel, nowait)
         arguments = self._type()
@@ -78,14 +78,14 @@ class QueueOptions:
 
     def declare_dead_letters(self, channel: Any, nowait: bool = False) -> None:
         """
-        Declare the queue of dead letters, and that of what is handled alone.
+        Declare the queue of dead letters, and that of messages that are handled alone.
 
         Args:
             channel: A channel of kombu's.
-            nowait: Whether the broker's answer is not waited for.
+            nowait: Whether not to wait for the broker's answers.
 
         Raises:
-            Exception: What the broker answers.
+            Exception: The broker's error.
         """
         self._declare(self.dead_letters, channel, nowait)
         if self.alone is not None:
@@ -101,6 +101,6 @@ class QueueOptions:
 
 def lacks_fan_in(uri: str) -> bool:
     """
-    Tell whether a broker cannot bind exchanges to one another, as the fan-in exchange needs it.
+    Tell whether a broker cannot bind exchanges to exchanges, which the fan-in exchange needs.
     """
     return uri.startswith(("memory:", "filesystem:"))

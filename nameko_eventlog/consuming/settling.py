@@ -1,5 +1,5 @@
 """
-Which deliveries are settled, and the fewest acknowledgements that say so.
+Settling deliveries with as few acknowledgements as possible.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from collections.abc import Iterable
 
 class Settling:
     """
-    The delivery tags of one channel that are not acknowledged.
+    The unacknowledged delivery tags of one channel.
 
-    One acknowledgement may stand for all deliveries up to it. It is used as far as nothing
-    before is unsettled; what is settled behind that is acknowledged singly, so that a slow
-    message does not hold back the broker's next ones.
+    One acknowledgement may cover all deliveries up to it. It is used as far as nothing earlier is
+    unsettled. Later deliveries are acknowledged individually, so that a slow message does not
+    block the next deliveries.
 
     Args:
-        is_singly: Whether each delivery is acknowledged by itself: kombu's own transports take
-            every acknowledgement for one delivery.
+        is_singly: Whether to acknowledge each delivery individually: kombu's own transports take
+            every acknowledgement as one for a single delivery.
     """
 
     def __init__(self, is_singly: bool = False) -> None:
         self._is_singly = is_singly
         self._unsettled: dict[int, int] = {}  # tags and sizes, in the order of delivery
         self.size = 0
-        """Bytes of all that are not settled."""
+        """The total size of the unsettled deliveries in bytes."""
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -41,13 +41,13 @@ class Settling:
 
     def settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
         """
-        Note that deliveries are done with.
+        Note that deliveries are settled.
 
         Args:
-            tags: Theirs; those of another channel are passed over.
+            tags: The delivery tags; unknown tags, of another channel, are ignored.
 
         Returns:
-            What to acknowledge: delivery tags, and whether each stands for all before it.
+            What to acknowledge: delivery tags, and whether each covers all earlier ones.
         """
         settled = {tag for tag in tags if tag in self._unsettled}
         all_before: int | None = None

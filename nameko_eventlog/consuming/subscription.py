@@ -1,8 +1,8 @@
 """
 One consumer's connection: deliveries in, acknowledgements and dead letters out.
 
-One green thread does all that is done with the connection; handlers run elsewhere, and are not
-waited for, so that heartbeats go out while they work.
+One green thread does everything with the connection. It does not wait for handlers, which run in
+other threads, so that heartbeats are sent while they work.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any
 from uuid import uuid4
 
 import eventlet
-from amqp.exceptions import MessageNacked
 from eventlet.event import Event
 from eventlet.hubs import get_hub, trampoline
 from greenlet import getcurrent
-from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from nameko_eventlog import limits
@@ -32,8 +30,9 @@ from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.amqp.settings import ConnectionSettings
 from nameko_eventlog.backoff import backoff
 from nameko_eventlog.consuming.counts import ConsumerCounts, Outcome
-from nameko_eventlog.consuming.dead_letters import dead_letter, least_dead_letter
-from nameko_eventlog.consuming.isolation import REASON, isolated, restored
+from nameko_eventlog.consuming.dead_letters import make_dead_letter
+from nameko_eventlog.consuming.isolation import isolated, restored
+from nameko_eventlog.consuming.moving import CONFIRM_SECONDS, Mover
 from nameko_eventlog.consuming.queues import QueueOptions
 from nameko_eventlog.consuming.settling import Settling
 
@@ -41,31 +40,28 @@ from nameko_eventlog.consuming.settling import Settling
 _log = logging.getLogger("nameko_eventlog")
 
 PATIENCE = 0.05
-"""Seconds for which the connection is listened to before the rest has its turn."""
+"""Seconds to wait for the connection before each turn."""
 
 FRAMES_AT_ONCE = 300
-"""How many frames are read, three to a message, before the rest has its turn."""
+"""How many frames, three to a message, are read before each turn."""
 
-_PORTION = 30  # frames, of 128 KiB at the most, that are read without looking at what is held
+_PORTION = 30  # frames of up to 128 KiB that are read between two checks of the size held
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 """Seconds between attempts to reach the broker."""
 
 DECLARE_SECONDS = 10.0
-"""How often exchanges, queues and bindings are declared again: somebody may have deleted them."""
+"""How often exchanges, queues and bindings are declared again, in case they were deleted."""
 
-CONFIRM_SECONDS = 30.0
-"""For how long the confirm of a dead letter is waited for."""
-
-_MEND = {
-    404: ": somebody has deleted it",
-    406: ": there is one with other options; delete it when it is empty, or name another",
+_ADVICE = {
+    404: ": it was deleted",
+    406: ": it exists with other options; delete it when it is empty, or choose another name",
 }
 
 
 class Pause(Exception):
     """
-    Raised by ``on_turn``: give the broker back what it has delivered, for now.
+    Raised by ``on_turn`` to return all deliveries to the broker, and pause.
     """
 
 
@@ -76,11 +72,11 @@ class Subscription:
     Args:
         settings: How to connect.
         options: The queue.
-        prefetch: How many messages the broker hands out before some are acknowledged.
-        on_turn: Called after each time the connection was listened to; it takes from `waiting`
-            and answers by `acknowledge` and `bury`. Without a connection it is called as well,
-            after `wake`.
-        counts: What becomes of the messages is added to it.
+        prefetch: How many unacknowledged messages the broker may deliver.
+        on_turn: Called after each read of the connection; it takes messages from `waiting`, and
+            calls `acknowledge`, `dead_letter` and `isolate`. It is also called after `wake`, with
+            or without a connection.
+        counts: Where messages are counted.
     """
 
     def __init__(
@@ -98,46 +94,45 @@ class Subscription:
         self._client = make_connection(
             settings,
             heartbeat=settings.heartbeat,
-            confirm_publish=True,  # a dead letter is, before its original is acknowledged
+            confirm_publish=True,  # of a dead letter, before the original is acknowledged
         )
         self._errors = (
             *self._client.connection_errors,
             *self._client.channel_errors,
-            OperationalError,  # what kombu makes of them when it cannot connect
+            OperationalError,  # raised by kombu when it cannot connect
             OSError,
         )
         self._channel: Any = None
+        self._mover: Any = None  # of the channel
         self._reader: Reader | None = None
         self._listener: Any = None  # the green thread that waits for the socket
-        self._resting: Event | None = None  # what is waited for in place of the socket
+        self._resting: Event | None = None  # waited for instead of the socket
         self._unsettled = Settling()
         self._stopping = False
         self._failures = 0  # to connect, in a row
         self._is_lost = False
         self._connected_at: float | None = None
         self._beat_at = 0.0
-        self._declaring: Any = None  # the channel for declarations that are repeated
+        self._declaring: Any = None  # the channel for repeated declarations
         self._declared_at = 0.0
-        self._is_declared = False  # whether a refusal is no longer one of a declaration
+        self._is_declared = False  # whether the first declarations have succeeded
         self._is_refused = False
-        self._returned = False
         self.tried = Event()
-        """Sent when the broker was reached for the first time, or was not."""
+        """Sent after the first attempt to connect, whether or not it succeeded."""
         self.waiting: deque[ReceivedMessage] = deque()
-        """What has arrived and nobody has taken."""
+        """Messages that have arrived and not been taken."""
         self.connection: int | None = None
-        """The number of the connection: what an earlier one has delivered is delivered again."""
+        """The number of the connection: messages from an earlier one are redelivered."""
         self._connections = 0
         self.may_have_isolated = False
-        """Whether there may be something in the queue of what is handled alone."""
+        """Whether the queue of messages that are handled alone may have some."""
 
     def run(self, pause: Callable[[], None]) -> None:
         """
         Consume until `stop`.
 
         Args:
-            pause: Called after a `Pause`, without a connection; consuming goes on when it
-                returns.
+            pause: Called after a `Pause`, without a connection; consuming resumes when it returns.
         """
         try:
             while not self._stopping:
@@ -155,13 +150,13 @@ class Subscription:
 
     def stop(self) -> None:
         """
-        End `run`, after its turn.
+        End `run` after the current turn.
         """
         self._stopping = True
 
     def wake(self) -> None:
         """
-        Let ``on_turn`` be called soon: there is something to settle.
+        Have ``on_turn`` called soon, because there is something to settle.
         """
         if self._listener is not None:
             get_hub().schedule_call_global(0, self._interrupt)
@@ -177,11 +172,11 @@ class Subscription:
 
     def acknowledge(self, messages: list[ReceivedMessage], outcome: Outcome = "handled") -> None:
         """
-        Let the broker forget *messages*, if they are of this connection.
+        Acknowledge *messages*, if they are from this connection.
 
         Args:
-            messages: Which.
-            outcome: What they are counted as.
+            messages: The messages.
+            outcome: The count to which they are added.
 
         Raises:
             Exception: The connection is lost.
@@ -192,33 +187,34 @@ class Subscription:
         for tag, all_before in settled:
             self._channel.basic_ack(tag, multiple=all_before)
 
-    def bury(self, message: ReceivedMessage, reason: str) -> bool:
+    def dead_letter(self, message: ReceivedMessage, reason: str) -> bool:
         """
-        Put *message* into the queue of dead letters, and then acknowledge it.
+        Publish *message* to the queue of dead letters, then acknowledge it.
 
         Returns:
-            Whether that was done: the broker may refuse it.
+            Whether that succeeded: the broker may refuse the dead letter.
 
         Raises:
-            Exception: The connection is lost, and the message will be delivered again.
+            Exception: The connection is lost, and the message will be redelivered.
         """
-        if not self._move(message, dead_letter(message, reason), self._options.dead_letters):
+        letter = make_dead_letter(message, reason)
+        if not self._mover.move(message, letter, self._options.dead_letters):
             return False
         self.acknowledge([message], "dead_letters")
         return True
 
     def isolate(self, message: ReceivedMessage) -> bool:
         """
-        Put *message* into the queue of what is handled alone, and then acknowledge it.
+        Publish *message* to the queue of messages that are handled alone, then acknowledge it.
 
         Returns:
-            Whether that was done: the broker may refuse it, and other queues have none.
+            Whether that succeeded: the broker may refuse it, and only quorum queues have one.
 
         Raises:
-            Exception: The connection is lost, and the message will be delivered again.
+            Exception: The connection is lost, and the message will be redelivered.
         """
         alone = self._options.alone
-        if alone is None or not self._move(message, isolated(message), alone):
+        if alone is None or not self._mover.move(message, isolated(message), alone):
             return False
         self.may_have_isolated = True
         self.acknowledge([message], "isolated")
@@ -226,12 +222,12 @@ class Subscription:
 
     def take_isolated(self) -> ReceivedMessage | None:
         """
-        Take the next message that is handled alone, if there is one.
+        Return the next message to be handled alone, or None.
 
         Raises:
             Exception: The connection is lost.
         """
-        late = ConnectionError(f"the broker has not answered in {CONFIRM_SECONDS:g} s")
+        late = ConnectionError(f"the broker did not answer within {CONFIRM_SECONDS:g} s")
         with eventlet.Timeout(CONFIRM_SECONDS, late):
             found = self._channel.basic_get(self._options.alone, no_ack=False)
         if found is None:
@@ -242,44 +238,17 @@ class Subscription:
         self._unsettled.add(message.delivery_tag, message.weight)
         return message
 
-    def _move(self, message: ReceivedMessage, letter: dict[str, Any], queue: str) -> bool:
-        self._returned = False
-        too_late = TimeoutError(f"a dead letter was not confirmed in {CONFIRM_SECONDS:g} s")
-        try:
-            with eventlet.Timeout(CONFIRM_SECONDS, too_late):
-                try:
-                    self._publish(letter, queue)
-                except (*self._errors, MessageNacked):
-                    raise
-                except Exception:  # of a part of the message that cannot be sent again
-                    _log.debug("a dead letter could not be sent whole", exc_info=True)
-                    reason = str(letter["headers"][REASON])
-                    self._publish(least_dead_letter(message, reason), queue)
-        except MessageNacked:
-            return False
-        if self._returned:
-            self._options.declare_dead_letters(self._channel)
-            return False
-        return True
-
-    def _publish(self, letter: dict[str, Any], queue: str) -> None:
-        Producer(self._channel, on_return=self._note_return).publish(
-            exchange="",
-            routing_key=queue,
-            mandatory=True,  # without its queue it would be confirmed, and gone
-            **letter,
-        )
-
     @property
     def is_full(self) -> bool:
         """
-        Whether so much is held that no more is read for now.
+        Whether so much is held that reading must stop.
         """
         return self._unsettled.size >= limits.HELD_BYTES
 
     def _consume(self) -> None:
         self._client.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_TIMEOUT)
         self._channel = channel = self._client.channel()
+        self._mover = Mover(channel, self._options, self._errors)
         self._connections += 1
         self.connection = self._connections
         self._connected_at = monotonic()
@@ -312,34 +281,30 @@ class Subscription:
 
     def _declare_again(self) -> None:
         """
-        Declare all anew, without waiting for answers, on a channel that the broker may close.
+        Repeat the declarations, without waiting, on a channel that the broker may close.
         """
         self._declared_at = monotonic()
         if self._options.alone is not None and not self._unsettled:
-            self.may_have_isolated = True  # of an instance that is no more
+            self.may_have_isolated = True  # left by another instance
         if self._declaring is None:
             self._declaring = self._client.channel()
         self._options.declare(self._declaring, nowait=True)
 
     def _declaration_refused(self, exc: Exception) -> None:
-        # py-amqp has opened the channel again
+        # py-amqp has reopened the channel
         if not self._is_refused:
             self._is_refused = True
             _log.warning(
-                "the queue %s, or what belongs to it, cannot be declared again (%s%s); it is"
-                " consumed as it is",
+                "cannot repeat the declarations of queue %s (%s%s); consuming continues",
                 self._options.name,
                 masked_text(str(exc)),
-                _MEND.get(getattr(exc, "code", 0), ""),
+                _ADVICE.get(getattr(exc, "code", 0), ""),
             )
 
     def _received(self, received: ReceivedMessage) -> None:
         self._counts.received += 1
         self._unsettled.add(received.delivery_tag, received.weight)
         self.waiting.append(received)
-
-    def _note_return(self, *_: Any) -> None:
-        self._returned = True
 
     def _listen(self) -> None:
         is_time = monotonic() - self._beat_at > (self._client.heartbeat or LAST_BACKOFF) / 4
@@ -352,20 +317,20 @@ class Subscription:
             pass
         except self._errors:
             raise
-        except Exception as exc:  # of what somebody has sent, which ends no service
-            raise ConnectionError(f"what the broker sent cannot be read: {exc!r}") from exc
+        except Exception as exc:  # a message must not crash the service
+            raise ConnectionError(f"cannot read what the broker sent: {exc!r}") from exc
         if is_time:
             self._beat_at = monotonic()
             if self._client.heartbeat:
                 self._client.heartbeat_check()
 
     def _read(self) -> None:
-        if self._reader is None:  # one of kombu's transports that is not AMQP's
+        if self._reader is None:  # a transport of kombu's other than AMQP
             self._client.drain_events(timeout=PATIENCE)
             until = monotonic() + PATIENCE
-            while monotonic() < until:  # as long as there is something to read at once
+            while monotonic() < until:  # while there is something to read at once
                 self._client.drain_events(timeout=0.001)
-        elif self.is_full:  # a little, which is the broker's sign of life
+        elif self.is_full:  # a little, to see the broker's heartbeats
             self._reader.read(1)
         elif not self._read_frames(self._reader):
             self._wait_for_more()
@@ -393,26 +358,26 @@ class Subscription:
             self._listener = None
 
     def _interrupt(self) -> None:
-        # in the hub: who was woken by the socket meanwhile is no listener any more
+        # in the hub: if the socket has woken the listener in the meantime, there is none
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.throw(TimeoutError)
 
     def _lost(self, exc: BaseException) -> None:
         self._close()
-        # one that is lost at once each time is no reason to hurry
+        # reset the backoff only after a connection that lasted
         if self._connected_at is not None and monotonic() - self._connected_at > LAST_BACKOFF:
             self._failures = 0
         self._connected_at = None
         if not self._is_lost:
             self._is_lost = True
             _log.warning(
-                "the queue %s at %s is lost to its consumer (%s%s); it is tried again",
+                "cannot consume queue %s at broker %s (%s%s); trying again",
                 self._options.name,
                 masked(self._client.as_uri(include_password=False)),
                 masked_text(str(exc)),
-                # later, 406 is the broker's consumer_timeout
-                "" if self._is_declared else _MEND.get(getattr(exc, "code", 0), ""),
+                # after the declarations, 406 is the broker's consumer_timeout
+                "" if self._is_declared else _ADVICE.get(getattr(exc, "code", 0), ""),
             )
         self._has_tried()
         self._failures += 1
@@ -436,7 +401,11 @@ class Subscription:
         self._has_tried()
         if self._is_lost:
             self._is_lost = False
-            _log.warning("the queue %s is back for its consumer", self._options.name)
+            _log.warning(
+                "consuming queue %s at broker %s again",
+                self._options.name,
+                masked(self._client.as_uri(include_password=False)),
+            )
 
     def _close(self) -> None:
         self.connection = None

@@ -1,5 +1,5 @@
 """
-What a consumer does whenever its connection was listened to.
+What a consumer does in each turn, between two reads of its connection.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from nameko_eventlog.visible import visible
 _log = logging.getLogger("nameko_eventlog")
 
 MOST_DELIVERIES = 15
-"""How often a message of a quorum queue may come; RabbitMQ 4 drops what has come 20 times."""
+"""How many deliveries a message of a quorum queue gets; RabbitMQ 4 drops it after 20."""
 
 LOG_SECONDS = 60.0
-"""How often dead letters are logged at the most."""
+"""How often dead letters are logged, at most."""
 
-_LARGE = 1 << 20  # the weight of messages that take a noticeable time to decode
+_LARGE = 1 << 20  # the weight of a batch that takes a noticeable time to decode
 
 
 class Handler(Protocol):
     """
-    The options of `EventLogConsumer` that its turns look at, and what reads a message.
+    The part of `EventLogConsumer` that `Turns` uses.
     """
 
     batch_size: int | None
@@ -48,26 +48,20 @@ class Handler(Protocol):
     hold_seconds: float
 
     @property
-    def label(self) -> str:
-        """
-        The service and the method, with a dot between them.
-        """
+    def label(self) -> str: ...
 
-    def read(self, message: ReceivedMessage) -> Any:
-        """
-        Return what the method is handed for *message*, or `SKIPPED`.
-        """
+    def read(self, message: ReceivedMessage) -> Any: ...
 
 
 class Turns:
     """
-    Makes batches of what was received, hands them out, and settles them.
+    Makes batches of the received messages, starts calls with them, and settles them.
 
     Args:
-        handler: Its options.
+        handler: The consumer.
         subscription: Where messages come from.
-        calls: What calls the method.
-        counts: Retries are added to it.
+        calls: The calls of the method.
+        counts: Where retries are counted.
     """
 
     def __init__(
@@ -84,22 +78,22 @@ class Turns:
         self._batches: deque[Batch] = deque()  # of this connection
         self._known_connection: int | None = None
         self._earlier = EarlierCalls()
-        self._alone_since: float | None = None  # since when others wait for one alone
+        self._alone_since: float | None = None  # since when one has kept others waiting
         self._first_at: float | None = None
         self._dead_letter_logged: float | None = None  # when the last line was
         self._dead_letters_unlogged = 0
         self.held_since: float | None = None
-        """Since when the method is `Unavailable`."""
+        """Since when the method has been `Unavailable`, or None."""
 
     def take(self, stopping: bool) -> None:
         """
-        Settle what is done, try again what is due, and hand out what is new.
+        Settle ended calls, retry what is due, and start calls with new messages.
 
         Args:
-            stopping: Whether nothing new is begun, and the subscription ends with the last call.
+            stopping: Whether to start nothing new, and to end the subscription with the last call.
 
         Raises:
-            Pause: The method is unavailable: the broker has back what is held.
+            Pause: The method is unavailable: all messages return to the broker.
             Exception: The connection is lost.
         """
         connection = self._subscription.connection
@@ -122,7 +116,7 @@ class Turns:
             return
         now, since = monotonic(), self.held_since
         held = 0.0 if since is None else now - since
-        # what runs is waited for as long again: it may hang, and the others must not wait for it
+        # running calls get the same time again; the others must not wait longer for one that hangs
         is_enough = self._handler.hold_seconds < held <= 2 * self._handler.hold_seconds
         waits_for_one = self._calls.is_alone() and self._may_wait(now)
         for _ in range(len(self._batches)):
@@ -140,8 +134,8 @@ class Turns:
                 self._begin(batch)
                 waits_for_one = waits_for_one or batch.is_alone
         if since is not None and not self._calls.of(connection):
-            # what runs may succeed, and would be delivered again; without any batch, the
-            # connection was lost, and with it what would have been tried again
+            # not while a call runs: it may succeed, and its batch would be redelivered. Without
+            # batches the connection was lost, and there is nothing to retry
             if held > self._handler.hold_seconds or not self._batches:
                 self._give_back()
                 raise Pause
@@ -154,7 +148,7 @@ class Turns:
 
     def _connection_changed(self, connection: int | None) -> None:
         """
-        Drop what came over the connection that is lost; what runs goes on.
+        Drop the messages of the lost connection; running calls go on.
         """
         self._known_connection = connection
         self._calls.drop_waiting()
@@ -163,7 +157,8 @@ class Turns:
 
     def _give_back(self) -> None:
         """
-        Put what is handled alone back into its queue, which would count its return as an attempt.
+        Move messages that are handled alone back into their queue: a return to the broker would
+        count as an attempt.
         """
         if self._subscription.connection is not None:
             for batch in self._batches:
@@ -173,10 +168,10 @@ class Turns:
 
     def _handle_isolated(self, now: float) -> bool:
         """
-        Begin with an event log that is handled alone, if there is one.
+        Start a call with the next event log that is handled alone, if there is one.
 
         Returns:
-            Whether all others wait.
+            Whether all other event logs must wait.
         """
         if not self._subscription.may_have_isolated:
             return False
@@ -193,7 +188,8 @@ class Turns:
 
     def _may_wait(self, now: float) -> bool:
         """
-        Tell whether others wait for one that is handled alone: not for ever, as a call may hang.
+        Tell whether others still wait for one that is handled alone: a call that hangs must not
+        block them forever.
         """
         if self._alone_since is None:
             self._alone_since = now
@@ -201,7 +197,7 @@ class Turns:
 
     def _gather(self, now: float) -> None:
         """
-        Make batches of what is waiting.
+        Make batches of the waiting messages.
         """
         waiting = self._subscription.waiting
         size = self._handler.batch_size or 1
@@ -229,7 +225,7 @@ class Turns:
             if batch.messages:
                 self._begin(batch)
             if batch.weight >= _LARGE:
-                eventlet.sleep(0)  # decoding it has kept others waiting
+                eventlet.sleep(0)  # decoding it has blocked other green threads
 
     def _add(self, batch: Batch, message: ReceivedMessage) -> None:
         if message.redelivered and self._is_elsewhere(message, batch.is_alone):
@@ -250,23 +246,26 @@ class Turns:
 
     def _is_elsewhere(self, message: ReceivedMessage, is_alone: bool) -> bool:
         """
-        Tell whether a message that was delivered before is not to be handled here and now.
+        Settle a redelivered message that must not be handled now.
+
+        Returns:
+            Whether that was done.
         """
         if self._earlier.was_handled(message):
             self._subscription.acknowledge([message])
             return True
         if self._earlier.keep(message, is_alone):
             return True
-        if not self._handler.quorum:  # there it is anybody's header
+        if not self._handler.quorum:  # on other queues the header may come from the sender
             return False
         before = message.attempts_before
         most = self._handler.max_attempts if is_alone else self._handler.max_deliveries
-        # a connection that this process has lost, or given up, was no crash
+        # connections that this process has lost or closed were no crashes
         lost = (self._subscription.connection or 1) - 1
         if before < min(most + lost, MOST_DELIVERIES):
             return False
         if is_alone:
-            reason = f"was handled alone {before} times, and its process or connection ended"
+            reason = f"was handled alone {before} times, and the process or connection ended"
             self._dead_letter(message, reason)
         else:
             self._dead_letter(message, f"was delivered {before} times", is_suspect=True)
@@ -292,7 +291,7 @@ class Turns:
         batch.attempts += 1
         if batch.attempts < self._handler.max_attempts:
             self._batches.append(batch)
-        elif len(batch.messages) > 1:  # one of them may be to blame, and not the others
+        elif len(batch.messages) > 1:  # perhaps only one message is at fault
             for message, value in zip(batch.messages, batch.values, strict=True):
                 self._batches.append(
                     Batch(
@@ -315,26 +314,26 @@ class Turns:
         is_suspect: bool = False,
     ) -> None:
         """
-        Move *message* to another queue; as long as the broker refuses it, it is held.
+        Move *message* to another queue, or hold it while the broker refuses that.
 
         Args:
-            message: Which.
-            reason: Why.
-            failures: How often that was refused before.
-            is_suspect: Whether it is handled alone, and no dead letter.
+            message: The message.
+            reason: Why it is moved.
+            failures: How often the broker has refused it.
+            is_suspect: Whether it is to be handled alone, and is not a dead letter.
         """
         connection = self._subscription.connection
         if is_suspect:
             is_moved = self._subscription.isolate(message)
         else:
-            is_moved = self._subscription.bury(message, reason)
+            is_moved = self._subscription.dead_letter(message, reason)
         if is_moved:
             if not is_suspect:
                 self._log_dead_letter(message, reason)
             return
         if not failures:
             _log.warning(
-                "%s: the broker refuses a dead letter, which is held and tried again (%s)",
+                "%s: the broker refused a dead letter (%s); holding it and trying again",
                 self._handler.label,
                 reason,
             )
@@ -346,7 +345,7 @@ class Turns:
 
     def _log_dead_letter(self, message: ReceivedMessage, reason: str) -> None:
         """
-        Log that *message* was moved: one line a minute, as senders decide how many there are.
+        Log that *message* was moved, once a minute, because senders decide how many there are.
         """
         now = monotonic()
         self._dead_letters_unlogged += 1
@@ -355,11 +354,11 @@ class Turns:
         count, self._dead_letters_unlogged = self._dead_letters_unlogged, 0
         self._dead_letter_logged = now
         _log.warning(
-            "%s: dead letters moved to the queue %s: %d; the last one, message id %s, %s"
+            "%s: moved %d dead letters to queue %s; the last one, message id %s, %s"
             " (logged once a minute)",
             self._handler.label,
-            self._subscription.dead_letters,
             count,
+            self._subscription.dead_letters,
             describe_value(message.properties.get("message_id")),
             visible(reason),
         )
@@ -368,7 +367,7 @@ class Turns:
         if self.held_since is None:
             self.held_since = monotonic()
             _log.warning(
-                "%s is unavailable (%s): its event logs wait",
+                "%s: unavailable (%s); event logs wait",
                 self._handler.label,
                 exc,
             )
@@ -376,4 +375,4 @@ class Turns:
     def _available(self) -> None:
         if self.held_since is not None:
             self.held_since = None
-            _log.warning("%s is available again", self._handler.label)
+            _log.warning("%s: available again", self._handler.label)

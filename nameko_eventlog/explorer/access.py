@@ -1,5 +1,5 @@
 """
-Who may read.
+Access control: which requests are answered.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Access:
     Decides which requests are answered.
 
     Args:
-        config: Who may read; everybody, if it names nobody.
-        connections: How many connections there may be at once.
+        config: The credentials; without any, everybody may read.
+        connections: The maximum number of connections.
     """
 
     def __init__(self, config: ExplorerConfig, connections: int) -> None:
@@ -40,35 +40,35 @@ class Access:
 
     def wrong_host(self, host: str | None) -> Response | None:
         """
-        Return the answer for who asks for a host that cannot be, or that a page elsewhere may have
-        made a name of this machine (DNS rebinding), or None.
+        Return the refusal of a request for an invalid host, or for a host name that another site
+        may have pointed to this machine (DNS rebinding); or None.
 
         Args:
-            host: The request's ``Host``; browsers always send one.
+            host: The request's ``Host``; browsers always send it.
         """
         if host is None:
             return None
         try:
             host.encode("idna")  # as werkzeug does
         except UnicodeError:
-            return Response("The Host of the request cannot be read.\n", 400)
+            return Response("Invalid Host header.\n", 400)
         is_for_everybody = self._config.username is not None or self._config.allow_anonymous
         if is_for_everybody or is_loopback_host(host):
             return None
         return Response(
-            f"Without credentials this is for localhost, not for {host[:200]!r}. Let a proxy pass"
-            f" Host: localhost, or set {CONFIG_KEY}.username and {CONFIG_KEY}.password_hash, or"
-            f" {CONFIG_KEY}.allow_anonymous: true.\n",
+            f"Without credentials the explorer answers only for localhost, not for {host[:200]!r}."
+            f" Let a proxy send Host: localhost, or set {CONFIG_KEY}.username and"
+            f" {CONFIG_KEY}.password_hash, or {CONFIG_KEY}.allow_anonymous: true.\n",
             403,
         )
 
     def wrong_site(self, request: Request) -> Response | None:
         """
-        Return the answer for what a page of another site has its reader's browser ask, or None.
+        Return the refusal of a request that another site made in the reader's browser, or None.
 
-        A link may lead here: the browser opens the page, and the other site does not see it.
-        Images, scripts, frames, and what is fetched ahead are refused. Browsers tell which it is
-        to this machine and over HTTPS: https://www.w3.org/TR/fetch-metadata/
+        Links are allowed: the browser opens the page, and the other site does not see it. Images,
+        scripts, frames and prefetches are refused. Browsers send these headers to localhost and
+        over HTTPS: https://www.w3.org/TR/fetch-metadata/
         """
         if not _is_of_other_site(request):
             return None
@@ -81,12 +81,12 @@ class Access:
         )
         if is_page:
             return None
-        return Response("Pages of other sites may link to this one, and nothing else.\n", 403)
+        return Response("Other sites may link to this page, and nothing else.\n", 403)
 
     def asks_first(self, request: Request) -> bool:
         """
-        Tell whether the reader has to confirm a page that another site has opened: a site that
-        opens page after page, without a click, keeps the database busy.
+        Tell whether the reader must confirm a page that another site opened: a site that opens
+        page after page, without clicks, could overload the database.
         """
         if not _is_of_other_site(request) or request.headers.get("Sec-Fetch-User") == "?1":
             return False
@@ -97,7 +97,7 @@ class Access:
 
     def refusal(self, request: Request) -> Response | None:
         """
-        Return the answer for who may not read, or None.
+        Return the refusal of a request without valid credentials, or None.
         """
         if self._passwords is None:
             return None
@@ -108,7 +108,7 @@ class Access:
         is_right = self._passwords.check(*credentials, request.remote_addr or "", client)
         if is_right is None:
             return Response(
-                "Too many passwords wait for being checked: try again in some seconds.\n",
+                "Too many logins are waiting: try again in a few seconds.\n",
                 429,
                 {"Retry-After": "5"},
             )
@@ -117,14 +117,14 @@ class Access:
 
 def read_credentials(header: str) -> tuple[str, str] | None:
     """
-    Read the name and the password of HTTP's basic authentication.
+    Read the user name and the password of HTTP basic authentication.
 
     Args:
-        header: The value of ``Authorization``. Clients that do not know the charset that they were
-            told send ISO 8859-1.
+        header: The value of ``Authorization``. Clients that ignore the requested charset send
+            ISO 8859-1.
 
     Returns:
-        Both, or None if there are none that can be read.
+        Both, or None if the header is missing or unreadable.
     """
     match = _BASIC.fullmatch(header.strip())
     if match is None:

@@ -1,5 +1,5 @@
 """
-The geometry of what is drawn: numbers for SVG's attributes, for style sheets may not be inline.
+The geometry of charts: numbers for SVG attributes, because inline styles are forbidden.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ MOST_SPANS = 500
 """How many calls of a trace are drawn: the first ones."""
 
 MOST_TICKS = 1500
-"""How many event logs of a trace are."""
+"""How many event logs of a trace are drawn."""
 
-# a call's bar is to be seen beside the tick of its event log
+# wide enough to be visible beside the tick of an event log
 _LEAST_WIDTH = 8
 _BARS = 60
 _BUCKETS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400)
 _WEEK = 604_800
-_LONGEST = 1653 * _WEEK  # of those that `EventLogQuery.count` takes
+_LONGEST = 1653 * _WEEK  # the longest bucket that `EventLogQuery.count` accepts
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """
-    A bar of the histogram: what it stands for, and its segments from below.
+    A bar of the histogram, with its segments from the bottom up.
     """
 
     url: str
@@ -41,12 +41,12 @@ class Bar:
     x: float
     width: float
     segments: tuple[tuple[str, float, float], ...]
-    """A class of levels, the upper edge, the height."""
+    """The class of levels, the upper edge, and the height."""
 
 
 def bucket_of(since: datetime, until: datetime) -> int:
     """
-    Return a round number of seconds, of which some sixty make the range.
+    Return the length of a bucket: a round number of seconds, about a sixtieth of the range.
     """
     seconds = max(1.0, (until - since).total_seconds())
     least = seconds / _BARS
@@ -65,11 +65,11 @@ def histogram(
     Make the bars.
 
     Args:
-        view: What they narrow.
-        since: Where the range begins.
-        until: Where it ends.
-        bucket: The length of a bar, in seconds.
-        counts: By time, for each class of levels, from below.
+        view: The view that the bars link to narrower versions of.
+        since: The beginning of the range.
+        until: The end of the range.
+        bucket: The length of a bucket, in seconds.
+        counts: The counts by time for each class of levels, from the bottom up.
     """
     first = int(since.timestamp()) // bucket * bucket
     last = int(until.timestamp()) // bucket * bucket
@@ -88,15 +88,15 @@ def histogram(
         for level in counts:
             height = levels.get(level, 0) / highest * (HEIGHT - 4)
             if height:
-                height = max(height, 1.5)  # a single failure among thousands is to be seen
+                height = max(height, 1.5)  # a single failure among thousands must be visible
                 top -= height
                 segments.append((level, round(max(top, 0), 2), round(height, 2)))
         total = sum(levels.values())
-        told = ", ".join(f"{many} {level}" for level, many in levels.items() if level != "other")
+        parts = ", ".join(f"{many} {level}" for level, many in levels.items() if level != "other")
         bars.append(
             Bar(
                 url=view.url(since=typed_time(begin), until=typed_time(end)),
-                label=f"{typed_time(begin)}: {total}" + (f", of them {told}" if told else ""),
+                label=f"{typed_time(begin)}: {total}" + (f", including {parts}" if parts else ""),
                 x=round((at - first) / bucket * WIDTH / number, 2),
                 width=round(WIDTH / number * 0.85, 2),
                 segments=tuple(segments),
@@ -108,14 +108,14 @@ def histogram(
 @dataclass(frozen=True, slots=True)
 class Span:
     """
-    A call in the waterfall.
+    The bar of a call in the waterfall.
     """
 
     call: Call
     x: float
     width: float
     ticks: tuple[tuple[float, Any], ...]
-    """Where each event log is."""
+    """The position of each event log, and the event log."""
 
 
 def waterfall(trace: Trace) -> tuple[list[Span], float, bool]:
@@ -123,14 +123,14 @@ def waterfall(trace: Trace) -> tuple[list[Span], float, bool]:
     Make the bars of a trace's calls.
 
     Returns:
-        They, parents before children, the length of it all in seconds, and whether there are more
-        calls, or event logs, than a page takes.
+        The bars, parents before children; the duration of the trace in seconds; and whether there
+        are more calls or event logs than a page shows.
     """
     intervals = {call["call_id"]: _interval(call) for call in trace["calls"]}
     children: dict[str | None, list[str]] = {}
     for call in trace["calls"]:
         children.setdefault(call["parent_call_id"], []).append(call["call_id"])
-    for call in reversed(trace["calls"]):  # a call lasts at least as long as what it led to
+    for call in reversed(trace["calls"]):  # a call covers the calls that it led to
         own = intervals[call["call_id"]]
         below = [intervals[child] for child in children.get(call["call_id"], [])]
         times = [one for one in (*below, own) if one is not None]

@@ -1,5 +1,5 @@
 """
-``EVENTLOG_EXPLORER``: who may read the page, and where it is served.
+``EVENTLOG_EXPLORER``: who may read the pages, and where they are served.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nameko_eventlog import checking, limits
 CONFIG_KEY = "EVENTLOG_EXPLORER"
 
 DEFAULT_ADDRESS = "127.0.0.1:8000"
-"""Nameko's own default is every address of the machine."""
+"""Nameko's own default is all addresses of the machine."""
 
 _PASSWORD_HASH = re.compile(r"(scrypt|pbkdf2)(:[\w:]+)?\$[^$]+\$[0-9a-f]+")
 
@@ -48,36 +48,36 @@ def parse_explorer_config(config: Mapping[str, Any]) -> ExplorerConfig:
     Read the explorer's configuration.
 
     Args:
-        config: The whole of it, as in ``config.yaml``.
+        config: The whole configuration, as in ``config.yaml``.
 
     Raises:
-        ConfigurationError: If a key is unknown, a value of the wrong kind, or the page would be
-            there for everybody on the network without this being said.
+        ConfigurationError: If a key is unknown, a value is invalid, or everybody on the network
+            could read the pages without ``allow_anonymous``.
     """
     parsed = ExplorerConfig(**checking.parse_section(config, CONFIG_KEY, _CHECKS))
     if (parsed.username is None) != (parsed.password_hash is None):
         raise ConfigurationError(
-            f"{CONFIG_KEY} needs username and password_hash together, and has one of them"
+            f"{CONFIG_KEY} needs both username and password_hash, and has only one of them"
         )
     if parsed.password_hash and not _is_password_hash(parsed.password_hash):
-        # without the value, which may be the password itself
+        # the message omits the value, which may be the password itself
         raise ConfigurationError(
-            f"{CONFIG_KEY}.password_hash must be what generate_password_hash of werkzeug.security"
-            " returns, like scrypt:32768:8:1$...$..."
+            f"{CONFIG_KEY}.password_hash must be a result of generate_password_hash of"
+            " werkzeug.security, like scrypt:32768:8:1$...$..."
         )
     if parsed.password_hash and (excess := _excess(parsed.password_hash)):
         raise ConfigurationError(
-            f"{CONFIG_KEY}.password_hash takes {excess} for each password that somebody tries: use"
-            " what generate_password_hash of werkzeug.security returns by default"
+            f"{CONFIG_KEY}.password_hash needs {excess} for each login: use the default parameters"
+            " of generate_password_hash of werkzeug.security"
         )
     address = config.get(WEB_SERVER_CONFIG_KEY) or DEFAULT_ADDRESS
-    if not re.fullmatch(r"(.*:)?\d+", str(address)):  # as Nameko reads it
+    if not re.fullmatch(r"(.*:)?\d+", str(address)):  # as Nameko does
         raise ConfigurationError(f"{WEB_SERVER_CONFIG_KEY} must be HOST:PORT, not {address!r}")
     if parsed.username is None and not parsed.allow_anonymous and not is_loopback(address):
         raise ConfigurationError(
-            f"{WEB_SERVER_CONFIG_KEY} is {address!r}, where others reach the explorer: set"
+            f"{WEB_SERVER_CONFIG_KEY} is {address!r}, where others can reach the explorer: set"
             f" {CONFIG_KEY}.username and {CONFIG_KEY}.password_hash, or bind to"
-            f" {DEFAULT_ADDRESS}, or say {CONFIG_KEY}.allow_anonymous: true"
+            f" {DEFAULT_ADDRESS}, or set {CONFIG_KEY}.allow_anonymous: true"
         )
     return parsed
 
@@ -89,14 +89,14 @@ def _is_password_hash(text: str) -> bool:
         return True
     try:
         check_password_hash(text, "")
-    except (ValueError, OverflowError, MemoryError):  # at each login, otherwise
+    except (ValueError, OverflowError, MemoryError):  # otherwise raised at each login
         return False
     return True
 
 
 def _excess(text: str) -> str | None:
     """
-    Return what the parameters of a hash ask for, if that is too much to be tried out.
+    Return the cost of a hash, if its parameters make it too expensive.
     """
     method, *parameters = text.partition("$")[0].split(":")
     try:
@@ -114,7 +114,7 @@ def _excess(text: str) -> str | None:
 
 def is_loopback(address: str) -> bool:
     """
-    Tell whether nobody but this machine reaches what is bound to ``HOST:PORT``.
+    Tell whether only this machine can reach a server bound to ``HOST:PORT``.
     """
     host, _, _ = str(address).rpartition(":")
     return _names_loopback(host)
@@ -122,7 +122,7 @@ def is_loopback(address: str) -> bool:
 
 def is_loopback_host(host: str) -> bool:
     """
-    Tell whether the ``Host`` of a request, with or without a port, names this machine alone.
+    Tell whether the ``Host`` of a request, with or without a port, is a loopback name.
     """
     return _names_loopback(re.sub(r":\d*$", "", host) if not host.endswith("]") else host)
 

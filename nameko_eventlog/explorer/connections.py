@@ -1,10 +1,9 @@
 """
-The connections of the explorer's clients: how many there are, and for how long.
+The connections of the explorer's clients, limited in number and time.
 
-A client that keeps a connection waiting, with half a request or by not reading an answer, costs
-the place of one connection until its time is up. Where the places run out, the connection that has
-waited longest for a request gives way to the new one, as in nginx: requests that never end do not
-keep others out.
+A client that sends half a request, or does not read an answer, occupies one connection until its
+time is up. When all connections are in use, a new one replaces the one that has waited longest for
+a request, as in nginx. So requests that never end do not keep other clients out.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from nameko_eventlog import limits
 
 _log = logging.getLogger("nameko_eventlog.explorer")
 
-# the files of a process that are not for the explorer's connections
+# file descriptors kept for other uses than the explorer's connections
 _FILES_KEPT = 64
 _FEWEST = 8
 _GRACE = 1.0
@@ -42,7 +41,7 @@ _BUSY = (
 
 def connection_limit() -> int:
     """
-    Return how many connections there may be at once, by how many files the process may open.
+    Return the maximum number of connections, given the process's limit of open files.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -52,10 +51,10 @@ def connection_limit() -> int:
 
 class Connection:
     """
-    A client's connection, and until when it may go on with what it does.
+    A client's connection, with a deadline for its current activity.
 
     Args:
-        sock: Its socket.
+        sock: The socket.
         address: The client's address and port.
     """
 
@@ -68,7 +67,7 @@ class Connection:
 
     def wait(self, seconds: float) -> None:
         """
-        Note that it waits for a request, or the rest of one.
+        Note that the connection waits for a request, or for the rest of one.
         """
         self.is_waiting = True
         self.since = monotonic()
@@ -76,7 +75,7 @@ class Connection:
 
     def work(self) -> None:
         """
-        Note that its request has been read: the answer has a time limit of its own.
+        Note that a request has been read: the answer has its own time limit.
         """
         self.is_waiting = False
         self.deadline = float("inf")
@@ -91,17 +90,17 @@ class Connection:
 
     def cut(self) -> None:
         """
-        End it: what waits for the client, or sends to it, sees that it has gone.
+        Shut the connection down, so that code that reads or writes it ends.
         """
         self.is_cut = True
         with suppress(OSError):
-            # what the client has not taken yet is thrown away, and not kept by the system
+            # discard unsent data, which the system would keep otherwise
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """
-        Give its file back.
+        Close the socket.
         """
         with suppress(OSError):
             self.socket.close()
@@ -112,7 +111,7 @@ class Connections:
     All connections of a server.
 
     Args:
-        most: How many there may be at once.
+        most: The maximum number.
     """
 
     def __init__(self, most: int) -> None:
@@ -133,12 +132,12 @@ class Connections:
         try:
             sock, address = listener.accept()
         except OSError as exc:
-            # accept() hands on what has happened to a connection before, so all others are the
-            # client's; https://man7.org/linux/man-pages/man2/accept.2.html
+            # all other errors come from the new connection, because accept() reports its pending
+            # errors: https://man7.org/linux/man-pages/man2/accept.2.html
             if exc.errno in _CLOSED:
                 raise
             if exc.errno in _NO_ROOM:
-                self._warn("no connection can be accepted, trying again: %s", exc)
+                self._warn("the explorer cannot accept connections (%s); trying again", exc)
                 self._evict(self._all)
                 eventlet.sleep(limits.ACCEPT_PAUSE_SECONDS)
             return None
@@ -161,7 +160,7 @@ class Connections:
 
     def cut_overdue(self) -> None:
         """
-        End the connections whose time is up.
+        Shut down the connections whose deadline has passed.
         """
         now = monotonic()
         for connection in self._all:
@@ -169,19 +168,23 @@ class Connections:
                 connection.cut()
 
     def _has_room(self, host: str) -> bool:
-        open_ones = [one for one in self._all if not one.is_cut]
-        of_host = [one for one in open_ones if one.host == host]
+        all_open = [one for one in self._all if not one.is_cut]
+        of_host = [one for one in all_open if one.host == host]
         if len(of_host) >= min(limits.CONNECTIONS_PER_ADDRESS, self._most // 2):
-            self._warn("%s has %d connections, the limit for one address", host, len(of_host))
+            self._warn(
+                "the explorer has %d connections from %s, the limit for one address",
+                len(of_host),
+                host,
+            )
             return self._evict(of_host)
-        if len(open_ones) >= self._most:
-            self._warn("there are %d connections, which is the limit", len(open_ones))
-            return self._evict(open_ones)
+        if len(all_open) >= self._most:
+            self._warn("the explorer has %d connections, the limit", len(all_open))
+            return self._evict(all_open)
         return True
 
     def _evict(self, candidates: Any) -> bool:
         """
-        Cut the connection that has waited longest for a request, if one waits.
+        Shut down the connection that has waited longest for a request, if any is waiting.
         """
         waiting = [one for one in candidates if one.is_waiting and not one.is_cut]
         if not waiting:
@@ -189,7 +192,7 @@ class Connections:
         oldest = min(waiting, key=lambda one: one.since)
         is_flood = len(waiting) > len(candidates) / 2
         if not is_flood and monotonic() - oldest.since < _GRACE:
-            return False  # its request is on its way, and the others are being answered
+            return False  # its request is probably on its way
         oldest.cut()
         return True
 

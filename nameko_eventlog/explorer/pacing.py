@@ -1,5 +1,5 @@
 """
-How often something may happen: some times at once, and then with a pause in between.
+Rate limits: some events at once, then a pause between events.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from time import monotonic
 
 class Pace:
     """
-    Keeps to a rate for each of many keys (GCRA, as in ATM networks).
+    A rate limiter for each of many keys (GCRA, as in ATM networks).
 
     Args:
-        at_once: How often without a pause.
-        pause: Seconds between two times after that.
-        keys: Of how many keys is kept count; the one that was last used longest ago goes.
+        at_once: How many events may happen without a pause.
+        pause: Seconds between two events after that.
+        keys: How many keys are remembered; the least recently used one is forgotten first.
     """
 
     def __init__(self, at_once: int, pause: float, keys: int = 1) -> None:
@@ -26,13 +26,13 @@ class Pace:
 
     def delay(self, key: str = "") -> float:
         """
-        Return after how many seconds it may happen next: 0, if it may happen now.
+        Return the seconds until the next event may happen; 0 if it may happen now.
         """
         return max(0.0, self._due.get(key, 0.0) - self._ahead - monotonic())
 
     def count(self, key: str = "") -> None:
         """
-        Note that it happens.
+        Count an event.
         """
         due = max(self._due.pop(key, 0.0), monotonic())
         self._due[key] = due + self._pause
@@ -41,7 +41,7 @@ class Pace:
 
     def uncount(self, key: str = "") -> None:
         """
-        Note that the last time does not count.
+        Take back the last event.
         """
         if key in self._due:
             self._due[key] -= self._pause

@@ -1,8 +1,8 @@
 """
-Checking passwords, which is slow on purpose: one after the other, and each address in its turn.
+Checking passwords, which is slow on purpose: one after another, with addresses taking turns.
 
-What was right is remembered as a digest with a key that no other process has, and is let in at
-once. Everybody else waits: nobody is locked out by the guesses of others.
+The right credentials are remembered as a digest, keyed with a secret of this process, and pass at
+once. Others wait for their turn, so that nobody is locked out by the guesses of others.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class _Waiter:
 
 class PasswordChecks:
     """
-    Tells whether credentials are right.
+    Checks credentials.
 
     Args:
-        username: The right name.
+        username: The right user name.
         password_hash: The hash of the right password.
-        connections: How many connections there may be: half of them may wait here, a quarter of
-            them from one address, so that others are served meanwhile.
+        connections: The maximum number of connections. Half of them may wait here, a quarter from
+            one address, so that others are served in the meantime.
     """
 
     def __init__(self, username: str, password_hash: str, connections: int) -> None:
@@ -67,22 +67,22 @@ class PasswordChecks:
         self._running = 0
         self._turns = count(1)
         self._turned_away: OrderedDict[bytes, None] = OrderedDict()
-        # when an address, and a client of one, had their last turn
+        # the last turn of an address, and of a client behind an address
         self._last: OrderedDict[tuple[str, ...], int] = OrderedDict()
 
     def check(self, username: str, password: str, address: str, client: str) -> bool | None:
         """
-        Check credentials; wait for that, if they are not known yet.
+        Check credentials; wait for a turn if they are not known yet.
 
         Args:
-            username: The name that was given.
-            password: The password that was given.
+            username: The given user name.
+            password: The given password.
             address: Where the request comes from.
-            client: Whom a proxy there names as its client: it is believed in what concerns others
-                behind the same proxy, and nothing else.
+            client: The client named by a proxy at that address. It is only used to share that
+                address's turns among the clients behind the proxy.
 
         Returns:
-            Whether they are right, or None if too many wait already.
+            Whether they are right, or None if too many are waiting already.
         """
         digest = self._digest(username, password)
         if self._right is not None and hmac.compare_digest(digest, self._right):
@@ -101,7 +101,7 @@ class PasswordChecks:
         try:
             is_right: bool | None = waiter.verdict.wait()
         finally:
-            if waiter in self._waiters:  # its connection has ended, or its time
+            if waiter in self._waiters:  # its connection or its time has ended
                 self._waiters.remove(waiter)
         if is_right is None:
             self._turn_away(digest)
@@ -118,10 +118,10 @@ class PasswordChecks:
 
     def _admit(self, waiter: _Waiter) -> bool:
         """
-        Make a place for *waiter*: who has the most places gives way, the last one first.
+        Make room for *waiter*: the last waiter of whoever has the most gives way.
 
-        Where all have as many, one that comes for the first time gives way to one that was turned
-        away before: a reader tries the same password again, and who guesses tries another.
+        If all have the same number, a first attempt gives way to credentials that were turned away
+        before: a reader tries the same password again, while a guesser tries others.
         """
         of_address = [one for one in self._waiters if one.address == waiter.address]
         if len(of_address) >= self._most_of_address:
@@ -151,7 +151,7 @@ class PasswordChecks:
 
     def _run(self) -> None:
         """
-        Check what waits, until nothing does.
+        Check the waiting credentials until there are none.
         """
         try:
             while self._waiters:
@@ -165,7 +165,7 @@ class PasswordChecks:
                 try:
                     is_right = tpool.execute(check_password_hash, self._hash, waiter.password)
                 except Exception as exc:
-                    _log.error("a password could not be checked: %r", exc)
+                    _log.error("the explorer could not check a password: %r", exc)
                     waiter.verdict.send(None)
                     continue
                 given = waiter.username.encode(errors="surrogatepass")
@@ -175,7 +175,8 @@ class PasswordChecks:
 
     def _next(self) -> _Waiter | None:
         """
-        Return whose turn it is: addresses take turns, and clients within one; None if all pause.
+        Return the next waiter, or None if all must pause. Addresses take turns, and so do the
+        clients behind an address.
         """
         ready = [one for one in self._waiters if self._pace.delay(one.address) == 0]
         if not ready:
@@ -186,8 +187,8 @@ class PasswordChecks:
         def last_turns(one: _Waiter) -> tuple[int, int, int]:
             of_client = self._last.get((one.address, one.client), 0)
             is_new = not one.is_back
-            # one turn in three goes by clients, one by who was turned away, whoever they say that
-            # they are, and one by who came first: a guesser may take the name of a reader's client
+            # one turn in three goes by clients, one to those that were turned away before, and one
+            # to the first in line, because a guesser may claim to be a reader's client
             order = ((of_client, is_new), (is_new, of_client), (0, 0))[turn % 3]
             return self._last.get((one.address,), 0), *order
 

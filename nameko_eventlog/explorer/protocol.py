@@ -1,8 +1,8 @@
 """
-HTTP as the explorer takes it: requests without bodies, within limits.
+The part of HTTP that the explorer accepts: requests without bodies, within limits.
 
-eventlet's server reads more than this one answers. What is ambiguous, and could be read in another
-way by a proxy in front, is refused.
+Eventlet's server accepts more. Ambiguous requests, which a proxy could read differently, are
+refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nameko_eventlog.explorer.connections import Connection
 
 
 HEADERS = {
-    # nothing is run or loaded but the package's own files; forms lead back here
+    # only the package's own files are loaded and run, and forms only lead back here
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
         " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -33,17 +33,17 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""What every answer bears, those that refuse among them."""
+"""The headers of every answer, including refusals."""
 
 CONNECTION = "nameko_eventlog.connection"
-"""Where a request's environment has its `Connection`."""
+"""The key of the `Connection` in a request's environment."""
 
 access_log = logging.getLogger("nameko_eventlog.explorer.access")
 
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,20} /[!-~]* HTTP/1\.[01]\r?\n")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _MOST_LOGGED = 200
-_UNREADABLE = (400, "The headers have characters that no header may have.")
+_UNREADABLE = (400, "The headers contain invalid characters.")
 
 
 def log_access(host: str, method: str, path: str, status: int, size: int, seconds: float) -> None:
@@ -51,12 +51,12 @@ def log_access(host: str, method: str, path: str, status: int, size: int, second
     Log a request, on one line of ASCII.
 
     Args:
-        host: The client's address: that of the connection, whatever the request says.
+        host: The client's address, from the connection and not from the request.
         method: GET, usually.
-        path: What was asked for, without the query, which may hold personal data.
-        status: What was answered.
-        size: How long the answer is, without its headers.
-        seconds: How long it took.
+        path: The path, without the query, which may contain personal data.
+        status: The status of the answer.
+        size: The size of the answer's body.
+        seconds: The duration.
     """
     path = path[:_MOST_LOGGED].encode("unicode_escape").decode().replace('"', r"\x22")
     access_log.info('%s "%s %s" %d %d %.3f', host, method, path, status, size, seconds)
@@ -64,13 +64,13 @@ def log_access(host: str, method: str, path: str, status: int, size: int, second
 
 class _Refused(Exception):
     """
-    A request is refused: with a status, and what is said of it.
+    A request is refused, with a status and a message.
     """
 
 
 class _Head:
     """
-    Reads the headers of a request, up to the limits.
+    Reads the headers of a request within the limits.
     """
 
     def __init__(self, file: Any) -> None:
@@ -83,8 +83,8 @@ class _Head:
         Return the next line.
 
         Raises:
-            _Refused: A limit is exceeded, or the line cannot be one.
-            ConnectionError: The client has gone: half a request is none.
+            _Refused: A limit is exceeded, or the line is invalid.
+            ConnectionError: The client has gone in the middle of a request.
         """
         line: bytes = self._file.readline(limits.REQUEST_HEADER_BYTES + 1)
         if not line:
@@ -92,7 +92,7 @@ class _Head:
         self._bytes += len(line)
         if self._bytes > limits.REQUEST_HEADER_BYTES:
             raise _Refused(431, f"The headers exceed {limits.REQUEST_HEADER_BYTES:,} bytes.")
-        if b"\r" in line[:-2]:  # Python ends a line there, proxies do not
+        if b"\r" in line[:-2]:  # a line break for Python, and not for proxies
             raise _Refused(*_UNREADABLE)
         if line not in (b"\r\n", b"\n"):
             self._lines += 1
@@ -121,7 +121,7 @@ class Protocol(HttpOnlyProtocol):
         """
         Wait for a request, and answer it.
         """
-        eventlet.sleep(0)  # requests that have come together are no reason to keep others waiting
+        eventlet.sleep(0)  # pipelined requests must not block other clients
         if self._has_answered:
             self._client.wait(limits.IDLE_SECONDS)
         try:
@@ -141,10 +141,10 @@ class Protocol(HttpOnlyProtocol):
 
     def parse_request(self) -> bool:
         """
-        Read the request line and the headers, and refuse what no page is asked by.
+        Read the request line and the headers, and refuse what no page needs.
         """
         if not _REQUEST_LINE.fullmatch(self.raw_requestline):
-            self.send_error(400, "The request line is not METHOD /PATH HTTP/1.1, in ASCII.")
+            self.send_error(400, "The request line must be METHOD /PATH HTTP/1.1, in ASCII.")
             return False
         self.rfile = _Head(self.rfile.fp)
         try:
@@ -168,18 +168,18 @@ class Protocol(HttpOnlyProtocol):
                 return _UNREADABLE
         hosts = self.headers.get_all("Host", [])
         if len(hosts) > 1 or (not hosts and self.request_version == "HTTP/1.1"):
-            return 400, "A request needs one Host."
+            return 400, "A request needs exactly one Host header."
         lengths = self.headers.get_all("Content-Length", [])
         if "Transfer-Encoding" in self.headers or any(length != "0" for length in lengths):
-            return 413, "No page takes a request with a body."
+            return 413, "Requests must not have a body."
         return None
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None
     ) -> None:
         """
-        Refuse a request that has not been understood, and end the connection: where the next one
-        would begin is not known.
+        Refuse an invalid request, and close the connection, because it is unknown where the next
+        request would begin.
         """
         self.close_connection = True
         status = HTTPStatus(code)
@@ -199,7 +199,7 @@ class Protocol(HttpOnlyProtocol):
 
     def finish(self) -> None:
         """
-        Close both directions: where one cannot be flushed, the other's file would stay open.
+        Close both directions: if one cannot be flushed, the other's file would stay open.
         """
         try:
             super().finish()
@@ -210,7 +210,7 @@ class Protocol(HttpOnlyProtocol):
 
     def get_environ(self) -> dict[str, Any]:
         """
-        Return WSGI's environment of the request.
+        Return the WSGI environment of the request.
         """
         environ: dict[str, Any] = super().get_environ()
         environ[CONNECTION] = self._client

@@ -1,5 +1,5 @@
 """
-Pages out of templates; every value is text that somebody hostile may have sent.
+Rendering pages from templates; any value may come from a hostile sender.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from nameko_eventlog.visible import visible as make_visible
 
 
 MOST_SHOWN = 20_000
-"""Characters of one value on a page; all of it is in the download."""
+"""How many characters of a value a page shows; the download has all."""
 
 MOST_LINES = 500
-"""Lines of a body on a page."""
+"""How many lines of a body a page shows."""
 
 _MOST_OF_BODY = 200_000
-_ESSENCE = 200
+_SUMMARY = 200
 _MOST_URL = 6500
-# what an event log's page says above its body
+# the fields that an event log's page shows above the body
 _ABOVE = (
     "service_name",
     "entrypoint_protocol",
@@ -52,7 +52,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 def visible(value: Any) -> Any:
     r"""
-    Write what would change the look of the text around it as an escape: ``\x1b``.
+    Escape characters that are invisible, or change the text around them: ``\x1b``.
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
@@ -61,9 +61,9 @@ def visible(value: Any) -> Any:
 
 def exact(value: str) -> Markup:
     """
-    Return an attribute's value that forms and copies take as it is: nothing is made visible in it.
+    Return an attribute's value for forms and for copying, in which nothing is escaped as visible.
     """
-    # those that HTML has no other way to write stay
+    # HTML has no other way to write C1 characters, so they stay
     return Markup(  # noqa: S704
         re.sub("[^ -~\x80-\x9f]", lambda match: f"&#{ord(match[0])};", str(escape(value)))
     )
@@ -71,14 +71,14 @@ def exact(value: str) -> Markup:
 
 def short(value: Any, most: int = 120) -> str:
     """
-    Return a text, or what is in the place of one, cut to a length.
+    Return a text, or the repr of another value, cut to a length.
     """
     return _cut(value if isinstance(value, str) else repr(value), most)
 
 
 def bdi(text: str, kind: str = "") -> Markup:
     """
-    Return *text* as an element whose direction is nobody else's.
+    Return *text* in an element that isolates its direction.
     """
     if not kind:
         return Markup("<bdi>{}</bdi>").format(visible(text))
@@ -87,7 +87,7 @@ def bdi(text: str, kind: str = "") -> Markup:
 
 def link(url: str | None, inner: Markup, title: str = "", current: bool = False) -> Markup:
     """
-    Return a link, or what would be in it if there is no URL, or one that no server takes.
+    Return a link, or only its content if there is no URL or the URL is too long.
     """
     if url is None or len(url) > _MOST_URL:
         return inner
@@ -98,42 +98,42 @@ def link(url: str | None, inner: Markup, title: str = "", current: bool = False)
 
 def call_name(call: Call) -> str:
     """
-    Return what a call is a call of.
+    Return the names of a call's service and entrypoint.
     """
     return ".".join(filter(None, (call["service_name"], call["entrypoint_name"])))
 
 
 def readable(call_id: str) -> str:
     """
-    Return the part of a call id that people read: without the UUID.
+    Return a call id without the UUID.
     """
     return ".".join(filter(None, names_of(call_id)))
 
 
-def essence(row: EventLogRow) -> list[tuple[str, str]]:
+def summary(row: EventLogRow) -> list[tuple[str, str]]:
     """
-    Return the event data for one line: keys and values.
+    Return a summary of the event data for one line: keys and values.
     """
     data = row["body"].get("data")
     if not data:
         return _captured(row["body"])
     if not isinstance(data, Mapping):
-        return [("", _cut(json.dumps(data, ensure_ascii=False), _ESSENCE))]
+        return [("", _cut(json.dumps(data, ensure_ascii=False), _SUMMARY))]
     pairs: list[tuple[str, str]] = []
     length = 0
     for key, value in data.items():
-        if length > _ESSENCE:
+        if length > _SUMMARY:
             pairs.append(("", f"\N{HORIZONTAL ELLIPSIS} ({len(data) - len(pairs):,} more)"))
             break
         text = _typed(value)
-        pairs.append((_cut(key, 60), _cut(text, _ESSENCE - min(length, _ESSENCE // 2))))
+        pairs.append((_cut(key, 60), _cut(text, _SUMMARY - min(length, _SUMMARY // 2))))
         length += len(pairs[-1][0]) + len(pairs[-1][1])
     return pairs
 
 
 def _captured(body: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
-    Return what auto capture tells beside the data, which it has none of.
+    Return a summary of an event log without data, from auto capture: duration and exception.
     """
     pairs: list[tuple[str, str]] = []
     duration = body.get("duration")
@@ -141,21 +141,21 @@ def _captured(body: Mapping[str, Any]) -> list[tuple[str, str]]:
         pairs.append(("duration", seconds(duration)))
     what, _ = raised(body)
     if what:
-        pairs.append(("exception", _cut(what, _ESSENCE)))
+        pairs.append(("exception", _cut(what, _SUMMARY)))
     return pairs
 
 
 def raised(body: Mapping[str, Any]) -> tuple[str, str]:
     """
-    Return what exception an event log is of, and where it was raised, as far as it is told.
+    Return the exception of an event log, and where it was raised, or empty strings.
     """
     exception = body.get("exception")
     if isinstance(exception, list) and exception:
-        exception = exception[0]  # its causes are behind it
+        exception = exception[0]  # its causes follow
     if not isinstance(exception, Mapping):
         return "", ""
-    told = (exception.get("exc_type"), exception.get("exc_value"))
-    what = ": ".join(one for one in told if isinstance(one, str) and one)
+    parts = (exception.get("exc_type"), exception.get("exc_value"))
+    what = ": ".join(part for part in parts if isinstance(part, str) and part)
     frames = exception.get("frames")
     last = frames[-1] if isinstance(frames, list) and frames else None
     if not isinstance(last, Mapping):
@@ -165,12 +165,12 @@ def raised(body: Mapping[str, Any]) -> tuple[str, str]:
 
 def _typed(value: Any) -> str:
     """
-    Write a value as one would type it into a filter: text with quotes where it would be read as
-    something else without.
+    Write a value as it is typed into a filter: text in quotes if it would be read as another type
+    without them.
     """
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    if len(value) > _ESSENCE:
+    if len(value) > _SUMMARY:
         return value
     try:
         json.loads(value)
@@ -183,7 +183,7 @@ def _typed(value: Any) -> str:
 
 def suggestions(rows: Sequence[EventLogRow]) -> dict[str, list[str]]:
     """
-    Return what may be meant in a filter: what is on the page.
+    Return suggestions for the filters: the names on the page, and the levels.
     """
     names = {
         "service": "service_name",
@@ -209,11 +209,11 @@ class Line:
     A line of a body.
 
     Args:
-        depth: How deep it is nested.
-        key: The key, or the number in a list.
-        value: As JSON; None, if what is there has lines of its own.
-        kind: What it is: ``text``, ``number``, ``word`` or ``hollow``.
-        url: Of the event logs with the same value.
+        depth: The depth of nesting.
+        key: The key, or the index in a list.
+        value: As JSON; None if the value has its own lines.
+        kind: The kind of value: ``text``, ``number``, ``word`` or ``hollow``.
+        url: The URL of the event logs with the same value.
     """
 
     depth: int
@@ -225,9 +225,9 @@ class Line:
 
 def body_lines(row: EventLogRow) -> tuple[list[Line], bool]:
     """
-    Return the lines of a body, and whether there are more than a page takes.
+    Return the lines of a body, and whether there are more than a page shows.
 
-    What the event log is about comes first, and last who told it, which is above on the page.
+    The data come first; the fields that the page shows above the body come last.
     """
     body: Mapping[str, Any] = row["body"]
     about = {name: value for name, value in body.items() if name not in _ABOVE}
@@ -266,7 +266,7 @@ def _kind(value: Any) -> str:
 
 def level_class(level: Any) -> str:
     """
-    Return what a level is drawn as: ``error``, ``warning`` or ``other``.
+    Return the CSS class of a level: ``error``, ``warning`` or ``other``.
     """
     level = normal_level(level)
     if level in FAILURE_LEVELS:
@@ -276,7 +276,7 @@ def level_class(level: Any) -> str:
 
 def row_class(body: Mapping[str, Any]) -> str:
     """
-    Return what an event log is drawn as: one of a call that failed is an error, of any level.
+    Return the CSS class of an event log; one of a failed call is an error at any level.
     """
     if body.get("event_type") == ENTRYPOINT_FAILED or body.get("exception"):
         return "error"
@@ -285,7 +285,7 @@ def row_class(body: Mapping[str, Any]) -> str:
 
 def seconds(value: float) -> str:
     """
-    Write a duration: ``1.5 ms``, ``2.34 s``.
+    Format a duration: ``1.5 ms``, ``2.34 s``.
     """
     if value < 1:
         return f"{value * 1000:.1f} ms"
@@ -294,7 +294,7 @@ def seconds(value: float) -> str:
 
 def size(value: int) -> str:
     """
-    Write a number of bytes: ``64 KiB``, ``8.0 MiB``.
+    Format a number of bytes: ``64 KiB``, ``8.0 MiB``.
     """
     return f"{value / 1024:.0f} KiB" if value < 1 << 20 else f"{value / (1 << 20):.1f} MiB"
 
@@ -309,14 +309,14 @@ _INSTEAD = "the time above is that of the message id, or when the store received
 _CLOCK = {
     AHEAD: f"The body's time is ahead of the store's clock: {_INSTEAD}",
     PAST: f"The body's time is before the year 2000: {_INSTEAD}",
-    UNREADABLE: f"The body has no time that can be read: {_INSTEAD}",
-    DIFFERS: "The message id bears another time than the body, which is believed.",
+    UNREADABLE: f"The body has no readable time: {_INSTEAD}",
+    DIFFERS: "The message id has another time than the body; the body's time is shown.",
 }
 
 
 def make_environment() -> Environment:
     """
-    Make Jinja's environment: everything is escaped, and visible.
+    Make the Jinja environment: every value is escaped and made visible.
     """
     environment = Environment(
         loader=PackageLoader("nameko_eventlog.explorer"),
@@ -338,7 +338,7 @@ def make_environment() -> Environment:
         bdi=bdi,
         call_name=call_name,
         readable=readable,
-        essence=essence,
+        summary=summary,
         exact=exact,
         level_class=level_class,
         row_class=row_class,

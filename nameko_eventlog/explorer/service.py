@@ -1,5 +1,5 @@
 """
-`EventLogExplorer`: what the store has, on pages.
+`EventLogExplorer`: the stored event logs as web pages.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from nameko_eventlog.store.waiting import wait_in_real_threads
 
 _log = logging.getLogger("nameko_eventlog.explorer")
 
-# what the histogram is coloured by, from below
+# the coloured parts of the histogram, from the bottom up
 _LEVELS = {"error": FAILURE_LEVELS, "warning": WARNING_LEVELS}
 
 _RANGES = {"Last hour": "1h", "Last day": "24h", "Last week": "7d"}
 
 _AROUND = timedelta(minutes=1)
 
-# the store dates nothing so far ahead; before 0.2.0 it did, or its own clock was ahead
+# how far ahead of now event logs are counted; the store dates none so far ahead
 _AHEAD = timedelta(days=1)
 
-# of the call stack, as a line
+# calls of the call stack in its line
 _MOST_OF_STACK = 20
 
 _ASSETS = ("explorer.css", "explorer.js", "icon.svg")
@@ -68,7 +68,7 @@ _ASSETS = ("explorer.css", "explorer.js", "icon.svg")
 
 class Pages(DependencyProvider):
     """
-    Answers of the store, rendered.
+    Renders the store's answers.
     """
 
     _is_set_up = False
@@ -78,7 +78,7 @@ class Pages(DependencyProvider):
         Read the configuration.
 
         Raises:
-            ConfigurationError: Something in it is wrong.
+            ConfigurationError: It is invalid.
         """
         config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
@@ -89,20 +89,20 @@ class Pages(DependencyProvider):
 
     def stop(self) -> None:
         """
-        Close the connections, if there are any: what could not be set up is stopped as well.
+        Close the connections; Nameko also calls this after a failed `setup`.
         """
         if self._is_set_up:
             self._readers.close()
 
     def get_dependency(self, worker_ctx: Any) -> Pages:
         """
-        Return what a worker uses.
+        Return this provider itself.
         """
         return self
 
     def ask_all(self, *calls: Callable[[], Any]) -> list[Any]:
         """
-        Make several calls at once, and wait for them all.
+        Make several calls at once, and return all results.
         """
         return [wait() for wait in [spawn(call) for call in calls]]
 
@@ -115,12 +115,12 @@ class Pages(DependencyProvider):
 
     def answer(self, make: Callable[[], Response]) -> Response:
         """
-        Return the page that *make* makes, or one that says why there is none.
+        Return the page from *make*, or a page that explains why there is none.
         """
         try:
             return make()
         except InvalidQuery as exc:
-            return self.render("problem.html", 400, title="This cannot be asked", why=str(exc))
+            return self.render("problem.html", 400, title="Invalid query", why=str(exc))
         except DatabaseError as exc:
             _log.warning("%s", exc)
             why = exc.reason
@@ -140,7 +140,7 @@ class EventLogExplorer:
     @page("/")
     def stream(self, request: Request) -> Response:
         """
-        Show a page of event logs, and how many there are over time.
+        Show a page of event logs, and their numbers over time.
         """
         return self.pages.answer(partial(self._stream, View.read(request.args)))
 
@@ -154,7 +154,7 @@ class EventLogExplorer:
     @page("/event-log.json")
     def body(self, request: Request) -> Response:
         """
-        Hand out one event log as it is, for a file.
+        Return one event log as a JSON file.
         """
 
         def make() -> Response:
@@ -163,13 +163,13 @@ class EventLogExplorer:
                 return self._not_found("event log", request.args.get("id", ""))
             is_body = request.args.get("part") == "body"
             content: bytes | str
-            if "omitted_bytes" in row:  # as it is stored: it is not decoded for this
+            if "omitted_bytes" in row:  # as stored, without decoding it
                 content = self.pages.ask("get_json", row["message_id"]) or "null"
                 if not is_body:
                     names = ("message_id", "time", "time_note")
-                    told = {name: json.dumps(row[name]) for name in names if name in row}
-                    told["body"] = content
-                    content = f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in told.items())}}}"
+                    parts = {name: json.dumps(row[name]) for name in names if name in row}
+                    parts["body"] = content
+                    content = f"{{{', '.join(f'{json.dumps(k)}: {v}' for k, v in parts.items())}}}"
             else:
                 wanted = row["body"] if is_body else row
                 content = msgspec.json.format(msgspec.json.encode(wanted))
@@ -184,7 +184,7 @@ class EventLogExplorer:
     @page("/trace")
     def trace(self, request: Request) -> Response:
         """
-        Show all calls that share an origin with one.
+        Show all calls that share an origin with a call.
         """
 
         def make() -> Response:
@@ -212,7 +212,7 @@ class EventLogExplorer:
     @page("/map")
     def service_map(self, request: Request) -> Response:
         """
-        Show which services called which.
+        Show which services call which.
         """
         given = View.read(request.args).filters
         view = View(tuple((name, text) for name, text in given if name in RANGE))
@@ -221,7 +221,7 @@ class EventLogExplorer:
     @page("/static/<string:name>")
     def asset(self, request: Request, name: str) -> Response:
         """
-        Hand out one of the package's own files.
+        Return one of the package's own files.
         """
         if name not in _ASSETS:
             return self._not_found("file", name)
@@ -336,15 +336,15 @@ class EventLogExplorer:
         return self.pages.render(
             "problem.html",
             404,
-            title=f"There is no such {what}",
-            why=f"{which[:200]!r} is not in the store: it may have been deleted by its retention,"
-            " or not have arrived yet.",
+            title=f"No such {what}",
+            why=f"{which[:200]!r} is not in the store. Retention may have deleted it, or it has"
+            " not arrived yet.",
         )
 
 
 def _range(given: dict[str, Any]) -> tuple[datetime, datetime]:
     """
-    Return the time range that was asked for: a day, where it has no begin.
+    Return the requested time range; without a beginning, it is a day long.
 
     Raises:
         InvalidQuery: It begins in the future, and has no end.
@@ -352,9 +352,7 @@ def _range(given: dict[str, Any]) -> tuple[datetime, datetime]:
     now = datetime.now(timezone.utc)
     since, until = given.get("since"), given.get("until") or now
     if since is not None and since >= now and "until" not in given:
-        raise InvalidQuery(
-            "since", typed_time(since), "pass a time that has been, or until beside it"
-        )
+        raise InvalidQuery("since", typed_time(since), "pass a time in the past, or until as well")
     return since or until - timedelta(days=1), until
 
 
@@ -367,6 +365,6 @@ def _rest(total: list[Any], parts: list[list[Any]]) -> list[dict[str, Any]]:
     for part in parts:
         for group in part:
             taken[group["group"]] = taken.get(group["group"], 0) + group["count"]
-    # counted one after the other: what has come in between is in neither
+    # the parts are counted separately, and may include event logs that arrived in between
     rest = [(one["group"], one["count"] - taken.get(one["group"], 0)) for one in total]
     return [{"group": group, "count": count} for group, count in rest if count > 0]

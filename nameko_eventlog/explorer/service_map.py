@@ -1,9 +1,9 @@
 """
-The drawing of which services call which: services in columns, callers left of what they call.
+The layout of the service map: services in columns, callers to the left of the called.
 
-The way of Sugiyama, Tagawa and Toda (1981): calls that close a circle are set aside, each service
-stands behind its farthest caller, those of a column are ordered by the middle of their neighbours,
-and an arrow that passes columns takes a place in each.
+The method is that of Sugiyama, Tagawa and Toda (1981). Calls that close a cycle are ignored. Each
+service is placed to the right of its farthest caller. The services of a column are ordered by the
+mean position of their neighbours. An arrow that passes columns has a place in each of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Place = tuple[str, str] | tuple[str, str, int]
 @dataclass(frozen=True, slots=True)
 class Box:
     """
-    A service: ``is_known`` tells whether it has event logs of its own.
+    A service; ``is_known`` tells whether it has its own event logs.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Box:
 @dataclass(frozen=True, slots=True)
 class Arrow:
     """
-    Calls of a service by another one: a path, how wide it is, and where its number ends.
+    Calls from one service to another: the path, its width, and where its label ends.
     """
 
     caller: str
@@ -67,7 +67,7 @@ class Arrow:
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """
-    What is drawn, and how large it is.
+    The drawing, and its size.
     """
 
     boxes: tuple[Box, ...]
@@ -75,7 +75,7 @@ class Drawing:
     width: float
     height: float
     left_out: int
-    """How many arrows there are beyond `MOST_ARROWS`."""
+    """The number of arrows beyond `MOST_ARROWS`."""
 
 
 def link_url(link: Link, since: str, until: str) -> str:
@@ -91,9 +91,9 @@ def draw(links: Sequence[Link], since: str, until: str) -> Drawing:
     Lay the services out.
 
     Args:
-        links: What `EventLogQuery.service_map` has answered.
-        since: Where the time range begins, ISO 8601, for the URLs.
-        until: Where it ends.
+        links: The answer of `EventLogQuery.service_map`.
+        since: The beginning of the time range, ISO 8601, for URLs.
+        until: The end of the time range.
     """
     pairs = [link for link in links if link["caller"] is not None]
     drawn = pairs[:MOST_ARROWS]
@@ -155,12 +155,12 @@ def _columns(
     names: Iterable[str], ends: Iterable[tuple[str, str]], origins: Collection[str]
 ) -> dict[str, int]:
     """
-    Return each service's column: behind its farthest caller, but for calls that close a circle.
+    Return each service's column: after its farthest caller, ignoring calls that close a cycle.
 
     Args:
         names: The services.
-        ends: Callers, and what they call.
-        origins: Of the services those that nobody known has called: with them circles begin.
+        ends: Pairs of caller and called service.
+        origins: The services that were called by an unknown caller: cycles begin with them.
     """
     below: dict[str, list[str]] = defaultdict(list)
     callers: dict[str, int] = defaultdict(int)
@@ -170,20 +170,20 @@ def _columns(
             callers[name] += 1
     order: list[str] = []
     state: dict[str, int] = {}  # 1: under way, 2: done
-    circles: set[tuple[str, str]] = set()
+    cycles: set[tuple[str, str]] = set()
 
     def visit(name: str) -> None:
         state[name] = 1
         for one in below[name]:
             if state.get(one) == 1:
-                circles.add((name, one))
+                cycles.add((name, one))
             elif one not in state:
                 visit(one)
         state[name] = 2
         order.append(name)
 
     def rank(name: str) -> tuple[bool, bool, int, str]:
-        # where everything is called by something, the circle begins with who calls the most
+        # if all services have callers, the cycle begins with the one that calls the most
         return name not in origins, callers[name] > 0, -len(below[name]), name
 
     for name in sorted(names, key=rank):
@@ -192,7 +192,7 @@ def _columns(
     columns = dict.fromkeys(order, 0)
     for name in reversed(order):
         for one in below[name]:
-            if (name, one) not in circles:
+            if (name, one) not in cycles:
                 columns[one] = max(columns[one], columns[name] + 1)
     return columns
 
@@ -201,7 +201,7 @@ def _places(
     columns: dict[str, int], ends: Iterable[tuple[str, str]]
 ) -> tuple[list[list[_Place]], dict[tuple[str, str], list[_Place]]]:
     """
-    Return what stands in each column, from above, and the places that each arrow passes.
+    Return the places of each column from the top, and the places that each arrow passes.
     """
     places: list[list[_Place]] = [[] for _ in range(max(columns.values(), default=-1) + 1)]
     for name, column in sorted(columns.items()):
@@ -238,7 +238,7 @@ def _row(number: int, column: Sequence[_Place]) -> float:
 
 def _coordinates(places: Iterable[Sequence[_Place]]) -> dict[_Place, tuple[float, float]]:
     """
-    Return the left edge and the middle line of each place.
+    Return the left edge and the vertical middle of each place.
     """
     columns = [
         [(place, _ROW if len(place) == 2 else _PASSING) for place in column] for column in places
@@ -257,9 +257,9 @@ def _ports(
     at: Mapping[_Place, tuple[float, float]], passings: Mapping[tuple[str, str], Sequence[_Place]]
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """
-    Return where each arrow leaves its caller's right edge, and arrives at its service's left one.
+    Return where each arrow leaves its caller's right edge, and where it meets its service's left.
 
-    Those of one edge are spread over it, in the order of where they come from or lead to.
+    The arrows of an edge are spread over it, in the order of their other ends.
     """
     leaving: dict[str, list[tuple[float, tuple[str, str]]]] = defaultdict(list)
     arriving: dict[str, list[tuple[float, tuple[str, str]]]] = defaultdict(list)
@@ -285,7 +285,7 @@ def _path(
     ports: tuple[float, float] | None,
 ) -> tuple[str, float, float]:
     """
-    Return an arrow's path, and where its number ends.
+    Return an arrow's path, and where its label ends.
     """
     if ports is not None:
         x, y = begin[0] + BOX_WIDTH, ports[0]
@@ -298,10 +298,10 @@ def _path(
                 x += BOX_WIDTH
                 path += f"H{x}"
         return path, x - 14, y - 5
-    if begin == end:  # a service calls itself: below it
+    if begin == end:  # a service that calls itself: a loop below it
         x, y = begin[0] + BOX_WIDTH / 2, begin[1] + BOX_HEIGHT / 2
         return f"M{x + 40} {y}C{x + 40} {y + 34},{x - 40} {y + 34},{x - 40} {y}", x + 20, y + 20
-    # back, over the upper edges
+    # backwards, above the boxes
     x, y = begin[0] + BOX_WIDTH / 3, begin[1] - BOX_HEIGHT / 2
     to_x, to_y = end[0] + BOX_WIDTH * 2 / 3, end[1] - BOX_HEIGHT / 2
     path = f"M{x} {y}C{x} {y - _LIFT},{to_x} {to_y - _LIFT},{to_x} {to_y}"

@@ -1,5 +1,5 @@
 """
-The web server of the explorer: where it listens, who is let in, what browsers are told.
+The explorer's web server: its address, access control, limits, and error pages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Headers = list[tuple[str, str]]
 
 class ExplorerServer(WebServer):
     """
-    Nameko's web server, on loopback unless it is told otherwise, behind a password, within limits.
+    Nameko's web server, on loopback by default, with access control and limits.
     """
 
     _is_started = False
@@ -47,7 +47,7 @@ class ExplorerServer(WebServer):
         Read the configuration.
 
         Raises:
-            ConfigurationError: Something in it is wrong, or unsafe.
+            ConfigurationError: It is invalid or unsafe.
         """
         super().setup()
         self._environment = make_environment()
@@ -70,7 +70,7 @@ class ExplorerServer(WebServer):
 
     def stop(self) -> None:
         """
-        End, if it was begun: Nameko's own stops what has failed to start, and fails again.
+        Stop, if the server was started: Nameko also stops a server that failed to start.
         """
         if self._is_started:
             self._ticker.kill()
@@ -79,24 +79,24 @@ class ExplorerServer(WebServer):
     @property
     def bind_addr(self) -> Any:
         """
-        Where it listens.
+        The address to listen on.
         """
         config = compat.service_config(self.container)
         return parse_address(config.get(WEB_SERVER_CONFIG_KEY) or DEFAULT_ADDRESS)
 
     def run(self) -> None:
         """
-        Accept connections, until it is stopped.
+        Accept connections until the server is stopped.
         """
         while self._is_accepting:
             connection = self._connections.accept(self._sock)
             if connection is not None:
                 self.container.spawn_managed_thread(partial(self._serve, connection))
-            eventlet.sleep(0)  # a flood of connections is no reason to keep others waiting
+            eventlet.sleep(0)  # a flood of connections must not block other green threads
 
     def get_wsgi_server(self, sock: Any, wsgi_app: Any, **kwargs: Any) -> wsgi.Server:
         """
-        Return eventlet's server, which logs no requests: `Protocol` and the application do.
+        Return eventlet's server, without its request log: `Protocol` and the application log.
         """
         server = wsgi.Server(
             sock,
@@ -112,7 +112,7 @@ class ExplorerServer(WebServer):
 
     def get_wsgi_app(self) -> Callable[..., Iterable[bytes]]:
         """
-        Return Nameko's application, with what is in front of it.
+        Return Nameko's application, wrapped with access control, limits and headers.
         """
         inner = super().get_wsgi_app()
 
@@ -123,7 +123,7 @@ class ExplorerServer(WebServer):
             is_large = size >= limits.LARGE_ANSWER_BYTES and environ["REQUEST_METHOD"] != "HEAD"
             if is_large and self._large_answers >= limits.LARGE_ANSWERS:
                 is_large = False
-                why = "Too many large answers are being sent: try again in some seconds."
+                why = "Too many large answers are being sent: try again in a few seconds."
                 response = self._problem(503, "The explorer is busy", why, {"Retry-After": "5"})
                 answer, status, headers = _run(response, environ)
                 size = response.content_length or 0
@@ -147,7 +147,7 @@ class ExplorerServer(WebServer):
 
     def _answer(self, inner: Any, environ: dict[str, Any]) -> tuple[Iterable[bytes], str, Headers]:
         """
-        Answer a request in the time that there is for that, whatever happens.
+        Answer a request within the time limit, whatever happens.
         """
         late = eventlet.Timeout(limits.ANSWER_SECONDS)
         try:
@@ -158,7 +158,7 @@ class ExplorerServer(WebServer):
             why = f"There was no answer within {limits.ANSWER_SECONDS:g} s: try again later."
             response = self._problem(503, "The explorer is busy", why)
         except Exception as exc:
-            log_error("a request could not be answered", exc)
+            log_error("the explorer could not answer a request", exc)
             response = self._problem(500, *_FAILED)
         finally:
             late.cancel()
@@ -176,17 +176,17 @@ class ExplorerServer(WebServer):
 
     def _missing(self, adapter: MapAdapter) -> Response | None:
         """
-        Return the page for who asks for what no page is, or in a way that is none, or None.
+        Return the error page for an unknown path or a wrong method, or None.
         """
         try:
             adapter.match()
         except NotFound:
-            why = f"Nothing is at {adapter.path_info[:200]!r}."
-            return self._problem(404, "There is no such page", why)
+            why = f"There is no page at {adapter.path_info[:200]!r}."
+            return self._problem(404, "Page not found", why)
         except MethodNotAllowed as exc:
-            why = f"{adapter.default_method} is not known here: GET alone is."
+            why = f"{adapter.default_method} is not allowed: use GET."
             kept = {name: value for name, value in exc.get_headers() if name == "Allow"}
-            return self._problem(405, "There is nothing to change", why, kept)
+            return self._problem(405, "Method not allowed", why, kept)
         except HTTPException:
             pass  # a redirection
         return None
@@ -197,8 +197,8 @@ class ExplorerServer(WebServer):
         query = request.query_string.decode("latin-1")
         return self._problem(
             429,
-            "Another site has opened this page",
-            "It opens pages here again and again. If you have followed a link, go on.",
+            "Another site opened this page",
+            "That site keeps opening pages here. If you followed a link, continue.",
             {"Retry-After": f"{limits.CROSS_SITE_PAUSE_SECONDS:g}"},
             onward=request.environ["RAW_PATH_INFO"] + ("?" + query if query else ""),
         )
@@ -217,7 +217,7 @@ class ExplorerServer(WebServer):
 
     def _serve(self, connection: Connection) -> None:
         """
-        Answer the requests of a connection: what is raised here would end the container.
+        Answer the requests of a connection. An exception here would kill the container.
         """
         conn_state = [connection.address, connection.socket, wsgi.STATE_IDLE, connection]
         try:
@@ -225,17 +225,17 @@ class ExplorerServer(WebServer):
         except OSError:
             pass  # the client has gone
         except Exception as exc:
-            log_error(f"a connection of {connection.host} has failed", exc)
+            log_error(f"a connection from {connection.host} failed", exc)
         finally:
             self._connections.remove(connection)
 
     def _tick(self) -> None:
         """
-        End what has taken too long, and wake eventlet's hub: what a signal has set going waits
-        until something does.
+        Shut down overdue connections, and wake eventlet's hub regularly, so that it handles
+        signals.
 
-        Services that consume are woken by their broker; this one may have nothing to do for a
-        minute, and would not end before that.
+        The broker wakes services that consume. The explorer may be idle for a minute, and would
+        not stop before that.
         """
         while True:
             eventlet.sleep(_TICK)
@@ -244,7 +244,7 @@ class ExplorerServer(WebServer):
 
 class PageHandler(HttpRequestHandler):
     """
-    An entrypoint for a page: GET, and nothing else.
+    The entrypoint of a page, for GET only.
     """
 
     server = ExplorerServer()
@@ -254,19 +254,19 @@ class PageHandler(HttpRequestHandler):
 
     def response_from_exception(self, exc: Exception) -> Response:
         """
-        Return the page for a failure: what has failed stands in the log, not on the page.
+        Return the page for an error: the details are in the log, not on the page.
         """
         return self.server._problem(500, *_FAILED)
 
 
 page = PageHandler.decorator
 
-_FAILED = ("This page has failed", "The explorer's log says why.")
+_FAILED = ("Internal error", "The explorer's log has the details.")
 
 
 class _EventletLog:
     """
-    Takes what eventlet logs: clients that have gone, mostly.
+    Logs eventlet's messages, mostly about clients that have gone, at DEBUG.
     """
 
     def info(self, message: str) -> None:
@@ -277,7 +277,7 @@ class _EventletLog:
 
 def log_error(what: str, exc: BaseException) -> None:
     """
-    Log an exception with its traceback, on one line of ASCII: it may quote what a client has sent.
+    Log an exception with its traceback on one line of ASCII, because it may quote a client.
     """
     _log.error("%s: %s", what, _one_line("".join(traceback.format_exception(exc))))
 
@@ -288,7 +288,7 @@ def _one_line(text: str) -> str:
 
 def _run(app: Any, environ: dict[str, Any]) -> tuple[Iterable[bytes], str, Headers]:
     """
-    Call a WSGI application, and return its answer before anything of it is sent.
+    Call a WSGI application, and return its answer, status and headers, without sending them.
     """
     begun: list[tuple[str, Headers]] = []
 

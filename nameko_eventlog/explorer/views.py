@@ -1,5 +1,5 @@
 """
-What a URL asks for, and the URLs that ask for a little more, or less.
+The view that a URL asks for, and the URLs of narrower, wider and other views.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _MOST_QUOTED = 600
 _MOST_TYPED = 250
 _AROUND = timedelta(hours=12)
 
-# the store keeps nothing from before
+# the store dates nothing earlier
 _EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, timezone.utc)
 
-# fields of the body that have a filter, and an index, of their own
+# fields of the body that have their own filter and index
 _OWN_FILTERS = {
     "service_name": "service",
     "entrypoint_name": "entrypoint",
@@ -54,14 +54,14 @@ _OWN_FILTERS = {
 @dataclass(frozen=True, slots=True)
 class Chip:
     """
-    A filter that is on: what it is, and the URL without it.
+    An active filter, and the URL without it.
     """
 
     name: str
     value: str
     without: str
     moment: str | None = None
-    """ISO 8601, UTC, where it is a point in time."""
+    """ISO 8601, UTC, if the value is a point in time."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class View:
     The stream as a URL asks for it.
 
     Args:
-        filters: Pairs of a filter's name and what was typed.
+        filters: Pairs of a filter's name and the typed value.
         order: ``newest`` or ``oldest`` first.
-        cursor: Of the page before.
+        cursor: The cursor of the previous page.
     """
 
     filters: tuple[tuple[str, str], ...] = ()
@@ -80,12 +80,12 @@ class View:
     cursor: str | None = None
 
     ALTERNATIVES: ClassVar[tuple[str, ...]] = NAMES
-    """Of these filters one value of several has to fit; of the others, all."""
+    """Of several values of these filters, one must match; of the other filters, all."""
 
     @classmethod
     def read(cls, arguments: Any) -> View:
         """
-        Take what is there of a URL's arguments; empty fields of a form are none.
+        Read a URL's arguments, ignoring empty fields of a form.
         """
         return cls(
             tuple(
@@ -103,7 +103,7 @@ class View:
         Return the parameters of `EventLogQuery.query` and `count`, without order and cursor.
 
         Raises:
-            InvalidQuery: Something was typed that cannot be read.
+            InvalidQuery: A typed value is invalid.
         """
         given: dict[str, Any] = {}
         typed: dict[tuple[str, ...], str] = {}
@@ -133,13 +133,13 @@ class View:
 
     def values(self, name: str) -> list[str]:
         """
-        Return what was typed for a filter.
+        Return the values typed for a filter.
         """
         return [value for of, value in self.filters if of == name]
 
     def chips(self) -> list[Chip]:
         """
-        Return the filters that are on.
+        Return the active filters.
         """
         return [
             Chip(
@@ -153,13 +153,13 @@ class View:
 
     def title(self) -> str:
         """
-        Return the filters that are on, for the title of the page.
+        Return the active filters for the title of the page.
         """
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.filters)
 
     def url(self, **changes: str | None) -> str:
         """
-        Return the URL with filters set, or left out, on its first page.
+        Return the URL of the first page with some filters set or removed.
         """
         kept = [pair for pair in self.filters if pair[0] not in changes]
         new = [(name, value) for name, value in changes.items() if value is not None]
@@ -167,7 +167,8 @@ class View:
 
     def narrowed(self, **changes: str | None) -> str | None:
         """
-        Return what `url` does, or None if it would be so long that a page full of them is heavy.
+        Return what `url` returns for names, or None if a name is invalid, or too long for a page
+        full of such URLs.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         if any(len(quote(value)) > _MOST_QUOTED for value in given.values()):
@@ -178,7 +179,7 @@ class View:
 
     def with_other(self, name: str, value: str, other: str) -> str:
         """
-        Return the URL with another name in the place of one that was asked for.
+        Return the URL with one name replaced by another.
         """
         return self._url(
             (of, write_name(other) if (of, _read_name(text)) == (name, value) else text)
@@ -187,21 +188,21 @@ class View:
 
     def url_of_levels(self, *levels: str) -> str:
         """
-        Return the URL with these levels in the place of others.
+        Return the URL with the levels replaced by these.
         """
         kept = [pair for pair in self.filters if pair[0] != "level"]
         return self._url([*kept, *(("level", level) for level in levels)])
 
     def page_url(self, cursor: str, given: Mapping[str, Any]) -> str:
         """
-        Return the URL of the page behind this one.
+        Return the URL of the next page.
 
-        Its range is that of this page: a cursor is of one range, and ``24h`` of another one with
-        each page.
+        It has this page's absolute time range, to which the cursor belongs: ``24h`` would be
+        another range for each page.
 
         Args:
-            cursor: Of this page.
-            given: What `parameters` has returned for it.
+            cursor: The cursor of this page.
+            given: The result of `parameters` for this page.
         """
         kept = [pair for pair in self.filters if pair[0] not in RANGE]
         times = [(name, typed_time(given[name])) for name in RANGE if name in given]
@@ -209,7 +210,7 @@ class View:
 
     def other_order(self) -> str:
         """
-        Return the URL of the same the other way round.
+        Return the URL with the opposite order.
         """
         order = "newest" if self.order == "oldest" else "oldest"
         return View(self.filters, order)._url(self.filters)
@@ -223,10 +224,10 @@ class View:
 
 def _check_once(typed: dict[tuple[str, ...], str], name: str, value: str) -> None:
     """
-    Note what was typed for a filter that takes one value.
+    Note the value typed for a filter that takes one value.
 
     Raises:
-        ValueError: There was another one before.
+        ValueError: There was a different value before.
     """
     if name in NAMES:
         return
@@ -236,12 +237,12 @@ def _check_once(typed: dict[tuple[str, ...], str], name: str, value: str) -> Non
         path, one = parse_equality(value)
         key, wanted = (name, path), json.dumps(one, sort_keys=True)
     if typed.setdefault(key, wanted) != wanted:
-        raise ValueError(f"given twice: leave one of the values of {'.'.join(key)} out")
+        raise ValueError(f"given twice: remove one of the values of {'.'.join(key)}")
 
 
 def _iso(text: str) -> str | None:
     """
-    Return the point in time that was typed, or None if it is none, or one that goes with the time.
+    Return the typed point in time, or None if it is relative or not a time.
     """
     try:
         parse_duration(text)
@@ -255,20 +256,20 @@ def _iso(text: str) -> str | None:
 
 def _moment(name: str, text: str) -> datetime:
     """
-    Read a bound of a time range. One that begins before the store does is all that it has.
+    Read a bound of a time range. A range may begin before the store's earliest time.
 
     Raises:
-        ValueError: It is no time, or the range would end before the store begins.
+        ValueError: It is not a time, or the range would end before the earliest time.
     """
     moment = parse_moment(text)
     if moment <= _EARLIEST and name == "until":
-        raise ValueError("the store keeps nothing from before the year 2000: pass a later time")
+        raise ValueError("the store has nothing from before the year 2000: pass a later time")
     return max(moment, _EARLIEST)
 
 
 def typed_time(moment: datetime) -> str:
     """
-    Write a point in time as one would type it: ``2026-11-24T08:00:00Z``.
+    Write a point in time as it is typed: ``2026-11-24T08:00:00Z``.
     """
     return format_time(parse_time(moment)).replace(".000+00:00", "Z")
 
@@ -282,14 +283,14 @@ def map_url(**times: str) -> str:
 
 def write_name(name: str) -> str:
     """
-    Write a name as it can be typed into a filter: in quotes, where typing would change it.
+    Write a name as it is typed into a filter: in quotes if it would be read differently without.
     """
     return json.dumps(name) if name != name.strip() or name.startswith('"') else name
 
 
 def _read_name(text: str) -> str:
     """
-    Read a name that was typed: what is in quotes, as it is.
+    Read a typed name; a name in quotes is taken literally.
     """
     if len(text) > 1 and text[0] == text[-1] == '"':
         with suppress(ValueError):
@@ -299,7 +300,7 @@ def _read_name(text: str) -> str:
 
 def _can_ask(name: str, value: str) -> bool:
     """
-    Tell whether the store takes a name in a filter.
+    Tell whether the store accepts a name in a filter.
     """
     return 0 < len(value) <= MAX_TEXT and (
         name != "event_type" or value.count("*") <= PATTERN_WILDCARDS
@@ -308,7 +309,7 @@ def _can_ask(name: str, value: str) -> bool:
 
 def stream_url(filters: Mapping[str, str]) -> str:
     """
-    Return the URL of the stream with these filters: names as they are.
+    Return the URL of the stream with these filters; names are taken literally.
     """
     return View(
         tuple(
@@ -320,7 +321,7 @@ def stream_url(filters: Mapping[str, str]) -> str:
 
 def call_url(call_id: str) -> str | None:
     """
-    Return the URL of the event logs of a call, or None if nothing can have that id.
+    Return the URL of the event logs of a call, or None if the store cannot have that id.
     """
     return stream_url({"call_id": call_id}) if _can_ask("call_id", call_id) else None
 
@@ -341,7 +342,7 @@ def event_log_file_url(message_id: str) -> str:
 
 def trace_url(call_id: str) -> str:
     """
-    Return the URL of the trace that a call is in.
+    Return the URL of a call's trace.
     """
     return f"/trace?{urlencode({'call': call_id})}"
 
@@ -349,12 +350,12 @@ def trace_url(call_id: str) -> str:
 def field_url(row: EventLogRow, path: tuple[str, ...], value: Any) -> str | None:
     """
     Return the URL of the event logs with the same value in a field of the body, or None if no
-    filter can say it.
+    filter can express it.
 
     Args:
-        row: An event log, which is one of them.
-        path: To the field.
-        value: What is there.
+        row: One of these event logs.
+        path: The path of the field.
+        value: Its value.
     """
     at, now = datetime.fromisoformat(row["time"]), datetime.now(timezone.utc)
     if isinstance(value, str):
@@ -362,7 +363,7 @@ def field_url(row: EventLogRow, path: tuple[str, ...], value: Any) -> str | None
         if name is not None and _can_ask(name, value):
             is_ahead = at > now and name not in ("call_id", "origin_call_id")
             return stream_url({name: value, **(_range_around(at) if is_ahead else {})})
-    if isinstance(value, (dict, list)) or "omitted_bytes" in row:  # there the rest is no body's
+    if isinstance(value, (dict, list)) or "omitted_bytes" in row:  # a summary is not the body
         return None
     kind, keys = ("data", path[1:]) if path[0] == "data" and path[1:] else ("metadata", path)
     typed = f"{write_path(keys)}={json.dumps(value)}"
@@ -375,7 +376,7 @@ def field_url(row: EventLogRow, path: tuple[str, ...], value: Any) -> str | None
 
 def _own_filter(body: Mapping[str, Any], path: tuple[str, ...], value: str) -> str | None:
     """
-    Return the filter, with an index, that finds what has a value in a field of the body.
+    Return the filter that has an index for a field of the body, or None.
     """
     if path[0] == "call_stack":
         if value == body.get("call_id"):

@@ -1,5 +1,5 @@
 """
-Event logs in a database: `EventLogStore` writes them, `EventLogQuery` finds them.
+Event logs in a database: `EventLogStore` writes them, `EventLogQuery` reads them.
 """
 
 from nameko_eventlog.extras import extra, require

@@ -1,5 +1,5 @@
 """
-What queries answer: plain dictionaries, the same from code and by RPC.
+The answers of queries: plain dictionaries, the same from Python and by RPC.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from typing import Any, TypedDict
 
 
 FAILURE_LEVELS = ("error", "critical")
-"""The levels of what went wrong, by their normal names."""
+"""The levels of failures, by their normalized names."""
 
 WARNING_LEVELS = ("warning",)
-"""The levels of what may go wrong."""
+"""The levels of warnings, by their normalized names."""
 
 ENTRYPOINT_FAILED = "entrypoint_failed"
-"""The event type by which auto capture tells that a call has failed."""
+"""The event type by which auto capture reports a failed call."""
 
 
 class _Row(TypedDict):
@@ -27,11 +27,11 @@ class EventLogRow(_Row, total=False):
     """
     A stored event log; ``time`` is ISO 8601, UTC, with milliseconds.
 
-    ``omitted_bytes`` is there if the body was too large for a list: the size of it as the
-    database keeps it, in the place of the body, of which there is what the table's columns tell.
+    ``omitted_bytes`` is set if the body was too large for a list: its size in the database.
+    ``body`` then has only what the table's columns hold.
 
-    ``time_note`` is there if the sender's clock cannot have been right: ``ahead``, ``past``,
-    ``unreadable`` or ``differs``. The body has what the sender said, and ``time`` is the store's.
+    ``time_note`` is set if the sender's clock must have been wrong: ``ahead``, ``past``,
+    ``unreadable`` or ``differs``. ``body`` keeps the sender's time, and ``time`` is the store's.
     """
 
     omitted_bytes: int
@@ -40,7 +40,7 @@ class EventLogRow(_Row, total=False):
 
 class Page(TypedDict):
     """
-    Some event logs, and what asks for the next ones: None, if there are none.
+    A page of event logs, and the cursor for the next page, or None.
     """
 
     event_logs: list[EventLogRow]
@@ -49,7 +49,7 @@ class Page(TypedDict):
 
 class Count(TypedDict):
     """
-    How many event logs a group has; a group by time is the ISO time at which it begins.
+    The number of event logs in a group; a group by time is named by the ISO time of its beginning.
     """
 
     group: str | None
@@ -68,7 +68,7 @@ class ServiceInfo(TypedDict):
 
 class Unseen(TypedDict):
     """
-    A filter's value that no stored event log has, and those that look like it and are there.
+    A filter value that no stored event log has, and similar values that exist.
     """
 
     filter: str
@@ -78,10 +78,10 @@ class Unseen(TypedDict):
 
 class Link(TypedDict):
     """
-    Calls of a service by another one, whose name is None where nobody is known to have called.
+    Calls from one service to another; ``caller`` is None if the caller is unknown.
 
-    ``calls`` is how many there were, ``failures`` in how many of them something failed, and
-    ``event_logs`` how many event logs they have.
+    ``calls`` is the number of calls, ``failures`` the number of those in which something failed,
+    and ``event_logs`` the number of their event logs.
     """
 
     caller: str | None
@@ -95,8 +95,8 @@ class Call(TypedDict):
     """
     A call in a trace.
 
-    ``status`` and ``duration``, in seconds, are those of its captured end; ``known`` is False for
-    a call of which there is nothing but its children.
+    ``status`` and ``duration``, in seconds, come from its captured end; ``known`` is False for a
+    call that has no event logs but children.
     """
 
     call_id: str
@@ -113,7 +113,7 @@ class Call(TypedDict):
 
 class Trace(TypedDict):
     """
-    All calls that one call has led to: parents first, each before its children.
+    All calls that one call led to, each before its children.
     """
 
     origin_call_id: str

@@ -1,5 +1,5 @@
 """
-Databases beside green threads: what waits for one runs in a thread of ``eventlet.tpool``.
+Blocking database calls beside green threads: they run in threads of ``eventlet.tpool``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def spawn(call: Callable[[], T]) -> Callable[[], T]:
     Run *call* in a green thread of its own.
 
     Returns:
-        What waits for it, and returns or raises what it does. Nobody else hears of an exception:
-        eventlet writes those of its threads to standard error, too.
+        A function that waits for the call, and returns its result or raises its exception.
+        Eventlet does not see the exception: it would write it to standard error as well.
     """
 
     def run() -> tuple[T, None] | tuple[None, Exception]:
@@ -50,8 +50,8 @@ class Background:
     Runs one call at a time in a real thread, and lets green threads wait for it.
 
     Args:
-        seconds: For how long: a call that takes longer goes on, and nobody waits for it but
-            those that come after it.
+        seconds: How long to wait for a call. A call that takes longer goes on, and later calls
+            wait until it has ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -69,7 +69,7 @@ class Background:
             DatabaseError: If it takes too long.
             Exception: What it raises.
         """
-        # a green thread of its own: who waits may be killed, the call must keep its turn
+        # in a green thread of its own: the caller may be killed, but the call must keep its turn
         wait = spawn(partial(self._run, call))
         with eventlet.Timeout(self._seconds, False):
             return wait()

@@ -42,14 +42,14 @@ def _database(value: Any) -> str:
 
 def _days(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 36_500:
-        raise ValueError("a number of days, above 0 and less than 36500")
+        raise ValueError("a number of days, above 0 and below 36500")
     return value
 
 
 def _integer_to(most: int) -> checking.Check:
     def check(value: Any) -> int:
         if type(value) is not int or not 1 <= value <= most:
-            raise ValueError(f"an integer above 0, {most} at the most")
+            raise ValueError(f"an integer from 1 to {most}")
         return value
 
     return check
@@ -73,10 +73,10 @@ def parse_store_config(config: Mapping[str, Any]) -> StoreConfig:
     Read the store's configuration.
 
     Args:
-        config: The whole of it, as in ``config.yaml``.
+        config: The whole configuration, as in ``config.yaml``.
 
     Raises:
-        ConfigurationError: If a key is unknown or a value of the wrong kind; it names the
-            key, shows the value and says what was expected, a line for each that is wrong.
+        ConfigurationError: If a key is unknown or a value is invalid. The text has a line for each
+            mistake, which names the key, shows the value and says what was expected.
     """
     return StoreConfig(**checking.parse_section(config, CONFIG_KEY, _CHECKS))

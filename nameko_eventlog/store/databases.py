@@ -1,11 +1,11 @@
 """
-Connections to the databases that keep event logs: SQLite and PostgreSQL.
+Connections to the event log database: SQLite or PostgreSQL.
 
-An engine is used by one thread at a time. Where green threads are about, that is a thread of
-``eventlet.tpool``, and nothing that runs there takes a lock that a green thread may hold, for it
-would never be woken: the engine's loggers are off, and its pool has one connection that nobody
-else asks for. It is opened elsewhere, since SQLAlchemy's ``getLogger`` takes the lock of the
-whole ``logging`` module.
+One thread at a time uses an engine. Beside green threads that is a thread of ``eventlet.tpool``.
+Code that runs there must not wait for a lock that a green thread may hold, because it would never
+be woken: the engine's loggers are disabled, and its pool has one connection, for one user. Open
+engines in a green thread, because SQLAlchemy's ``getLogger`` takes the lock of the ``logging``
+module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import msgspec
 from eventlet import patcher
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -27,26 +26,26 @@ from nameko_eventlog.addresses import check_quoted, masked, masked_text
 from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.exceptions import EventLogError
 from nameko_eventlog.extras import extra
-from nameko_eventlog.store import files, jsonb, matching, sqlite_files
+from nameko_eventlog.store import files, json_text, sqlite_files, sqlite_functions
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 from nameko_eventlog.store.waiting import Connection
 
 
 BUSY_SECONDS = 30.0
-"""For how long SQLite waits for another writer."""
+"""How long SQLite waits for another writer."""
 
 CONNECT_SECONDS = 5
-"""For how long PostgreSQL is waited for."""
+"""How long to wait for a connection to PostgreSQL."""
 
 _CACHE_KIB = 64 * 1024
 """
-What a reader of SQLite keeps of the file in memory, at the most: a day of 86,400 rows. With
-SQLite's own 2 MiB each question reads such a day again, and takes a quarter more time.
+The page cache of an SQLite reader, enough for a day of 86,400 rows. With SQLite's default of 2 MiB
+each query reads such a day again, and takes a quarter longer.
 """
 
-_STEPS = 2_000  # of SQLite's machine, some rows, between two looks at the clock
+_STEPS = 2_000  # instructions of SQLite's VM between two checks of the deadline: a few rows
 
-_FRESH = 0.9  # of the time: while so much is left, PostgreSQL need not be told how much
+_FRESH = 0.9  # while more than this share of the time is left, PostgreSQL's timeout stays as it is
 
 _time = patcher.original("time")
 
@@ -56,9 +55,9 @@ class DatabaseError(EventLogError):
     The database cannot be used now; the text names it and says why.
 
     Args:
-        message: The text. The database's address is in it without secrets.
-        reason: Why, in a sentence in which nothing of the address is, for those who may see the
-            event logs but need not know where they are kept.
+        message: The text, with the database's address, without secrets.
+        reason: Why, in a sentence without the address: for people who may see the event logs but
+            need not know where they are stored.
     """
 
     def __init__(
@@ -74,35 +73,35 @@ def shown_address(url: URL) -> str:
     """
     if url.get_backend_name() == "sqlite":
         return f"sqlite:///{url.database}"
-    # as it is configured: the driver is ours
+    # as configured: we add the driver
     return masked(url.set(drivername="postgresql").render_as_string(hide_password=True))
 
 
 def parse_uri(uri: str) -> URL:
     """
-    Read a database's address.
+    Parse a database's address.
 
     Raises:
-        ValueError: With what was expected, if it is not one of SQLite's or PostgreSQL's.
+        ValueError: It is not an address of SQLite or PostgreSQL; the text says what was expected.
     """
     expected = f"{sqlite_files.EXPECTED} or postgresql://USER:PASSWORD@HOST/DATABASE"
     path = sqlite_files.file_of(uri)
     if path is not None:
         return URL.create("sqlite", database=path)
     if uri in ("sqlite://", "sqlite+pysqlite://"):
-        raise ValueError(f"{sqlite_files.EXPECTED}: what is kept in memory ends with the process")
+        raise ValueError(sqlite_files.NOT_IN_MEMORY)
     try:
         check_quoted(uri)
     except ValueError as exc:
         raise ValueError(f"{expected}; {exc}") from None
     try:
         url = make_url(uri)
-    except (ArgumentError, ValueError):  # the latter, if the port is no number
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise ValueError(expected) from None
     if url.drivername not in ("postgresql", "postgresql+psycopg2"):
         raise ValueError(expected)
     _check_parameters(url, masked(uri))
-    return url.set(drivername="postgresql+psycopg2")  # which driver is meant, changes
+    return url.set(drivername="postgresql+psycopg2")  # SQLAlchemy's default may change
 
 
 def _check_parameters(url: URL, text: str) -> None:
@@ -115,30 +114,30 @@ def _check_parameters(url: URL, text: str) -> None:
         try:
             make_dsn(**{name: "1"})
         except (ProgrammingError, TypeError):
-            # what stands behind a secret may be part of it
+            # text after a secret may be part of the secret
             which = f"the parameter {name!r}" if f"{name}=" in text else "parameters"
             raise ValueError(
-                f"postgresql://USER:PASSWORD@HOST/DATABASE without {which}, unknown to libpq"
+                f"postgresql://USER:PASSWORD@HOST/DATABASE without {which} unknown to libpq"
             ) from None
 
 
 def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = None) -> Engine:
     """
-    Make an engine with one connection, which is opened when it is first used.
+    Make an engine with one connection, which opens on first use.
 
     Args:
         uri: The database's address.
         writes: Whether transactions take SQLite's write lock when they begin.
-        deadline: When a transaction is given up; None for never.
+        deadline: The time limit of a transaction; None for no limit.
 
     Raises:
-        DatabaseError: If *uri* is no address of a database that can be used.
+        DatabaseError: If *uri* is not the address of a supported database.
     """
     try:
         url = parse_uri(uri)
     except ValueError as exc:
         raise DatabaseError(
-            f"{masked(uri)!r} is no database for event logs; use {exc}",
+            f"{masked(uri)!r} is not an address of an event log database; use {exc}",
             reason="The address of the database is wrong.",
         ) from None
     is_sqlite = url.get_backend_name() == "sqlite"
@@ -159,17 +158,17 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
         }
     options: dict[str, Any] = {"connect_args": connect_args}
     if is_sqlite and not writes:
-        path = os.path.abspath(str(url.database))  # else SQLite may take file: for its own
+        path = os.path.abspath(str(url.database))  # otherwise file: might be a URI
         options = {"creator": partial(sqlite_files.connect_for_reading, path, busy_seconds)}
-    with extra("store"):  # the driver's
+    with extra("store"):  # the driver may be missing
         engine = create_engine(
             url,
             poolclass=QueuePool,
             pool_size=1,
             max_overflow=0,
-            pool_pre_ping=not writes,  # else the first question after PostgreSQL's restart fails
-            json_serializer=encode_body,
-            json_deserializer=decode_json if is_sqlite else jsonb.decode,
+            pool_pre_ping=not writes,  # else the first query after a restart fails
+            json_serializer=json_text.encode,
+            json_deserializer=decode_json if is_sqlite else json_text.decode_from_postgresql,
             logging_name="nameko_eventlog",
             pool_logging_name="nameko_eventlog",
             **options,
@@ -182,10 +181,10 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
         _set_up_sqlite(engine, writes, busy_seconds, deadline)
         if not writes:
             sqlite_files.watch_snapshots(
-                engine, path, partial(_failure, url, "it was changed while it was read: ask again")
+                engine, path, partial(_failure, url, "it changed while being read: try again")
             )
     elif deadline is not None:
-        _set_timeout_of_postgresql(engine, deadline)
+        _set_postgresql_timeout(engine, deadline)
     if deadline is not None:
         _time_transactions(engine, deadline)
     return engine
@@ -193,7 +192,7 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
 
 def close_engine(engine: Engine) -> None:
     """
-    Close the engine's connection. ``Engine.dispose`` makes a pool anew, and a logger with it.
+    Close the engine's connection. ``Engine.dispose`` would make a new pool, and a logger for it.
     """
     engine.pool.dispose()
 
@@ -201,7 +200,7 @@ def close_engine(engine: Engine) -> None:
 @contextmanager
 def database_errors(url: URL) -> Iterator[None]:
     """
-    Turn what SQLAlchemy raises, and a replaced file, into a `DatabaseError`.
+    Turn SQLAlchemy's exceptions, and a replaced file, into a `DatabaseError`.
     """
     try:
         yield
@@ -210,95 +209,87 @@ def database_errors(url: URL) -> Iterator[None]:
     except TimeUp as exc:
         raise _failure(url, _TOO_LONG) from exc
     except SQLAlchemyError as exc:
-        raise _failure(url, *_told(exc)) from exc
+        raise _failure(url, *_describe(exc)) from exc
 
 
-_NO_TABLES = "it has no tables of event logs: start the store once, which makes them"
+_NO_TABLES = "it has no event log tables: start the store once to create them"
 _TOO_LONG = "it took too long"
 
 _BY_SQLITE = {
-    "interrupted": _TOO_LONG,  # as the progress handler told it to
-    "user-defined function raised exception": _TOO_LONG,  # one of ours, whose time is up
-    "unable to open database file": "the file, or what SQLite keeps beside it (-wal, -shm),"
-    " cannot be read, or the directory does not exist",
-    "attempt to write a readonly database": "it may only be read: the file, or its directory,"
-    " cannot be written",
+    "interrupted": _TOO_LONG,  # by the progress handler
+    "user-defined function raised exception": _TOO_LONG,  # one of ours, past the deadline
+    "unable to open database file": "the file or the files beside it (-wal, -shm) cannot be read,"
+    " or the directory does not exist",
+    "attempt to write a readonly database": "it is read-only: the file or its directory cannot be"
+    " written",
 }
 
 _BY_SQLSTATE = {
     "42P01": _NO_TABLES,
     "57014": _TOO_LONG,
-    "42501": "its user may not do that",
-    "3D000": "there is no such database",
-    "28": "it refuses the login",
-    "53": "it has no connections, memory or disk left",
+    "42501": "permission denied",
+    "3D000": "the database does not exist",
+    "28": "it rejected the login",
+    "53": "it is out of connections, memory or disk space",
     "57": "it is shutting down or starting",
     "08": "it cannot be reached",
 }
-"""By the code, or by the first two characters of it, which are its class."""
+"""By SQLSTATE, or by its first two characters, the class."""
 
 
-def _told(exc: SQLAlchemyError) -> tuple[str, str]:
+def _describe(exc: SQLAlchemyError) -> tuple[str, str]:
     """
-    Return why, first as the database says it, then without anything of its address.
+    Return the database's own message, and a reason without its address.
     """
     cause = getattr(exc, "orig", None)
     text = " ".join(str(cause or exc).split())
     if "no such table" in text:
         return _NO_TABLES, _NO_TABLES
     if isinstance(cause, sqlite3.Error):
-        text = _BY_SQLITE.get(text, text)  # in which SQLite names no file
+        text = _BY_SQLITE.get(text, text)  # SQLite's messages name no file
         return text, text
     code = getattr(cause, "pgcode", None)
-    if code is None:  # no connection, or none any more
-        reason = (
-            "it refuses the login" if "authentication failed" in text else "it cannot be reached"
-        )
+    if code is None:  # there is no connection, or it was lost
+        is_login = "authentication failed" in text
+        reason = "it rejected the login" if is_login else "it cannot be reached"
         return masked_text(text), reason
-    reason = _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2]) or "it cannot answer this"
+    reason = _BY_SQLSTATE.get(code) or _BY_SQLSTATE.get(code[:2]) or "it cannot run this query"
     return (reason if reason in (_NO_TABLES, _TOO_LONG) else masked_text(text)), reason
 
 
-def _failure(url: URL, told: str, reason: str = "") -> DatabaseError:
+def _failure(url: URL, description: str, reason: str = "") -> DatabaseError:
     return DatabaseError(
-        f"the database {shown_address(url)} cannot be used: {told}",
-        reason=f"The database cannot be used: {reason or told}.",
+        f"the database {shown_address(url)} cannot be used: {description}",
+        reason=f"The database cannot be used: {reason or description}.",
     )
 
 
 def check_exists(url: URL) -> None:
     """
-    Refuse an SQLite file that is not there: opening it would make an empty one.
+    Refuse an SQLite file that does not exist: opening it would create an empty one.
 
     Raises:
-        DatabaseError: It is not there.
+        DatabaseError: It does not exist.
     """
     if url.get_backend_name() == "sqlite" and not os.path.exists(str(url.database)):
         raise DatabaseError(
-            f"there is no file {url.database!r}: the store makes it at its start",
-            reason="There is no database yet: the store makes it at its start.",
+            f"the file {url.database!r} does not exist: the store creates it when it starts",
+            reason="The database does not exist yet: the store creates it when it starts.",
         )
-
-
-def encode_body(value: Any) -> str:
-    """
-    Return a body as JSON, as databases keep it.
-    """
-    return msgspec.json.encode(value).decode()
 
 
 def _make_private(engine: Engine) -> None:
     """
-    Let a new file be readable by its owner alone.
+    Create a new file readable by its owner only.
 
-    SQLite would make it as the umask says, which mostly lets everyone read; its files beside it,
-    ``-wal`` and ``-shm``, get the mode of the file.
+    SQLite would follow the umask, which usually lets everyone read. The files beside it, ``-wal``
+    and ``-shm``, get the mode of the file.
     """
     path = str(engine.url.database)
 
     @event.listens_for(engine, "do_connect")
     def do_connect(*_: Any) -> None:
-        with suppress(OSError):  # it is there, or SQLite will say what is wrong
+        with suppress(OSError):  # it exists, or SQLite will report the error
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
@@ -309,13 +300,13 @@ def _set_up_sqlite(
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # pysqlite begins no transactions of its own
+        connection.isolation_level = None  # keeps pysqlite from beginning transactions
         if writes:
             _use_wal(connection, busy_seconds)
             connection.execute("PRAGMA synchronous = FULL").close()
         else:
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}").close()
-        matching.register_sqlite_functions(connection, deadline)
+        sqlite_functions.register_sqlite_functions(connection, deadline)
         if deadline is not None:
             connection.set_progress_handler(deadline.has_passed, _STEPS)
 
@@ -326,13 +317,13 @@ def _set_up_sqlite(
         connection.exec_driver_sql(begin)
 
 
-def _set_timeout_of_postgresql(engine: Engine, deadline: Deadline) -> None:
+def _set_postgresql_timeout(engine: Engine, deadline: Deadline) -> None:
     is_shortened = False
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.deadline = deadline
-        # connecting with it would put it in the place of the options that the address has
+        # as an option of the connection it would replace the options in the address
         with connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = %s", (_milliseconds(deadline.seconds),))
         connection.commit()
@@ -374,10 +365,10 @@ def _time_transactions(engine: Engine, deadline: Deadline) -> None:
 
 def _use_wal(connection: Any, busy_seconds: float) -> None:
     """
-    Let writers and readers of a file go on beside each other.
+    Let a writer and readers work on the file at the same time.
 
-    While another process is just changing a new file over, SQLite answers at once that it is
-    locked, whatever the timeout: it would wait for itself. So it is asked again.
+    While another process switches a new file to WAL, SQLite reports the lock at once, whatever the
+    timeout, because waiting could deadlock. So try again until it works.
     """
     deadline = _time.monotonic() + busy_seconds
     while True:

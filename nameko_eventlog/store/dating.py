@@ -1,5 +1,5 @@
 """
-When an event log was made, as far as its sender's clock can be believed.
+The time of an event log, as far as its sender's clock can be trusted.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from nameko_eventlog.store.times import parse_time
 
 
 EARLIEST_MS = 946_684_800_000
-"""The year 2000: a clock that tells less has never been set."""
+"""The year 2000: a clock before that was never set."""
 
 AGREE_MS = 10_000
 """
 How far the times of a message id and of its body may differ.
 
-The body's has seconds alone, and an id follows a clock that goes back by a second only later.
+The body's time has whole seconds, and when a clock goes back by a second, ids follow only later.
 """
 
 AHEAD = "ahead"
-"""The body's time is later than `AHEAD_SECONDS` from when the store has received it."""
+"""The body's time is more than `AHEAD_SECONDS` after the store received it."""
 
 PAST = "past"
 """The body's time is before the year 2000."""
 
 UNREADABLE = "unreadable"
-"""The body has no time, or none that can be read."""
+"""The body has no readable time."""
 
 DIFFERS = "differs"
-"""The message id bears another time than the body, which is believed."""
+"""The message id has another time than the body; the body's time is used."""
 
 NOTES = (AHEAD, PAST, UNREADABLE, DIFFERS)
-"""What may be odd about the time of an event log."""
+"""What can be wrong with the time of an event log."""
 
 _USUAL_LENGTH = len("2026-11-24T08:00:00.000000+00:00")
-_parse_usual = lru_cache(1024)(parse_time)  # a hundred event logs have one second
+_parse_usual = lru_cache(1024)(parse_time)  # many event logs share a second
 
 
 def claimed_time(value: Any) -> int | None:
@@ -54,19 +54,20 @@ def claimed_time(value: Any) -> int | None:
 
 def decide_time(body_ms: int | None, id_ms: int | None, now: int) -> tuple[int, str | None]:
     """
-    Decide for when an event log is stored.
+    Decide under which time an event log is stored.
 
-    The time of its message id puts event logs of one sender in order, and is taken where it
-    agrees with the body's. Else the body's is, if it can be; else the id's; else the present.
+    The time of the message id keeps one sender's event logs in order; it is used where it agrees
+    with the body's time. Otherwise the body's time is used if it is plausible, then the id's, then
+    the present.
 
     Args:
-        body_ms: What the body says, in milliseconds since 1970.
-        id_ms: What the message id says, if it bears a time.
-        now: The time.
+        body_ms: The body's time, in milliseconds since 1970, if it is readable.
+        id_ms: The message id's time, if it has one.
+        now: The present.
 
     Returns:
-        The time, between the year 2000 and `AHEAD_SECONDS` from now; and what is odd about the
-        sender's, one of `NOTES`, if anything is.
+        The time, between the year 2000 and `AHEAD_SECONDS` from now; and what is wrong with the
+        sender's time, one of `NOTES`, or None.
     """
     now = max(now, EARLIEST_MS)
     latest = now + AHEAD_SECONDS * 1000

@@ -1,5 +1,5 @@
 """
-How long a question to the database may take, whatever is being worked on when the time is up.
+The time limit of a database query, whatever is running when the time is up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TimeUp(Exception):
 
 class Deadline:
     """
-    One deadline for all statements of a transaction, and for our functions that SQLite calls.
+    One deadline for all statements of a transaction, and for the functions that SQLite calls.
 
     Args:
         seconds: How long a transaction may take.
@@ -38,13 +38,13 @@ class Deadline:
 
     def end(self) -> None:
         """
-        Stop the clock: what ends a transaction is not given up.
+        Stop the clock: a commit or rollback has no time limit.
         """
         self._until = math.inf
 
     def left(self) -> float:
         """
-        Return the seconds that are left; infinite outside transactions.
+        Return the seconds left; infinite outside transactions.
         """
         return float(self._until - _time.monotonic())
 
@@ -56,10 +56,10 @@ class Deadline:
 
     def check(self) -> None:
         """
-        Let work go on only while there is time.
+        Raise an exception if the time is up.
 
         Raises:
-            TimeUp: There is none left.
+            TimeUp: The time is up.
         """
         if self.has_passed():
             raise TimeUp

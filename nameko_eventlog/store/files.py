@@ -1,7 +1,7 @@
 """
-Whether an SQLite connection still has the files open that are at its path.
+Whether the files that an SQLite connection has open are still at their paths.
 
-A file that is deleted or replaced while it is open goes on taking rows, which vanish with the
+A file that is deleted or replaced while it is open keeps accepting rows, which vanish with the
 process: https://www.sqlite.org/howtocorrupt.html#_unlinking_or_renaming_a_database_file_while_in_use
 """
 
@@ -20,20 +20,20 @@ Identity = tuple[int, int]
 
 class ReplacedFile(Exception):
     """
-    The file at the database's path is not the one that is open.
+    The file at the database's path is not the open one.
     """
 
 
 def watch(engine: Engine, writes: bool) -> None:
     """
-    Note which file a connection of *engine* opens.
+    Note which files a connection of *engine* opens.
 
-    A reader's opens the one that is there now before each transaction; a writer's is compared by
-    `check_in_place`, so that what has happened is logged.
+    A reader reconnects before a transaction if its file was replaced. A writer's files are checked
+    by `check_in_place`, so that a replacement is logged.
 
     Args:
-        engine: SQLite's.
-        writes: Whether it is a writer's.
+        engine: An engine of SQLite.
+        writes: Whether the engine writes.
     """
 
     @event.listens_for(engine, "connect")
@@ -45,7 +45,7 @@ def watch(engine: Engine, writes: bool) -> None:
 
         @event.listens_for(engine, "commit")
         def commit(connection: Connection) -> None:
-            # only now, with a transaction begun, has it surely opened the write-ahead log
+            # only now, in a transaction, is the write-ahead log certain to be open
             opened: dict[str, Identity | None] = connection.info["files"]
             log = f"{next(iter(opened))}-wal"
             if log not in opened and (found := identity(log)):
@@ -62,26 +62,26 @@ def watch(engine: Engine, writes: bool) -> None:
 
 def check_in_place(connection: Connection) -> None:
     """
-    Check that the files that *connection* has open are those at their paths; else it is closed.
+    Check that the open files of *connection* are those at their paths; if not, close it.
 
     Raises:
-        ReplacedFile: One was deleted or replaced.
+        ReplacedFile: A file was deleted or replaced.
     """
     files: dict[str, Identity | None] | None = connection.info.get("files")
-    if files is None:  # another database
+    if files is None:  # not SQLite
         return
     main = next(iter(files))
     for path, opened in files.items():
         if identity(path) == opened:
             continue
         if path != main:
-            # what the write-ahead log has, and nobody else will read, goes into the main file
+            # no other connection will read this write-ahead log: copy it into the main file
             dbapi: Any = connection.connection.dbapi_connection
             dbapi.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
         connection.invalidate()
         raise ReplacedFile(
-            f"its file {path!r} was deleted or replaced while it was open; what comes from now on"
-            " goes into the one that is there"
+            f"its file {path!r} was deleted or replaced while it was open; new event logs go into"
+            " the file that is there now"
         )
 
 

@@ -1,5 +1,5 @@
 """
-Levels, however they are written: ``ERROR``, ``err`` and ``40`` are ``error``.
+Levels in any spelling: ``ERROR``, ``err`` and ``40`` are ``error``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBERS = {
     "error": 40,
     "critical": 50,
 }
-"""How severe each is, as Python's logging counts, and those who add levels to it."""
+"""The severities, as in Python's logging and usual additions to it."""
 
 _NAMES = {
     **{name: name for name in _NUMBERS},
@@ -32,17 +32,18 @@ _NAMES = {
 }
 
 UNNAMED = "level "
-"""What the name of a level begins with that has only a number: ``level 35``, as logging has it."""
+"""The prefix of levels that have only a number: ``level 35``, as in Python's logging."""
 
 _NUMBER = re.compile(rf"(?:{UNNAMED})?(\d{{1,9}})", re.ASCII)
 
 
 def normal_level(value: Any) -> str | None:
     """
-    Return the name by which a level is known here, or None if it is none.
+    Return the normalized name of a level, or None if *value* is not a level.
 
     Args:
-        value: As a sender writes it: a name in any case, an alias of it, or logging's number.
+        value: As a sender writes it: a name in any case, an alias, or a number as in Python's
+            logging.
     """
     if type(value) is int and 0 <= value < 10**9:
         value = str(value)
@@ -50,7 +51,7 @@ def normal_level(value: Any) -> str | None:
         return None
     if value in _NAMES:
         return _NAMES[value]
-    # a letter in lower case is one letter, but for this one
+    # the only character whose lower case is two
     name: str = value.strip().replace("\u0130", "i").lower()
     if number := _NUMBER.fullmatch(name):
         plain = str(int(number[1]))
@@ -60,7 +61,7 @@ def normal_level(value: Any) -> str | None:
 
 def level_number(name: str) -> int | None:
     """
-    Return how severe the level of a normal name is, or None if that is not known.
+    Return the severity of a level, given by its normalized name, or None if it is unknown.
     """
     if name in _NUMBERS:
         return _NUMBERS[name]
@@ -70,10 +71,10 @@ def level_number(name: str) -> int | None:
 
 def expand_levels(values: Iterable[str]) -> tuple[set[str], int | None]:
     """
-    Return the normal names of what a filter asks for; ``warning+`` is that level and all above.
+    Return the levels that a filter selects; ``warning+`` is that level and all above.
 
     Returns:
-        The names, and from which number on levels that have only a number are meant, too.
+        The normalized names, and the severity from which unnamed levels are selected too, or None.
     """
     names: set[str] = set()
     least: int | None = None

@@ -1,5 +1,5 @@
 """
-Bring a database's tables to what this version of the package knows.
+Migrations: creating a database's tables, and changing them to this version's schema.
 """
 
 from __future__ import annotations
@@ -14,92 +14,92 @@ from nameko_eventlog.store.databases import DatabaseError, database_errors, show
 
 
 VERSION_TABLE = "eventlog_schema"
-"""Where Alembic notes which version a database's tables have."""
+"""The table in which Alembic records the version of the schema."""
 
 _LOCK = 4_711_202_611
 """The key of PostgreSQL's advisory lock, the same for all instances of the store."""
 
-_TALKATIVE = [
+SCRIPTS = "nameko_eventlog.store:migrations"
+"""Where Alembic finds the migrations."""
+
+_ALEMBIC_LOGGERS = [
     logging.getLogger(name) for name in ("alembic.runtime.migration", "alembic.runtime.plugins")
 ]
 
 
 class Migration:
     """
-    Migrates forward, if it is needed.
+    Migrates the tables to this version's schema, if needed.
 
-    Make it in a green thread: that imports Alembic and makes loggers, which takes locks that a
-    real thread must not wait for. `run` takes none, and belongs into a real one.
+    Create it in a green thread: importing Alembic and making loggers takes locks that a real
+    thread must not wait for. `run` takes no locks, and belongs in a real thread.
 
     Args:
-        engine: The database's, for writing.
+        engine: An engine that writes to the database.
     """
 
     def __init__(self, engine: Engine) -> None:
-        _silence()  # one of them logs when it is imported
+        _silence()  # Alembic logs when it is imported
         with extra("store"):
             from alembic import command
             from alembic.config import Config
             from alembic.script import ScriptDirectory
 
         self.is_current = False
-        """Whether the tables were found to be of this version."""
+        """Whether the tables were found to have this version's schema."""
         self._engine = engine
         self._config = Config()
-        self._config.set_main_option("script_location", "nameko_eventlog.store:migrations")
+        self._config.set_main_option("script_location", SCRIPTS)
         self._upgrade = partial(command.upgrade, self._config)
         self._script = ScriptDirectory.from_config(self._config)
 
-    def run(self, to: str = "head") -> None:
+    def run(self) -> None:
         """
-        Migrate. One process at a time does it, and others wait.
-
-        Args:
-            to: The version; default: this one.
+        Migrate. One process does it at a time; others wait.
 
         Raises:
-            DatabaseError: If it cannot be done, or the tables are of a later version.
+            DatabaseError: If it fails, or the tables have a later version's schema.
         """
-        _silence()  # the logging may have been configured meanwhile
+        _silence()  # logging may have been configured since
         url = self._engine.url
         with database_errors(url), self._engine.begin() as connection:
-            if url.get_backend_name() == "postgresql":  # SQLite's transaction is a lock itself
+            if url.get_backend_name() == "postgresql":  # SQLite's transaction is a lock
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             if self._is_done(connection):
                 return
             self._config.attributes["connection"] = connection
-            self._upgrade(to)
+            self._upgrade("head")
 
     def try_write(self) -> str:
         """
-        Find out what `run` would do, and change nothing.
+        Find out what `run` would do, without changing anything.
 
         Returns:
-            It, in words. Tables that are not there are made, and taken back; those that are there
-            are not touched, for that may take long.
+            A description. Missing tables are created and rolled back. Tables of an earlier version
+            are not touched, because migrating them may take long.
 
         Raises:
-            DatabaseError: It could not be done.
+            DatabaseError: `run` would fail.
         """
         _silence()
         url = self._engine.url
         with database_errors(url), self._engine.connect() as connection:
             if self._is_done(connection):
-                return "they are of this version, and can be written"
+                return "current and writable"
             version = _version(connection)
             if version is not None:
-                return f"they have the schema {version}: the store migrates them at its start"
+                return f"schema {version}: the store migrates them when it starts"
             self._config.attributes["connection"] = connection
             self._upgrade("head")
             connection.rollback()
-        return "there are none: the store makes them at its start"
+        return "none yet: the store creates them when it starts"
 
     def _is_done(self, connection: Connection) -> bool:
         """
-        Tell whether the tables are of this version.
+        Tell whether the tables have this version's schema.
 
         Raises:
-            DatabaseError: They are of a later one.
+            DatabaseError: They have a later version's schema.
         """
         version = _version(connection)
         self.is_current = version == self._script.get_current_head()
@@ -109,15 +109,15 @@ class Migration:
         if version is not None and version not in known:
             url = self._engine.url
             raise DatabaseError(
-                f"the event logs in {shown_address(url)} have the schema {version!r}, which this"
-                " version of nameko-eventlog does not know: install a later one",
-                reason="The tables of the database are of a later version.",
+                f"the database {shown_address(url)} has the schema {version!r}, which this version"
+                " of nameko-eventlog does not know: install a later version",
+                reason="The database has the schema of a later version.",
             )
         return False
 
 
 def _silence() -> None:
-    for logger in _TALKATIVE:
+    for logger in _ALEMBIC_LOGGERS:
         logger.disabled = True
 
 

@@ -1,10 +1,9 @@
 """
-What a query may ask for: validated once, and the cursors that go on with it.
+The parameters of queries, validated.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -37,19 +36,19 @@ from nameko_eventlog.store.times import now_ms, parse_time
 
 
 MAX_LIMIT = PAGE_ROWS
-"""The longest page."""
+"""How many rows a page may have."""
 
 MAX_VALUES = 100
-"""How many values one filter takes."""
+"""How many values one filter may have."""
 
 MAX_PATHS = 50
-"""How many paths one filter takes: of many more SQLite cannot bind the values."""
+"""How many paths one filter may have: SQLite cannot bind the values of many more."""
 
 MAX_PATH_LEVELS = 50
-"""How long a path may be: PostgreSQL's functions take a hundred arguments."""
+"""How many keys a path may have: PostgreSQL's functions take a hundred arguments."""
 
 DEFAULT_RANGE_MS = 86_400_000
-"""For filters of what is in the bodies: the last 24 hours."""
+"""The default time range for filters on the content of bodies: the last 24 hours."""
 
 ORDERS = ("newest", "oldest")
 
@@ -63,12 +62,11 @@ COLUMNS = {
     "origin_call_id": "origin_call_id",
     "time_note": "time_note",
 }
-"""The filters that have a column of their own, and an index."""
+"""The filters that have their own column and index."""
 
-_LONGEST_CURSOR = 10_000
 _LONGEST_TIME = 100
 _LONGEST_INTEGER = 4_000  # digits
-_AROUND = 4  # the parameters themselves, which are no values
+_PARAMETERS = 4  # the mappings of the four parameters, which do not count as values
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 200
@@ -76,7 +74,7 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 
 class InvalidQuery(EventLogValueError):
     """
-    A parameter that cannot be: the text names it, shows its value and says what to do.
+    A parameter is invalid: the text names it, shows its value and says what to pass.
 
     .. versionadded:: 0.1.0
     """
@@ -87,11 +85,11 @@ class InvalidQuery(EventLogValueError):
 
 def _shown(value: Any) -> str:
     """
-    Return the beginning of the value's repr, without making all of it.
+    Return the beginning of the value's repr, without computing all of it.
     """
     try:
         shown = _repr.repr(value)
-    except Exception:  # an integer of thousands of digits has none
+    except Exception:  # an integer of thousands of digits has no repr
         shown = f"<{type(value).__name__}>"
     return escape_unstorable(shown[:200])
 
@@ -111,7 +109,7 @@ class Filters:
     text: str | None
     digest: str = field(compare=False)
     least_level: int | None = None
-    """From which number on levels that have no name are meant, beside those of ``columns``."""
+    """The severity from which unnamed levels are selected, in addition to those in ``columns``."""
 
     @classmethod
     def parse(
@@ -137,7 +135,7 @@ class Filters:
         Validate parameters.
 
         Raises:
-            InvalidQuery: One is wrong.
+            InvalidQuery: A parameter is invalid.
         """
         given = {name: value for name, value in locals().items() if name != "cls"}
         columns = {
@@ -157,13 +155,13 @@ class Filters:
         if any(one.count("*") > PATTERN_WILDCARDS for one in patterns):
             raise InvalidQuery("event_type", event_type, f"pass at most {PATTERN_WILDCARDS} *")
         if text is not None and (not isinstance(text, str) or not text):
-            raise InvalidQuery("text", text, "pass what is looked for, a non-empty string")
+            raise InvalidQuery("text", text, "pass a non-empty string")
         if text is not None and len(text) > SEARCH_CHARACTERS:
             raise InvalidQuery("text", text, f"pass at most {SEARCH_CHARACTERS} characters")
         since_ms, until_ms = _time("since", since), _time("until", until)
         if since_ms is not None and until_ms is not None and since_ms >= until_ms:
             raise InvalidQuery("until", until, f"pass a time after since, which is {since!r}")
-        # each is compared with each value of a body that is a list
+        # each value is compared with every element of a list in a body
         size = _Size()
         for name in ("data", "metadata", "data_contains", "metadata_contains"):
             if isinstance(given[name], Mapping):
@@ -177,7 +175,7 @@ class Filters:
             *_equalities("data", data, ("data",)),
             *_equalities("metadata", metadata, ()),
         ]
-        told = msgspec.json.encode(
+        encoded = msgspec.json.encode(
             [
                 sorted(columns.items()), patterns, equalities, containments,
                 text and escape_unstorable(text), since_ms, until_ms, least_level,
@@ -191,20 +189,20 @@ class Filters:
             equalities=tuple(equalities),
             containments=tuple(containments),
             text=text and escape_unstorable(text),
-            digest=hashlib.sha256(told).hexdigest()[:16],
+            digest=hashlib.sha256(encoded).hexdigest()[:16],
             least_level=least_level,
         )
 
     @property
     def needs_range(self) -> bool:
         """
-        Whether it is about what is in the bodies: on SQLite no index but the time's serves it.
+        Whether the content of bodies is searched: on SQLite only the time has an index for that.
         """
         return bool(self.equalities or self.containments or self.text)
 
     def takes_level(self, level: str | None) -> bool:
         """
-        Tell whether event logs of a level are wanted, whose normal name is given.
+        Tell whether the filters select a level, given by its normalized name.
         """
         if "level" not in self.columns or level in self.columns["level"]:
             return True
@@ -213,8 +211,8 @@ class Filters:
 
     def up_to_now(self) -> Filters:
         """
-        Return them without what is dated ahead of now, unless it was asked for: by a time, or by
-        an id, of which there are few.
+        Return the filters without event logs dated in the future, unless a time or an id selects
+        them; few event logs have the same id.
         """
         end = now_ms() + AHEAD_SECONDS * 1000
         if self.until is not None or (self.since is not None and self.since >= end):
@@ -224,65 +222,12 @@ class Filters:
         return replace(self, until=end)
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """
-    Where a page has ended, and the time range of the pages.
-    """
-
-    order: str
-    since: int | None
-    until: int | None
-    time_ms: int
-    message_id: str
-
-    def encode(self, filters: Filters) -> str:
-        """
-        Return it as text, for the same filters only.
-        """
-        parts = [
-            filters.digest, self.order, self.since, self.until, self.time_ms, self.message_id,
-        ]  # fmt: skip
-        return base64.urlsafe_b64encode(msgspec.json.encode(parts)).decode().rstrip("=")
-
-    @classmethod
-    def decode(cls, text: Any, filters: Filters, order: str) -> Cursor:
-        """
-        Read it from text.
-
-        Raises:
-            InvalidQuery: It is none, or another query's.
-        """
-        try:
-            if len(text) > _LONGEST_CURSOR:
-                raise ValueError
-            padded = text + "=" * (-len(text) % 4)
-            digest, order_then, since, until, time_ms, message_id = msgspec.json.decode(
-                base64.b64decode(padded, altchars=b"-_", validate=True),
-                type=tuple[str, str, int | None, int | None, int, str],
-            )
-        except Exception:
-            raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is") from None
-        cursor = cls(order_then, since, until, time_ms, message_id)
-        if digest != filters.digest or cursor.order != order:
-            raise InvalidQuery(
-                "cursor", text, "it is another query's: pass the same filters and order with it"
-            )
-        times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
-        if (
-            not all(-(2**63) <= one < 2**63 - 1 for one in times)  # the next can be asked for, too
-            or escape_unstorable(message_id) != message_id
-        ):
-            raise InvalidQuery("cursor", text, "pass the cursor of a page, as it is")
-        return cursor
-
-
 def check_limit(limit: Any) -> int:
     """
-    Return how many rows to answer: `MAX_LIMIT` at the most.
+    Return how many rows to return: at most `MAX_LIMIT`.
 
     Raises:
-        InvalidQuery: It is no number of rows.
+        InvalidQuery: *limit* is not a positive integer.
     """
     if type(limit) is not int or limit < 1:
         raise InvalidQuery("limit", limit, f"pass an integer from 1 to {MAX_LIMIT}")
@@ -313,49 +258,6 @@ def check_id(name: str, value: Any) -> str:
     return escape_unstorable(value)
 
 
-class Patterns:
-    """
-    Matches the names that one of some patterns means: ``*`` is any text.
-
-    No regular expression, which may try for hours where ``*`` stands often: each part is looked
-    for once, behind the one before it.
-
-    Args:
-        patterns: The patterns.
-    """
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self._exact = frozenset(pattern for pattern in patterns if "*" not in pattern)
-        self._parts = [pattern.split("*") for pattern in patterns if "*" in pattern]
-
-    def fullmatch(self, name: str) -> bool:
-        """
-        Tell whether *name* is meant.
-        """
-        return name in self._exact or any(_fits(parts, name) for parts in self._parts)
-
-
-def _fits(parts: Sequence[str], name: str) -> bool:
-    first, *middle, last = parts
-    end = len(name) - len(last)
-    if not (name.startswith(first) and name.endswith(last) and len(first) <= end):
-        return False
-    at = len(first)
-    for part in middle:
-        found = name.find(part, at, end)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
-
-
-def compile_patterns(patterns: Sequence[str]) -> Patterns:
-    """
-    Return what matches the names that one of *patterns* means: ``*`` is any text.
-    """
-    return Patterns(patterns)
-
-
 def _values(name: str, value: Any) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
     if (
@@ -384,7 +286,7 @@ def _time(name: str, value: Any) -> int | None:
 
 class _Size:
     """
-    Counts what the filters of a query have in all.
+    Counts the values and characters in all filters of a query.
     """
 
     def __init__(self) -> None:
@@ -392,10 +294,10 @@ class _Size:
 
     def add(self, name: str, value: Any) -> None:
         """
-        Count all that is in *value*.
+        Count what *value* contains.
 
         Raises:
-            InvalidQuery: There is more than may be.
+            InvalidQuery: The total exceeds a limit.
         """
         waiting = [value]
         while waiting:
@@ -409,7 +311,7 @@ class _Size:
                 inside = tuple(one)
             else:
                 self._characters += _length(one)
-            if self._values + len(waiting) + len(inside) > FILTER_VALUES + _AROUND:
+            if self._values + len(waiting) + len(inside) > FILTER_VALUES + _PARAMETERS:
                 raise InvalidQuery(name, value, f"pass at most {FILTER_VALUES} values in all")
             if self._characters > FILTER_CHARACTERS:
                 raise InvalidQuery(
@@ -421,7 +323,7 @@ class _Size:
 def _length(value: Any) -> int:
     if isinstance(value, (str, bytes, bytearray)):
         return len(value)
-    if isinstance(value, int):  # one of thousands of digits cannot be written
+    if isinstance(value, int):  # an integer of thousands of digits cannot be converted
         digits = value.bit_length() // 3
         return digits if digits < _LONGEST_INTEGER else FILTER_CHARACTERS + 1
     return 1
@@ -429,12 +331,12 @@ def _length(value: Any) -> int:
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not value:
-        raise InvalidQuery(name, value, "pass a mapping of what to look for")
+        raise InvalidQuery(name, value, "pass a non-empty mapping")
     try:
         plain: dict[str, Any] = make_plain(value)
     except Unstorable:
         raise InvalidQuery(name, value, f"pass at most {MAX_DEPTH} levels") from None
-    except Exception:  # what is no JSON is written as its repr
+    except Exception:  # the repr of a value failed
         raise InvalidQuery(name, value, "pass values of JSON's types") from None
     return plain
 

@@ -1,8 +1,8 @@
 """
-Paths to values in bodies, ``customer.id``, where keys themselves may have dots: ``http.method``.
+Paths to values in bodies, ``customer.id``; keys may contain dots, too: ``http.method``.
 
-A path is read in each way in which dots may separate keys or stand in them. A key in quotes, as
-JSON writes text, is that key: ``customer."first.name"``.
+A path is read in every way in which its dots may separate keys or belong to them. A key in quotes,
+written as a JSON string, is taken literally: ``customer."first.name"``.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _BARE = re.compile(r'[^".=\s]+')
 
 def read_path(path: str) -> tuple[Keys, ...]:
     """
-    Return the ways to read a path: first that in which each dot separates two keys.
+    Return the ways to read a path; in the first one each dot separates two keys.
 
-    Of a path with so many dots that there would be more than `PATH_READINGS`, those in which one
-    key at the most has dots: first the keys that end with the path.
+    If a path has so many dots that there are more than `PATH_READINGS` ways, return only those in
+    which at most one key contains dots, and begin with those where it is the last key.
     """
     parts = path.split(".")
     if 2 ** (len(parts) - 1) <= PATH_READINGS:
@@ -60,13 +60,13 @@ def _one_key(parts: Sequence[str]) -> Iterator[Keys]:
 
 def _read_quoted(path: str) -> Keys | None:
     """
-    Return the keys of a path of which some are in quotes, or None.
+    Return the keys of a path that has keys in quotes, or None.
     """
     if '"' not in path:
         return None
     keys: list[str] = []
     at = -1
-    while at < len(path):  # behind each key is a dot, or the end
+    while at < len(path):  # a dot or the end follows each key
         key = _KEY.match(path, at + 1)
         if key is None or path[key.end() : key.end() + 1] not in ("", "."):
             return None
@@ -81,7 +81,7 @@ def _read_quoted(path: str) -> Keys | None:
 
 def split_path(text: str) -> tuple[str, str, str]:
     """
-    Divide ``PATH=VALUE`` as `str.partition` does: at the first ``=`` that is not in quotes.
+    Split ``PATH=VALUE`` as `str.partition` does, at the first ``=`` outside quotes.
     """
     path = _KEYS.match(text)
     if path is not None and text[path.end() : path.end() + 1] == "=":
@@ -91,7 +91,7 @@ def split_path(text: str) -> tuple[str, str, str]:
 
 def write_path(keys: Sequence[str]) -> str:
     """
-    Return a path that leads to where *keys* do: with quotes where a key has more than a name has.
+    Return the path of *keys*, with quotes around keys that need them.
     """
     return ".".join(
         key if _BARE.fullmatch(key) else msgspec.json.encode(key).decode() for key in keys

@@ -1,12 +1,12 @@
 """
-`EventLogQuery`: finds what the store has written.
+`EventLogQuery`: reads what the store has written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -26,9 +26,6 @@ from nameko_eventlog.limits import (
     DISTINCT_NAMES,
     PAGE_BYTES,
     QUERY_SECONDS,
-    TRACE_BYTES,
-    TRACE_ROWS,
-    TRACE_STEPS,
 )
 from nameko_eventlog.store import scanning, statements
 from nameko_eventlog.store.answers import (
@@ -42,6 +39,7 @@ from nameko_eventlog.store.answers import (
     Trace,
     Unseen,
 )
+from nameko_eventlog.store.cursors import Cursor
 from nameko_eventlog.store.databases import (
     check_exists,
     close_engine,
@@ -50,25 +48,23 @@ from nameko_eventlog.store.databases import (
 )
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.levels import UNNAMED
+from nameko_eventlog.store.listing import read_row, read_rows, take_within
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
-    Cursor,
     Filters,
     InvalidQuery,
     check_choice,
     check_id,
     check_limit,
-    compile_patterns,
     default_since,
 )
+from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.schema import event_logs
 from nameko_eventlog.store.times import format_time
-from nameko_eventlog.store.traces import build_trace
+from nameko_eventlog.store.trace_search import TraceSearch
 from nameko_eventlog.store.unseen import find_unseen
 
-
-_STREAMED = 100  # rows of a trace that are fetched at once
 
 GROUPS = {
     "service": event_logs.c.service_name,
@@ -81,11 +77,11 @@ GROUPS = {
 
 class EventLogQuery:
     """
-    Queries of one database. They block: in a Nameko service call the store's RPC methods instead.
+    Queries one database. Methods block: in a Nameko service, call the store's RPC methods instead.
 
     Args:
         uri: The database's address: ``sqlite:///FILE`` or ``postgresql://…``.
-        seconds: After how long a method is given up.
+        seconds: The time limit of a method.
 
     Raises:
         DatabaseError: Here and from every method, if the database cannot be used.
@@ -122,38 +118,37 @@ class EventLogQuery:
         """
         Return a page of event logs.
 
-        A page holds 4 MiB of bodies, and ends before its limit where there is more. Of a body
-        above 32 KiB a page has only what stands in the table's columns, with an empty ``data``,
-        and ``omitted_bytes``, its size; `get` has all of it.
+        A page holds 4 MiB of bodies, and ends before its limit if there is more. A body above
+        32 KiB is replaced by what the table's columns hold, with an empty ``data``, and
+        ``omitted_bytes``, its size; `get` returns all of it.
 
         Args:
             order: ``newest`` or ``oldest`` first.
-            limit: How many: 1000 at the most.
-            cursor: The last page's, for the one behind it.
-            **filters: Which; all must be met.
+            limit: How many, at most 1000.
+            cursor: The cursor of a page, for the next page.
+            **filters: Which event logs; all filters must match.
 
                 - ``service``, ``entrypoint``: a name or a list of names.
-                - ``level``: the same, in any case, or an alias (``warn``, ``fatal``), or logging's
-                  number for it; ``warning+`` is that level and those above.
-                - ``event_type``: the same; ``*`` stands for any text.
-                - ``caller``: the name of the service that has called, or a list of names.
+                - ``level``: a name or a list of names, in any case; aliases (``warn``, ``fatal``)
+                  and Python's numbers work too; ``warning+`` is that level and those above.
+                - ``event_type``: a name or a list of names; ``*`` stands for any text.
+                - ``caller``: the name of the calling service, or a list of names.
                 - ``call_id``, ``origin_call_id``: an id or a list of ids.
-                - ``time_note``: what is odd about the sender's clock, or a list: ``ahead``,
+                - ``time_note``: what is wrong with the sender's clock, or a list: ``ahead``,
                   ``past``, ``unreadable``, ``differs``.
-                - ``since``, ``until``: a datetime or ISO 8601; from the one until before the
-                  other.
-                - ``data``, ``metadata``: a mapping of paths, ``"customer.id"``, to what is there.
-                  A dot separates two keys, or stands in one; a key in quotes is as it is.
+                - ``since``, ``until``: a datetime or ISO 8601; ``until`` is exclusive.
+                - ``data``, ``metadata``: a mapping of paths, ``"customer.id"``, to values. A dot
+                  separates two keys, or belongs to a key; a key in quotes is taken literally.
                 - ``data_contains``, ``metadata_contains``: a mapping that is contained: nested
                   mappings by their keys, lists in any order.
-                - ``text``: what is somewhere in the body as JSON, whatever its case.
+                - ``text``: a text that occurs in the body's JSON, in any case.
 
-                With one of the last five, and no ``since``, the last 24 hours are looked through.
-                Without ``until``, what is dated more than five minutes ahead of now is left out,
-                unless ``since`` is as late, or an id is asked for.
+                The last five search the last 24 hours unless ``since`` is given. Without
+                ``until``, event logs dated more than five minutes ahead of now are left out,
+                unless ``since`` is as late, or the filters name an id.
 
         Raises:
-            InvalidQuery: A parameter is wrong.
+            InvalidQuery: A parameter is invalid.
         """
         wanted = _parse(filters)
         order = check_choice("order", order, ORDERS)
@@ -175,8 +170,8 @@ class EventLogQuery:
                 statements.allow_parallel(connection, wanted)
                 statement = statements.page(self._dialect, wanted, order, limit + 1, start)
                 found = connection.execute(statement)
-            kept, is_all = _within(found, limit, PAGE_BYTES)
-            rows = self._rows(connection, kept)
+            kept, is_all = take_within(found, limit, PAGE_BYTES)
+            rows = read_rows(connection, kept)
         following = None
         if not is_all:
             end = kept[-1]
@@ -195,22 +190,22 @@ class EventLogQuery:
         **filters: Any,
     ) -> list[Count]:
         """
-        Count event logs: of the last 24 hours, if there is no ``since``.
+        Count event logs, by default those of the last 24 hours.
 
         Args:
             group_by: ``service``, ``event_type``, ``entrypoint``, ``level``, ``time_note`` or
                 ``time``.
             bucket: The length of a group by time, in seconds.
-            limit: How many groups: 1000 at the most; the largest, or the latest.
-            **filters: Which event logs: those of `query`.
+            limit: How many groups, at most 1000: the largest, or the latest.
+            **filters: Those of `query`.
 
         Raises:
-            InvalidQuery: A parameter is wrong.
+            InvalidQuery: A parameter is invalid.
         """
         wanted = _parse(filters)
         check_choice("group_by", group_by, (*GROUPS, "time"))
         if type(bucket) is not int or not 0 < bucket < 10**9:
-            raise InvalidQuery("bucket", bucket, "pass an integer of seconds, above 0")
+            raise InvalidQuery("bucket", bucket, "pass an integer number of seconds, above 0")
         limit = check_limit(limit)
         wanted = _in_range(wanted)
         number = func.count()
@@ -220,7 +215,7 @@ class EventLogQuery:
             group = event_logs.c.time_ms - event_logs.c.time_ms % length
             ranking = group.desc()
         else:
-            group = GROUPS[group_by] + ""  # as such, SQLite would go through all of its index
+            group = GROUPS[group_by] + ""  # keeps SQLite from scanning the column's whole index
             ranking = number.desc()
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
@@ -238,17 +233,17 @@ class EventLogQuery:
 
     def service_map(self, /, *, limit: int = 1000, **filters: Any) -> list[Link]:
         """
-        Count the calls between services: of the last 24 hours, if there is no ``since``.
+        Count the calls between services, by default those of the last 24 hours.
 
-        A call has failed if one of its event logs is of the level ``error`` or above, or tells
-        that it failed. What happened outside calls is not counted.
+        A call has failed if one of its event logs has the level ``error`` or above, or reports the
+        failure. Event logs from outside calls are not counted.
 
         Args:
-            limit: How many pairs of services, those with the most calls: 1000 at the most.
-            **filters: Which event logs are looked at: those of `query`.
+            limit: How many pairs of services, at most 1000: those with the most calls.
+            **filters: Those of `query`.
 
         Raises:
-            InvalidQuery: A parameter is wrong.
+            InvalidQuery: A parameter is invalid.
         """
         wanted = _parse(filters)
         limit = check_limit(limit)
@@ -260,7 +255,7 @@ class EventLogQuery:
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
             caller = row.caller
-            service = row.service_name + ""  # as such, SQLite would go through all of its index
+            service = row.service_name + ""  # keeps SQLite from scanning the column's whole index
             found = connection.execute(
                 select(caller, service, calls, failures, func.count())
                 .where(row.call_id.is_not(None), *statements.conditions(self._dialect, wanted))
@@ -281,35 +276,35 @@ class EventLogQuery:
 
     def get(self, message_id: str, *, most_bytes: int | None = None) -> EventLogRow | None:
         """
-        Return the event log of a message id, or None.
+        Return the event log with a message id, or None.
 
         Args:
             message_id: The id.
-            most_bytes: A larger body is left out, as it is in pages.
+            most_bytes: A larger body is left out, as in pages.
 
         Raises:
-            InvalidQuery: It is no id.
+            InvalidQuery: *message_id* is not a non-empty string.
         """
         is_it = event_logs.c.message_id == check_id("message_id", message_id)
         with self._connection() as connection:
             if most_bytes is not None:
                 found = connection.execute(select(*statements.ROW).where(is_it)).one_or_none()
                 if found is None or found.body is not None:
-                    return None if found is None else _row(found)
+                    return None if found is None else read_row(found)
                 size = found.size
                 if self._dialect.name == "postgresql" and size <= most_bytes:
                     size = connection.scalar(select(statements.WRITTEN).where(is_it)) or 0
                 if size > most_bytes:
-                    return next(iter(self._rows(connection, [found])), None)
+                    return next(iter(read_rows(connection, [found])), None)
             found = connection.execute(select(*statements.WHOLE).where(is_it)).one_or_none()
-        return None if found is None else _row(found)
+        return None if found is None else read_row(found)
 
     def get_json(self, message_id: str) -> str | None:
         """
-        Return the body of a message id as JSON, without decoding it, or None.
+        Return the body of the event log with a message id as JSON, without decoding it, or None.
 
         Raises:
-            InvalidQuery: It is no id.
+            InvalidQuery: *message_id* is not a non-empty string.
         """
         statement = select(cast(event_logs.c.body, Text)).where(
             event_logs.c.message_id == check_id("message_id", message_id)
@@ -320,16 +315,16 @@ class EventLogQuery:
 
     def unseen(self, /, **filters: Any) -> list[Unseen]:
         """
-        Return the values of filters that no stored event log has, whenever it was, with names
-        like them that some have. Ask it where a page is empty.
+        Return the filter values that no stored event log has, at any time, with similar ones that
+        exist. It explains an empty page.
 
         Args:
-            **filters: Those of `query`; looked at are the names and ids: ``service``,
+            **filters: Those of `query`; only names and ids are looked up: ``service``,
                 ``entrypoint``, ``event_type``, ``caller``, ``level``, ``call_id``,
                 ``origin_call_id``.
 
         Raises:
-            InvalidQuery: A parameter is wrong.
+            InvalidQuery: A parameter is invalid.
         """
         _parse(filters)
         with self._connection() as connection:
@@ -337,7 +332,7 @@ class EventLogQuery:
 
     def services(self) -> list[ServiceInfo]:
         """
-        Return the services there are event logs of, by name.
+        Return the services that have event logs, by name.
         """
         service, time_ms = event_logs.c.service_name, event_logs.c.time_ms
         answer: list[ServiceInfo] = []
@@ -360,99 +355,15 @@ class EventLogQuery:
 
     def trace(self, call_id: str) -> Trace | None:
         """
-        Return all calls, of all services, that share an origin with a call; None if no event log
-        is known of it, nor of its children.
+        Return all calls, of all services, that share an origin with a call; None if neither the
+        call nor its children have event logs.
 
         Raises:
-            InvalidQuery: It is no id.
+            InvalidQuery: *call_id* is not a non-empty string.
         """
-        asked = origin = check_id("call_id", call_id)
-        first = event_logs.c.origin_call_id
-        gathered = _Gathered()
+        asked = check_id("call_id", call_id)
         with self._connection() as connection:
-            seen: set[str] = set()
-            while origin not in seen:  # Nameko cuts long call stacks: their first is no origin
-                if len(seen) == TRACE_STEPS:
-                    break
-                seen.add(origin)
-                for known_by in (event_logs.c.call_id, event_logs.c.parent_call_id):
-                    above = connection.scalar(
-                        select(first).where(known_by == origin, first.is_not(None)).limit(1)
-                    )
-                    if above:
-                        origin = above
-                        break
-            is_top = len(seen) < TRACE_STEPS
-            is_all = True
-            for call in {asked, origin}:  # what tells no call stack is led to by nothing
-                own = Filters.parse(call_id=call)
-                is_all &= self._gather(connection, own, gathered, first.is_(None))
-            new, seen, steps = {origin}, set(), 0
-            while new and is_all:
-                for some in _portions(sorted(new), MAX_VALUES):
-                    steps += 1
-                    led_to = Filters.parse(origin_call_id=some)
-                    is_all = steps <= TRACE_STEPS and self._gather(connection, led_to, gathered)
-                    if not is_all:
-                        break
-                seen |= new
-                new = gathered.calls - seen
-        rows = list(gathered.rows.values())
-        # of a large body, the call stack is not there but for its ends
-        is_all &= is_top and not any("omitted_bytes" in row for row in rows)
-        return build_trace(origin, rows, not is_all) if rows else None
-
-    def _gather(
-        self,
-        connection: Connection,
-        wanted: Filters,
-        gathered: _Gathered,
-        *conditions: ColumnElement[bool],
-    ) -> bool:
-        """
-        Add event logs to those of a trace.
-
-        Returns:
-            Whether there was room for them all.
-        """
-        room = TRACE_ROWS - len(gathered.rows)
-        statement = statements.page(self._dialect, wanted, "oldest", room + 1, None)
-        # else PostgreSQL sends all of them before the first is looked at
-        found = connection.execute(
-            statement.where(*conditions),
-            execution_options={"stream_results": True, "max_row_buffer": _STREAMED},
-        )
-        kept, is_all = _within(found, room, TRACE_BYTES - gathered.bytes)
-        gathered.bytes += sum(one.size for one in kept if one.body is not None)
-        for row in self._rows(connection, kept):
-            gathered.rows[row["message_id"]] = row
-            if call_id := row["body"].get("call_id"):
-                gathered.calls.add(str(call_id))
-        return is_all
-
-    def _rows(self, connection: Connection, found: Sequence[Any]) -> list[EventLogRow]:
-        """
-        Make rows of what a list has: of large bodies, out of the table's columns.
-        """
-        large = {one.message_id: one.size for one in found if one.body is None}
-        bodies: dict[str, dict[str, Any]] = {}
-        for some in _portions(sorted(large), MAX_VALUES):
-            is_one = event_logs.c.message_id.in_(some)
-            for told in connection.execute(select(*statements.COLUMNS).where(is_one)):
-                bodies[told.message_id] = _summary(told)
-        rows: list[EventLogRow] = []
-        for one in found:
-            if one.body is not None:
-                rows.append(_row(one))
-            elif one.message_id in bodies:  # retention may have been quicker
-                row: EventLogRow = {
-                    "message_id": one.message_id,
-                    "time": format_time(one.time_ms),
-                    "body": bodies[one.message_id],
-                    "omitted_bytes": one.size,
-                }
-                rows.append(_noted(row, one))
-        return rows
+            return TraceSearch(connection).find(asked)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
@@ -462,8 +373,8 @@ class EventLogQuery:
 
     def _resolve(self, connection: Connection, filters: Filters) -> Filters:
         """
-        Put the event types that there are in the place of patterns, unless there are too many, and
-        add the levels without a name that are meant.
+        Replace patterns by the event types that they match, unless there are too many, and add the
+        unnamed levels that the filters select.
         """
         if filters.least_level is not None:
             unnamed = statements.distinct(connection, event_logs.c.level, UNNAMED, MAX_VALUES)
@@ -471,13 +382,13 @@ class EventLogQuery:
             filters = replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
         if not filters.patterns:
             return filters
-        means = compile_patterns(filters.patterns)
+        patterns = Patterns(filters.patterns)
         prefixes = {pattern.split("*")[0] for pattern in filters.patterns}
         names: set[str] = set()
         for prefix in prefixes:
             known = statements.distinct(connection, event_logs.c.event_type, prefix)
-            names |= set(filter(means.fullmatch, known))
-            # there may be more, or they are more than one statement takes: each row is looked at
+            names |= set(filter(patterns.fullmatch, known))
+            # possibly incomplete, or too many for one statement: test each row instead
             if len(known) == DISTINCT_NAMES or len(names) > DISTINCT_NAMES:
                 if filters.since is None:
                     return replace(filters, since=default_since(filters.until))
@@ -492,80 +403,14 @@ def _parse(filters: dict[str, Any]) -> Filters:
     known = Filters.parse.__kwdefaults__ or {}
     for name, value in filters.items():
         if name not in known:
-            raise InvalidQuery(
-                name, value, f"there is no such filter; there are {', '.join(known)}"
-            )
+            raise InvalidQuery(name, value, f"unknown filter; pass one of {', '.join(known)}")
     return Filters.parse(**filters)
-
-
-@dataclass
-class _Gathered:
-    """
-    The event logs of a trace so far, their calls, and how large their bodies are.
-    """
-
-    rows: dict[str, EventLogRow] = field(default_factory=dict)
-    calls: set[str] = field(default_factory=set)
-    bytes: int = 0
 
 
 def _in_range(filters: Filters) -> Filters:
     """
-    Return filters of what is counted: with a begin, and without what is ahead of now.
+    Return the filters for counting: with a beginning, and without event logs from the future.
     """
     if filters.since is None:
         filters = replace(filters, since=default_since(filters.until))
     return filters.up_to_now()
-
-
-def _within(found: Any, limit: int, most_bytes: int) -> tuple[list[Any], bool]:
-    """
-    Take rows as long as they are within bounds, one at the least; and tell whether these are all.
-    """
-    kept: list[Any] = []
-    total = 0
-    for row in found:
-        total += 0 if row.body is None else row.size
-        if len(kept) == limit or (kept and total > most_bytes):
-            found.close()
-            return kept, False
-        kept.append(row)
-    return kept, True
-
-
-def _summary(row: Any) -> dict[str, Any]:
-    """
-    Return what the table's columns tell of a body.
-    """
-    stack = (row.origin_call_id, row.parent_call_id, row.call_id)
-    body = {
-        "service_name": row.service_name,
-        "entrypoint_protocol": row.entrypoint_protocol,
-        "entrypoint_name": row.entrypoint_name,
-        "call_id": row.call_id,
-        "call_stack": list(dict.fromkeys(one for one in stack if one)),
-        "event_type": row.event_type,
-        "timestamp": format_time(row.time_ms),
-        "data": {},
-    }
-    return body if row.level is None else {**body, "level": row.level}
-
-
-def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for at in range(0, len(values), size):
-        yield values[at : at + size]
-
-
-def _row(found: Any) -> EventLogRow:
-    row: EventLogRow = {
-        "message_id": found.message_id,
-        "time": format_time(found.time_ms),
-        "body": found.body,
-    }
-    return _noted(row, found)
-
-
-def _noted(row: EventLogRow, found: Any) -> EventLogRow:
-    if found.time_note is not None:
-        row["time_note"] = found.time_note
-    return row

@@ -1,5 +1,5 @@
 """
-Questions of green threads to the database.
+Database queries from green threads.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from nameko_eventlog.store.queries import EventLogQuery
 
 
 ANSWER_SECONDS = 2.0
-"""How much longer than the deadline an answer is waited for: it mostly says why there is none."""
+"""How long to wait for an answer after the deadline: it usually says why the query failed."""
 
 CLOSE_SECONDS = 2.0
-"""For how long an end of the service waits for its connections."""
+"""How long a stopping service waits for its connections."""
 
 
 class Readers:
     """
-    Connections that are asked in real threads, while other green threads go on.
+    Runs queries in real threads, so that other green threads go on.
 
     Args:
         uri: The database's address.
-        seconds: For how long an answer is waited for.
+        seconds: The time limit of a query.
     """
 
     def __init__(self, uri: str, seconds: float = QUERY_SECONDS) -> None:
@@ -43,7 +43,7 @@ class Readers:
         Call a method of `EventLogQuery`.
 
         Raises:
-            InvalidQuery: If a parameter is wrong.
+            InvalidQuery: If a parameter is invalid.
             DatabaseError: If the database cannot be used.
         """
         reader = self._get()
@@ -59,12 +59,12 @@ class Readers:
             return reader
         raise DatabaseError(
             f"the database did not answer within {self._seconds:g} s:"
-            f" {QUERIES_AT_ONCE} other queries are being worked on"
+            f" {QUERIES_AT_ONCE} other queries are running"
         )
 
     def close(self) -> None:
         """
-        Close the connections, but for those that still wait for an answer.
+        Close the connections, except those that still wait for an answer.
         """
         with eventlet.Timeout(CLOSE_SECONDS, False):
             for query, thread in self._made:

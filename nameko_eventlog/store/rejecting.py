@@ -1,5 +1,5 @@
 """
-What could not be stored: to look at, and to try again.
+Rejects: messages that could not be stored, to inspect and to retry.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from nameko_eventlog.store.databases import (
     database_errors,
     open_engine,
 )
+from nameko_eventlog.store.inserting import insert
 from nameko_eventlog.store.rows import Unstorable, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import format_time, parse_time
-from nameko_eventlog.store.writing import content_types, insert
+from nameko_eventlog.store.writing import content_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class Reject:
 
     Args:
         id: The store's number for it.
-        rejected_at: When.
-        reason: Why.
-        message_id: As it was sent, if it was.
+        rejected_at: When it was rejected.
+        reason: Why it was rejected.
+        message_id: The message id, if it had one.
         exchange: Where it was published to.
         routing_key: The Nameko event type.
         properties: AMQP's, with ``content_type``, ``content_encoding`` and ``headers``.
-        body: As it was received.
-        size: How many bytes that is.
+        body: As received.
+        size: The size of the body in bytes.
     """
 
     id: int
@@ -66,17 +67,17 @@ class Rejects:
 
     def __init__(self, uri: str, accept: Collection[str] = ("json",)) -> None:
         self._engine = open_engine(uri, writes=True)
-        self._reader = open_engine(uri)  # which works where nothing may be written as well
+        self._reader = open_engine(uri)  # also works on a read-only database
         self._accept = content_types(accept)
         check_exists(self._engine.url)
 
     def list(self, limit: int = 100, with_bodies: bool = True) -> list[Reject]:
         """
-        Return the latest.
+        Return the latest rejects.
 
         Args:
-            limit: How many at the most.
-            with_bodies: Whether their bodies are read, too: each may have 128 MiB.
+            limit: How many, at most.
+            with_bodies: Whether to read the bodies, which may have 128 MiB each.
         """
         columns = [one for one in rejects.c if one is not rejects.c.body]
         body = rejects.c.body if with_bodies else literal(b"").label("body")
@@ -87,7 +88,7 @@ class Rejects:
 
     def get(self, id: int) -> Reject | None:  # noqa: A002
         """
-        Return one, or None.
+        Return the reject with that id, or None.
         """
         with database_errors(self._engine.url), self._reader.begin() as connection:
             size = func.length(rejects.c.body).label("size")
@@ -96,7 +97,10 @@ class Rejects:
 
     def retry(self, id: int) -> bool:  # noqa: A002
         """
-        Try to store one: it is an event log now, and no reject any more, or all is as it was.
+        Try to store a reject as an event log.
+
+        Returns:
+            Whether it was stored; otherwise it remains a reject.
         """
         reject = self.get(id)
         if reject is None:
@@ -114,7 +118,7 @@ class Rejects:
             delivery_tag=0,
         )
         try:
-            # without a time of its own, it is from when it arrived
+            # without a readable time it gets the time at which it arrived
             row = make_row(message, self._accept, parse_time(reject.rejected_at))
         except Unstorable:
             return False

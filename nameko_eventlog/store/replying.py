@@ -1,5 +1,5 @@
 """
-Replies to RPC requests: to wherever the request says.
+Sending replies to RPC requests.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from nameko_eventlog.amqp.settings import ConnectionSettings
 
 
 REPLY_SECONDS = 30.0
-"""For how long a reply is tried to be sent."""
+"""How long to keep trying to send a reply."""
 
 CONFIRM_SECONDS = 10.0
-"""For how long its confirm is waited for, each time."""
+"""How long each attempt waits for the broker's confirm."""
 
 _PAUSE = 0.2  # seconds between two attempts, after the second
 
 
 class Replies:
     """
-    A connection of its own for replies: what the broker has against one, it has against none else.
+    Sends replies over a separate connection: a reply that the broker rejects affects nothing else.
 
     Args:
         settings: How to connect.
-        exchange: Where they are published to.
+        exchange: Where to publish replies.
     """
 
     def __init__(self, settings: ConnectionSettings, exchange: Exchange) -> None:
@@ -44,15 +44,15 @@ class Replies:
 
     def send(self, body: bytes, **properties: Any) -> None:
         """
-        Send one, and return when the broker has confirmed it.
+        Send a reply, and return when the broker has confirmed it.
 
         Args:
-            body: Its body.
-            **properties: Of kombu's ``publish``.
+            body: The encoded reply.
+            **properties: Arguments of kombu's ``publish``.
 
         Raises:
-            TimeoutError: The broker was not there, or did not answer.
-            Exception: The broker refuses it, or it cannot be sent at all.
+            TimeoutError: The broker cannot be reached, or does not answer.
+            Exception: The broker rejects the reply, or it cannot be sent at all.
         """
         attempts, until = 0, monotonic() + REPLY_SECONDS
         while True:
@@ -84,7 +84,7 @@ class Replies:
                     )
                     self._channel = self._client.channel()
                 Producer(self._channel).publish(body, exchange=self._exchange, **properties)
-        except BaseException:  # of the next reply nothing may be left behind on the connection
+        except BaseException:  # the failed reply must leave nothing on the connection
             self.close()
             raise
 

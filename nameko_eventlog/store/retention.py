@@ -1,5 +1,5 @@
 """
-Deleting what is old, in steps that lock nobody out.
+Retention: deleting old event logs, in steps short enough for other writers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from nameko_eventlog.store.times import format_time, now_ms, parse_time
 _log = logging.getLogger("nameko_eventlog")
 
 QUIET_MS = 86_400_000
-"""For how long after the newest event log the clock alone is believed: a day."""
+"""How long after the newest event log the clock alone is trusted: a day."""
 
 HOLD_SECONDS = 86_400.0
-"""For how long retention waits before it deletes more than half of the event logs: a day."""
+"""How long retention waits before it deletes more than half of the event logs: a day."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Plan:
     What retention would delete now.
 
     Args:
-        before: The time, in milliseconds since 1970, before which it deletes.
-        number: How many event logs are older.
-        is_most: Whether these are more than half of all.
+        before: It deletes what is from before this time, in milliseconds since 1970.
+        number: How many event logs that is.
+        is_most: Whether that is more than half of all.
     """
 
     before: int
@@ -51,17 +51,17 @@ class Plan:
 
 class Retention:
     """
-    Deletes what is older than a number of days, as far as the clock can be believed.
+    Deletes what is older than a number of days, as far as the clock can be trusted.
 
     A clock that is wrong for a minute must not cost months of event logs. So the age of an event
-    log counts from the clock or from a day after the newest event log, whichever is earlier; and
-    more than half of the event logs are deleted only if they have been too old for a day.
+    log is measured from the clock or from a day after the newest event log, whichever is earlier.
+    More than half of the event logs are deleted only after they have been too old for a day.
 
     Args:
         uri: The database's address.
-        days: How old event logs become.
+        days: The greatest age of an event log.
         clock: Returns the time in milliseconds since 1970.
-        elapsed: Returns seconds that no change of the clock moves.
+        elapsed: Returns the seconds of a monotonic clock.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Retention:
         self._elapsed = elapsed
         self._held_since: float | None = None
         self.purged = 0
-        """How many event logs and rejects were deleted so far."""
+        """How many event logs and rejects have been deleted."""
 
     def run(self, thread: Background, rest: Callable[[], None]) -> int:
         """
-        Delete what is too old, and log how much that was.
+        Delete what is too old, and log how much it was.
 
         Args:
-            thread: Waits for the database.
-            rest: Called after each step: others write, too.
+            thread: Runs the database calls.
+            rest: Called after each step, to let others write.
 
         Returns:
             How many event logs and rejects were deleted.
@@ -111,7 +111,8 @@ class Retention:
         finally:
             if deleted:
                 _log.info(
-                    "deleted %d event logs and rejects from before %s (older than %g days)",
+                    "retention: deleted %d event logs and rejects from before %s (older than %g"
+                    " days)",
                     deleted,
                     before,
                     self._days,
@@ -126,9 +127,9 @@ class Retention:
         if self._held_since is None:
             self._held_since = now
             _log.error(
-                "%d event logs, more than half of all, are from before %s and therefore older than"
-                " %g days; they are deleted only if that is still so in a day. If the clock is"
-                " right, delete them now with `nameko-eventlog purge`; if it is not, correct it",
+                "retention: %d event logs, more than half of all, are from before %s (older than"
+                " %g days); deleting them in a day, if that is still so. If the clock is right,"
+                " delete them now with `nameko-eventlog purge`; if it is wrong, correct it",
                 plan.number,
                 format_time(plan.before),
                 self._days,
@@ -156,7 +157,7 @@ def _count(connection: Connection, before: int) -> int:
 
 def _has_rows(connection: Connection, number: int) -> bool:
     """
-    Tell whether there are *number* event logs, without counting more than that.
+    Tell whether there are at least *number* event logs, without counting more.
     """
     some = select(event_logs.c.time_ms).limit(number).subquery()
     return connection.scalar(select(func.count()).select_from(some)) == number
@@ -164,19 +165,19 @@ def _has_rows(connection: Connection, number: int) -> bool:
 
 def purge(uri: str, before: datetime, step: int = 1000) -> Iterator[int]:
     """
-    Delete the event logs, and the rejects, of before a time.
+    Delete the event logs and the rejects from before a time.
 
     Args:
         uri: The database's address.
         before: The time.
-        step: How many rows a transaction deletes at the most.
+        step: How many rows a transaction deletes, at most.
 
     Returns:
-        An iterator that deletes: how many were deleted, after each transaction. It raises
+        An iterator: each step runs a transaction, and yields how many rows it deleted. It raises
         `DatabaseError` if the database cannot be used.
 
     Raises:
-        DatabaseError: If *uri* is no address of a database that can be used.
+        DatabaseError: If *uri* is not the address of a supported database.
     """
     return _purge(open_engine(uri, writes=True), before, step)
 
@@ -193,7 +194,7 @@ def _purge(engine: Engine, before: datetime, step: int) -> Iterator[int]:
                 .where(time_ms < parse_time(before))
                 .order_by(time_ms)
                 .limit(step)
-                # another instance, at the same, has other rows
+                # another instance that is deleting takes other rows
                 .with_for_update(skip_locked=True)
             )
             while True:
@@ -208,7 +209,7 @@ def _purge(engine: Engine, before: datetime, step: int) -> Iterator[int]:
 
 def count_before(uri: str, before: datetime) -> int:
     """
-    Count what `purge` would delete.
+    Count the rows that `purge` would delete.
 
     Raises:
         DatabaseError: If the database cannot be used.

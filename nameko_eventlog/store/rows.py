@@ -1,5 +1,5 @@
 """
-From what the broker has delivered to a row, or to the reason why there is none.
+From a received message to a row, or to the reason why it cannot be stored.
 """
 
 from __future__ import annotations
@@ -22,56 +22,55 @@ from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.describing import describe_error, describe_value
 from nameko_eventlog.store.call_ids import names_of
 from nameko_eventlog.store.dating import claimed_time, decide_time
+from nameko_eventlog.store.json_text import may_exceed_64_bits
 from nameko_eventlog.store.levels import normal_level
 
 
 MAX_TEXT = 500
-"""The longest text of a column, in characters: PostgreSQL's indexes take 2,700 bytes a row."""
+"""The longest text of a column, in characters: an index row of PostgreSQL holds 2,700 bytes."""
 
 MAX_DEPTH = limits.BODY_DEPTH
-"""How deep a body may be nested."""
+"""How deeply a body may be nested."""
 
 NONCE_BYTES = 10
-"""As many as a UUID of version 7 has beside its time."""
+"""As many random bytes as a UUIDv7 has beside its time."""
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.I)
 _SURROGATES_AND_NUL = re.compile("[\x00\ud800-\udfff]")
-_ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL, and surrogates, lone or not
-_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL, and surrogates, lone or paired
 # PostgreSQL keeps numbers as decimals and writes all their digits: 1e308 has 309
 _EXPONENT = re.compile(rb"[\[:,]\s*-?\d+(?:\.\d+)?[eE][+-]?\d\d")
-_DIGITS_WRITTEN = 330  # of a number with an exponent, at the most
-_SMALL = limits.BODY_BYTES // _DIGITS_WRITTEN * len(b"1e99,")  # in which there are too few
+_DIGITS_WRITTEN = 330  # of a number with an exponent, at most
+_SMALL = limits.BODY_BYTES // _DIGITS_WRITTEN * len(b"1e99,")  # has no room for too many of them
 _LATEST_OF_ID = 2**48 - 1  # milliseconds
-_LONG = b"0" * 19  # digits of an integer that may need more than 64 bits
 
 
 class Unstorable(Exception):
     """
-    A message that becomes no row; the text says why.
+    A message cannot become a row; the text says why.
     """
 
 
 def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dict[str, Any]:
     """
-    Make a row of the table of event logs.
+    Make a row for the table of event logs.
 
     Args:
-        message: As it was received.
+        message: As received.
         accept: The content types that may be decoded.
         now: The time, in milliseconds since 1970.
 
     Raises:
-        Unstorable: It is no event log.
+        Unstorable: It is not an event log.
     """
     body = decode_body(message, accept)
     if type(body) is not dict:
-        raise Unstorable(f"the body is no mapping but {_shown(body)}")
+        raise Unstorable(f"the body must be a mapping, not {_shown(body)}")
     call_stack = body.get("call_stack")
     if call_stack is None:
         call_stack = []
     if type(call_stack) is not list or not all(type(one) is str for one in call_stack):
-        raise Unstorable(f"call_stack is no list of call ids but {_shown(call_stack)}")
+        raise Unstorable(f"call_stack must be a list of call ids, not {_shown(call_stack)}")
     level = normal_level(body.get("level"))
     parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
     body_ms = claimed_time(body.get("timestamp"))
@@ -109,28 +108,28 @@ def time_of_id(message_id: Any) -> int | None:
 
 def escape_unstorable(text: str) -> str:
     r"""
-    Write what no database takes as text, NUL and lone surrogates, as JSON does: ``\u0000``.
+    Write NUL and lone surrogates, which no database accepts as text, as JSON does: ``\u0000``.
     """
     return _SURROGATES_AND_NUL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def make_plain(value: Any) -> Any:
     """
-    Return a copy of *value* with JSON's types alone.
+    Return a copy of *value* that has only JSON's types.
 
-    NaN and infinities become text that says so, and so do integers beyond 64 bits, times,
-    decimals and UUIDs; bytes become base64.
+    NaN, infinities, integers beyond 64 bits, times, decimals and UUIDs become text; bytes become
+    base64.
 
     Raises:
-        Unstorable: It is nested too deep, or has too many values or too much text: what is in
-            many places, as an alias of YAML may be, counts in each.
+        Unstorable: It is nested too deeply, or has too many values or too much text. A value that
+            occurs in several places, as a YAML alias may, counts in each of them.
     """
-    return _Plain().copy(value, 0)
+    return _PlainCopier().copy(value, 0)
 
 
-class _Plain:
+class _PlainCopier:
     """
-    Copies one value, and counts what there is in it.
+    Copies one value, and counts what it contains.
     """
 
     __slots__ = ("_left", "_left_bytes")
@@ -141,7 +140,7 @@ class _Plain:
 
     def copy(self, value: Any, depth: int) -> Any:
         """
-        Return a copy of *value*, which lies so deep.
+        Return a copy of *value*, which is nested at *depth*.
         """
         if depth > limits.BODY_DEPTH:
             raise Unstorable(_TOO_DEEP)
@@ -189,17 +188,17 @@ _TOO_DEEP = f"the body is nested deeper than {limits.BODY_DEPTH} levels"
 
 
 def _digits(value: int) -> str:
-    if value.bit_length() > limits.INTEGER_DIGITS * 3:  # bits of a digit, at the least
+    if value.bit_length() > limits.INTEGER_DIGITS * 3:  # at least three bits to a digit
         raise Unstorable(f"a number has more than {limits.INTEGER_DIGITS} digits")
     return str(value)
 
 
 def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
     """
-    Return the body of *message*, with JSON's types alone.
+    Return the decoded body of *message*, which has only JSON's types.
 
     Args:
-        message: As it was received.
+        message: As received.
         accept: The content types that may be decoded.
 
     Raises:
@@ -211,11 +210,11 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         message.decoded_weight = weight_of(payload, content_type)
         if len(payload) > _SMALL and content_type == JSON:
             _check_exponents(payload)
-        if content_type == JSON and is_plain(payload):
+        if content_type == JSON and is_directly_decodable(payload):
             try:
                 body = decode_json(payload)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                pass  # NaN, which JSON does not know and kombu does, or no JSON at all
+                pass  # NaN, which kombu accepts, or invalid JSON
             else:
                 if payload.count(b"[") + payload.count(b"{") > limits.BODY_DEPTH:
                     _check_depth(body)
@@ -233,8 +232,8 @@ def _check_exponents(payload: bytes) -> None:
     size = len(payload) + _DIGITS_WRITTEN * sum(1 for _ in _EXPONENT.finditer(payload))
     if size > limits.BODY_BYTES:
         raise Unstorable(
-            f"with all digits of its numbers, the body has up to {size} bytes,"
-            f" of {limits.BODY_BYTES} at the most"
+            f"the body has up to {size} bytes when its numbers are written out, more than"
+            f" {limits.BODY_BYTES}"
         )
 
 
@@ -253,22 +252,20 @@ def _check_depth(value: Any) -> None:
     raise Unstorable(_TOO_DEEP)
 
 
-def is_plain(body: bytes) -> bool:
+def is_directly_decodable(body: bytes) -> bool:
     """
-    Tell whether *body*, if it is JSON, needs nothing of what `make_plain` does, nor kombu's types.
+    Tell whether *body*, if it is JSON, can be stored as decoded, without `make_plain` and kombu.
 
-    One regular expression for all of it takes seven times as long.
+    One regular expression for all three tests takes seven times as long.
     """
-    return not (
-        b'"__type__"' in body or _ESCAPED.search(body) or _LONG in body.translate(_DIGITS_AS_ZEROS)
-    )
+    return not (b'"__type__"' in body or _ESCAPED.search(body) or may_exceed_64_bits(body))
 
 
 def _own_id(body_ms: int | None, nonce: bytes | None) -> str:
     """
-    Make a message id that bears the body's time, for senders that give none.
+    Make a message id with the body's time, for senders that give none.
 
-    It is the same whenever the message is written, and so it does not depend on the clock.
+    It is the same each time the message is written, so it does not depend on the clock.
     """
     random = int.from_bytes(os.urandom(NONCE_BYTES) if nonce is None else nonce, "big")
     number = min(max(body_ms or 0, 0), _LATEST_OF_ID) << 80 | random
@@ -279,7 +276,7 @@ def _own_id(body_ms: int | None, nonce: bytes | None) -> str:
 def _text(body: Mapping[str, Any], name: str) -> str:
     value = body.get(name)
     if type(value) is not str or not value:
-        raise Unstorable(f"{name} is no text but {_shown(value)}")
+        raise Unstorable(f"{name} must be a non-empty string, not {_shown(value)}")
     return _bounded(name, value)
 
 
@@ -288,13 +285,13 @@ def _text_or_none(body: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if type(value) is not str:
-        raise Unstorable(f"{name} is no text but {_shown(value)}")
+        raise Unstorable(f"{name} must be a string, not {_shown(value)}")
     return _bounded(name, value)
 
 
 def _bounded(name: str, value: str) -> str:
     if len(value) > MAX_TEXT:
-        raise Unstorable(f"{name} has {len(value)} characters, of {MAX_TEXT} at the most")
+        raise Unstorable(f"{name} has {len(value)} characters, more than {MAX_TEXT}")
     return value
 
 

@@ -1,10 +1,11 @@
 """
-`rpc`: Nameko's entrypoint for RPC, which no request can end.
+`rpc`: an entrypoint like Nameko's ``rpc``, which no request can crash.
 
-Nameko's own ends the service on a request without ``reply_to``, with properties or headers that
-cannot be read, of a content type that is not accepted, or in answer to which nothing can be sent;
-and again at each start, because the request is still in the queue. Here requests are read by what
-reads event logs. What cannot be answered is acknowledged and dropped, and the log says so.
+Nameko's entrypoint kills the service on a request without ``reply_to``, with unreadable properties
+or headers, with a content type that is not accepted, or with a reply that cannot be sent; and
+again after each restart, because the request is still in the queue. This one reads requests with
+the code that reads event logs. It acknowledges and drops a request that cannot be answered, and
+logs that.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from nameko_eventlog.store.replying import Replies
 _log = logging.getLogger("nameko_eventlog")
 
 QUIET_SECONDS = 60.0
-"""How often a line of the log tells of requests that were dropped, after the first."""
+"""How often dropped requests are logged, at most."""
 
 ExcInfo = Any
 """What `sys.exc_info` returns, or None."""
@@ -52,31 +53,31 @@ ExcInfo = Any
 
 class Unanswerable(Exception):
     """
-    A request to which no reply can be sent.
+    No reply can be sent to a request.
     """
 
 
 class OversizedReply(Exception):
     """
-    An answer that is too large to be sent.
+    A reply is too large to be sent.
     """
 
 
 class RequestQueue(QueueOptions):
     """
-    The queue of a service's requests, as Nameko declares it; it has no dead letters.
+    A service's request queue, as Nameko declares it, without dead letters.
     """
 
     def declare_dead_letters(self, channel: Any, nowait: bool = False) -> None:
         """
-        Do nothing: who has asked has been told, or cannot be.
+        Declare nothing: the caller gets an error reply, or cannot be reached.
         """
 
 
 @dataclass(slots=True)
 class Call:
     """
-    One request, until it is acknowledged.
+    A request, until it is acknowledged.
     """
 
     message: ReceivedMessage
@@ -111,14 +112,15 @@ class RequestConsumer(SharedExtension):
         Read the configuration.
 
         Raises:
-            ConfigurationError: There is no broker, or another entrypoint takes the same requests.
+            ConfigurationError: No broker is configured, or another entrypoint takes the same
+                requests.
         """
         service = self.container.service_name
         for one in self.container.entrypoints:
             if isinstance(one, nameko.rpc.Rpc) and not isinstance(one, Rpc):
                 raise ConfigurationError(
                     f"{service}.{one.method_name}: Nameko's @rpc would take the requests to this"
-                    " service's other methods; use that of nameko_eventlog.store.rpc"
+                    " service's other methods; use rpc from nameko_eventlog.store.rpc"
                 )
         settings = compat.consumer_settings(self.container)
         exchange = compat.rpc_exchange(self.container)
@@ -142,7 +144,7 @@ class RequestConsumer(SharedExtension):
 
     def stop(self) -> None:
         """
-        Take no more requests, and return when those that run are answered.
+        Take no more requests, and return when the running ones are answered.
         """
         self._stopping = True
         if self._is_started:  # the service may have failed before
@@ -151,7 +153,7 @@ class RequestConsumer(SharedExtension):
 
     def kill(self) -> None:
         """
-        End at once; what is not acknowledged goes back to the queue.
+        End at once; unacknowledged requests go back to the queue.
         """
         self._stopping = True
         if self._is_started:
@@ -166,7 +168,7 @@ class RequestConsumer(SharedExtension):
 
     def _turn(self) -> None:
         """
-        Acknowledge what is answered, and hand out what is new.
+        Acknowledge answered requests, and hand out new ones.
         """
         while self._done:
             call = self._done.popleft()
@@ -181,7 +183,7 @@ class RequestConsumer(SharedExtension):
         while waiting and self._running < self._at_once:
             call = Call(waiting.popleft(), self._subscription.connection)
             if call.message.redelivered:
-                # it may be what has ended the process before: that happens once more at the most
+                # this request may have killed the process: run it once more at most
                 self._subscription.acknowledge([call.message])
             self._running += 1
             self.container.spawn_managed_thread(
@@ -192,7 +194,7 @@ class RequestConsumer(SharedExtension):
         try:
             self._answer(call)
         except ContainerBeingKilled:
-            return  # it goes back to the queue with the connection
+            return  # the request goes back to the queue when the connection closes
         except Exception as exc:
             self._drop(exc)
         self._done.append(call)
@@ -200,10 +202,10 @@ class RequestConsumer(SharedExtension):
 
     def _answer(self, call: Call) -> None:
         """
-        Run what is asked for, and reply.
+        Run the method, and reply.
 
         Raises:
-            Exception: There is no reply that could be sent.
+            Exception: No reply can be sent.
         """
         message = call.message
         if UNREADABLE in message.headers:
@@ -231,7 +233,7 @@ class RequestConsumer(SharedExtension):
             compat.worker_thread(self.container, worker_ctx).wait()
         except ContainerBeingKilled:
             raise
-        except BaseException as exc:  # Nameko tells of no eventlet.Timeout, for one
+        except BaseException as exc:  # Nameko does not report an eventlet.Timeout
             if compat.is_being_killed(self.container):
                 raise ContainerBeingKilled from exc
             if not call.is_answered:
@@ -239,10 +241,10 @@ class RequestConsumer(SharedExtension):
 
     def _read(self, message: ReceivedMessage) -> tuple[Rpc, list[Any], dict[str, Any]]:
         """
-        Return what is to be called, and with what.
+        Return the entrypoint to call, and its arguments.
 
         Raises:
-            BadRequest: Who has asked is to be told what is wrong.
+            BadRequest: The request is wrong; the reply says why.
             Exception: The body cannot be read.
         """
         entrypoint = self._entrypoints.get(message.routing_key)
@@ -254,7 +256,7 @@ class RequestConsumer(SharedExtension):
             )
         body = message.decode(self._accept)
         if not isinstance(body, Mapping):
-            raise MalformedRequest(f"the request is no mapping but {type(body).__name__}")
+            raise MalformedRequest(f"the request must be a mapping, not {type(body).__name__}")
         args, kwargs = body.get("args"), body.get("kwargs")
         if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
             raise MalformedRequest("Message missing `args` or `kwargs`: a list, and a mapping")
@@ -277,10 +279,10 @@ class RequestConsumer(SharedExtension):
         Send a result, or an exception.
 
         Returns:
-            What was sent: another exception, if this could not be.
+            What was sent: a different exception, if the result or exception could not be encoded.
 
         Raises:
-            Exception: Nothing can be sent.
+            Exception: No reply can be sent.
         """
         call.is_answered = True
         properties = call.message.properties
@@ -307,7 +309,7 @@ class RequestConsumer(SharedExtension):
 
     def _serializer(self, content_type: str | None) -> str:
         """
-        Return the serializer of the request, if it is accepted: who has asked can read that.
+        Return the request's serializer, if it is accepted, since the caller can read it.
         """
         if content_type in kombu.serialization.prepare_accept_content(self._accept):
             name: str = kombu.serialization.registry.type_to_name[content_type]
@@ -319,9 +321,9 @@ class RequestConsumer(SharedExtension):
         if monotonic() < self._quiet_until:
             return
         _log.warning(
-            "%s: %d RPC requests could not be answered and were dropped, the last because: %s",
-            self.container.service_name,
+            "dropped %d RPC requests to %s that could not be answered; reason of the last: %s",
             self._dropped,
+            self.container.service_name,
             describe_error(exc),
         )
         self._dropped, self._quiet_until = 0, monotonic() + QUIET_SECONDS
@@ -329,7 +331,7 @@ class RequestConsumer(SharedExtension):
 
 class Rpc(nameko.rpc.Rpc):
     """
-    Fires with RPC requests, as Nameko's own does: who handles that handles this.
+    Fires with RPC requests; a subclass of Nameko's entrypoint, so that extensions recognise it.
     """
 
     rpc_consumer = RequestConsumer()
@@ -342,7 +344,7 @@ class Rpc(nameko.rpc.Rpc):
 
     def stop(self) -> None:
         """
-        Wait until all methods' requests are answered.
+        Wait until the requests to all methods are answered.
         """
         self.rpc_consumer.stop()
 
@@ -352,8 +354,7 @@ def _encode(payload: dict[str, Any], serializer: str) -> tuple[bytes, str, str]:
     encoded = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
     if len(encoded) > limits.RPC_REPLY_BYTES:
         raise OversizedReply(
-            f"the answer has {len(encoded)} bytes, more than {limits.RPC_REPLY_BYTES}:"
-            " ask for less"
+            f"the reply has {len(encoded)} bytes, more than {limits.RPC_REPLY_BYTES}: request less"
         )
     return encoded, content_type, content_encoding
 

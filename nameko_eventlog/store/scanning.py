@@ -1,11 +1,11 @@
 """
-Pages by what is in the bodies, in SQLite, which has no index of it: the time range is looked
-through, part by part.
+Pages filtered by the content of bodies, on SQLite, which has no index for it: the time range is
+searched part by part.
 
-By the index of the time each row is looked up in the table on its own, which takes longer than to
-see that it is not wanted. The rows lie there as they have come, which is nearly as their time has
-it. So but for the first part, in which a page mostly ends, the table itself is read, from where
-the part begins to where it ends, and by the index only what lies elsewhere.
+The index of the time looks up each row in the table, which takes longer than testing the row. The
+table has its rows in the order of their arrival, which is nearly the order of their times. So only
+the first part, which usually fills the page, is searched by the index. For each further part the
+table itself is read, from the part's first row to its last, and the index only for rows elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 
 from nameko_eventlog.store import statements
-from nameko_eventlog.store.parameters import Cursor, Filters
+from nameko_eventlog.store.cursors import Cursor
+from nameko_eventlog.store.parameters import Filters
 from nameko_eventlog.store.schema import event_logs
 
 
@@ -34,16 +35,16 @@ FIRST_PART = 2_000
 """How many rows the first part has."""
 
 GROWTH = 8
-"""How many times as many each further one has."""
+"""How many times larger each further part is than the one before."""
 
-_SPREAD = 2  # from so many rows that are read to one that is wanted, looking them up is quicker
-_PLACE = literal_column("event_logs.rowid", BigInteger)  # which SQLite counts up
+_SPREAD = 2  # rows read for each row of the part; above this, looking rows up is faster
+_PLACE = literal_column("event_logs.rowid", BigInteger)  # in the order of arrival
 _TIME = event_logs.c.time_ms
 
 
 def is_needed(connection: Connection, filters: Filters) -> bool:
     """
-    Tell whether this is SQLite, and nothing but the time range leads to what *filters* mean.
+    Tell whether this is SQLite, and no index but that of the time serves *filters*.
     """
     return filters.needs_range and not filters.columns and connection.dialect.name == "sqlite"
 
@@ -52,7 +53,7 @@ def page(
     connection: Connection, filters: Filters, order: str, limit: int, start: Cursor | None
 ) -> Iterator[Row[Any]]:
     """
-    Yield the rows that the statement of `statements.page` finds.
+    Yield the rows that the statement of `statements.page` would find.
     """
     if start is not None:
         if order == "newest":
@@ -84,14 +85,16 @@ def _split(
     connection: Connection, filters: Filters, order: str, number: int
 ) -> tuple[Filters, Filters | None, int | None]:
     """
-    Return the part of the time range with the first *number* rows, and with all others of the
-    last one's millisecond; the rest, if there is one; and where the part's last row lies, if there
-    is one.
+    Split the time range after the first *number* rows.
+
+    Returns:
+        The part with these rows, and all others from the last one's millisecond; the rest, or
+        None; and the place of the part's last row, or None.
     """
     is_newest = order == "newest"
     walked = filters
     if None not in (filters.since, filters.until):
-        # one bound will do: SQLite would compare the other with each row on the way
+        # one bound is enough: SQLite would compare the other with each row on the way
         walked = replace(filters, since=None) if is_newest else replace(filters, until=None)
     last = _first(connection, walked, order, number - 1)
     if last is not None:
@@ -120,13 +123,13 @@ def _read(
     dialect: Dialect, filters: Filters, order: str, limit: int, begin: int, end: int
 ) -> Select[Any]:
     """
-    Make a statement that reads the table between two places, and what lies elsewhere by the index.
+    Make a statement that reads the table between two places, and uses the index for the others.
     """
     lies_there = _PLACE.between(min(begin, end), max(begin, end))
     whenever = replace(filters, since=None, until=None)
     along = statements.page(dialect, whenever, order, limit, None).where(
         lies_there,
-        *statements.time_range(filters, _TIME + 0),  # as such, its index would be used
+        *statements.time_range(filters, _TIME + 0),  # + 0 keeps SQLite from using the index
     )
     elsewhere = statements.page(dialect, filters, order, limit, None).where(not_(lies_there))
     return statements.first_of([along, elsewhere], order, limit)

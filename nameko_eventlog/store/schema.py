@@ -1,8 +1,8 @@
 """
-The tables, as they are now; `migrations` knows how they came to be.
+The tables: event logs, and rejects.
 
-Two tables. What a filter asks for stands in a column of its own, each with an index in which the
-rows of one value lie in their order; everything else is in ``body``, once and whole.
+Each name or id that a filter may select has its own column, and an index that keeps the rows of
+one value in order. Everything else is in ``body``, which is complete.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
 
-# Compared byte by byte, as SQLite does it: the locale has no say in the order of ids.
+# Compared byte by byte, as in SQLite: the order of ids does not depend on the locale.
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 event_logs = Table(
     "event_logs",
     metadata,
-    # What duplicates are known by; one of the store's own where the sender gave none.
+    # Identifies duplicates; the store makes one if the sender gave none.
     Column("message_id", _TEXT, primary_key=True),
-    # The order: milliseconds since 1970 out of the message id, or of the body's time; `dating`.
+    # Milliseconds since 1970, from the message id or the body: see `dating`.
     Column("time_ms", BigInteger, nullable=False),
     Column("service_name", _TEXT, nullable=False),
     Column("event_type", _TEXT, nullable=False),
@@ -40,12 +40,12 @@ event_logs = Table(
     Column("entrypoint_name", _TEXT),
     Column("level", _TEXT),
     Column("call_id", _TEXT),
-    # The first of the call stack, and the one before the call itself.
+    # The first id of the call stack, and the id before the call's own.
     Column("origin_call_id", _TEXT),
     Column("parent_call_id", _TEXT),
-    # The service of the latter.
+    # The service of the parent call.
     Column("caller", _TEXT),
-    # What is odd about the sender's time, mostly nothing.
+    # What is wrong with the sender's time; usually nothing.
     Column("time_note", _TEXT),
     Column("body", _JSON, nullable=False),
 )
@@ -62,7 +62,7 @@ for _name in (
     "time_note",
 ):
     _column = event_logs.c[_name]
-    # Most event logs have no level, and what happens outside calls has no call.
+    # Most event logs have no level, and those from outside calls have no call id.
     _where = _column.is_not(None) if _column.nullable else None
     Index(
         f"event_logs_{_name}",
@@ -80,7 +80,7 @@ Index(
     sqlite_where=event_logs.c.parent_call_id.is_not(None),
 )
 
-# For what is contained in a body; SQLite has none of the kind.
+# For containment in bodies; SQLite has no such index.
 Index(
     "event_logs_body",
     event_logs.c.body,
@@ -92,17 +92,17 @@ rejects = Table(
     "rejects",
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    # Milliseconds since 1970 at which it was rejected.
+    # When it was rejected, in milliseconds since 1970.
     Column("rejected_ms", BigInteger, nullable=False),
     Column("reason", _TEXT, nullable=False),
-    # Of message id, routing and body: one that is delivered again is rejected once. Without an
-    # id each delivery is one of its own.
+    # Of message id, routing and body: a message that is delivered again is kept once. Without an
+    # id, each delivery counts as another message.
     Column("digest", _TEXT, nullable=False, unique=True),
     Column("message_id", _TEXT),
     Column("exchange", _TEXT, nullable=False),
     Column("routing_key", _TEXT, nullable=False),
-    # AMQP's basic properties, the headers among them, as far as JSON can say them.
+    # AMQP's basic properties with the headers, as far as JSON can represent them.
     Column("properties", _JSON, nullable=False),
-    # As it was received.
+    # As received.
     Column("body", LargeBinary, nullable=False),
 )

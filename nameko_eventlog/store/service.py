@@ -1,5 +1,5 @@
 """
-`EventLogStore`: the service that keeps event logs, and answers questions about them.
+`EventLogStore`: the service that stores event logs, and answers queries.
 """
 
 from __future__ import annotations
@@ -26,41 +26,42 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.probing import RefusedBatchProbe
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.rpc import rpc
 from nameko_eventlog.store.waiting import wait_in_real_threads
-from nameko_eventlog.store.writing import EventLogWriter, RefusedBatchProbe, has_id
+from nameko_eventlog.store.writing import EventLogWriter, has_id
 
 
 _log = logging.getLogger("nameko_eventlog")
 
 WRITE_SECONDS = 60.0
-"""For how long a transaction is waited for."""
+"""How long to wait for a transaction."""
 
 MAX_DELIVERIES = 15
-"""How often a message of a quorum queue may come before it is written alone."""
+"""How often a message of a quorum queue may be delivered before it is written alone."""
 
 RETENTION_SECONDS = 60.0
-"""How often what is too old is looked for."""
+"""How often retention runs."""
 
-_REST = 0.05  # seconds between two steps of retention: others write, too
+_REST = 0.05  # seconds between two steps of retention, in which others write
 
 
 class Database(DependencyProvider):
     """
-    The store's database, which it writes to and reads from without blocking green threads.
+    The store's database, written and read without blocking green threads.
     """
 
     _is_set_up = False
 
     def setup(self) -> None:
         """
-        Read the configuration; nothing is connected yet.
+        Read the configuration, without connecting yet.
 
         Raises:
-            ConfigurationError: Something in it is wrong.
+            ConfigurationError: It is invalid.
         """
         self.config = parse_store_config(compat.service_config(self.container))
         wait_in_real_threads()
@@ -77,27 +78,26 @@ class Database(DependencyProvider):
 
     def start(self) -> None:
         """
-        Make the tables, or bring them to this version; if that cannot be done now, it is done
-        before the first row.
+        Create or migrate the tables; if that fails now, it is done before the first row.
         """
         try:
             self._writing.run(self._writer.prepare)
         except DatabaseError as exc:
-            _log.warning("%s; event logs stay in the queue until it can be", exc)
+            _log.warning("%s; event logs wait in the queue", exc)
 
     def stop(self) -> None:
         """
-        Close the connections, if there are any: what could not be set up is stopped as well.
+        Close the connections; Nameko also calls this after a failed `setup`.
         """
         if not self._is_set_up:
             return
         self._readers.close()
-        with suppress(DatabaseError):  # it does not answer: the process ends all the same
+        with suppress(DatabaseError):  # stop even if the database does not answer
             self._writing.run(self._writer.close)
 
     def get_dependency(self, worker_ctx: Any) -> Database:
         """
-        Return what a worker uses.
+        Return the database itself.
         """
         return self
 
@@ -106,12 +106,12 @@ class Database(DependencyProvider):
         Write a batch.
 
         Raises:
-            Unavailable: If the database cannot take it now.
+            Unavailable: If the database cannot accept it now.
         """
         reasons: list[str] = []
         begun = monotonic()
         try:
-            while messages:  # each transaction has its time: what is done is not done again
+            while messages:  # each transaction has its own time limit, and is never repeated
                 write = partial(self._writer.write_first, messages)
                 number, some = self._writing.run(write)
                 reasons += some
@@ -125,14 +125,14 @@ class Database(DependencyProvider):
         self._refused = []
         if reasons:
             _log.warning(
-                "%d messages could not be stored and are kept as rejects, the first because: %s",
+                "kept %d messages as rejects that could not be stored; reason of the first: %s",
                 len(reasons),
                 reasons[0],
             )
 
     def probe(self) -> bool:
         """
-        Tell whether the database takes what it has refused.
+        Tell whether the database accepts the batch that it refused.
 
         Raises:
             DatabaseError: It does not.
@@ -145,21 +145,21 @@ class Database(DependencyProvider):
 
     def apply_retention(self) -> None:
         """
-        Delete what is older than ``retention_days``, with a rest after every step.
+        Delete what is older than ``retention_days``, with a pause after every step.
         """
         if self._retention is None:
             return
         try:
             self._retention.run(Background(WRITE_SECONDS), partial(eventlet.sleep, _REST))
         except DatabaseError as exc:
-            _log.warning("what is too old could not be deleted: %s", exc)
+            _log.warning("retention: %s; trying again in %g s", exc, RETENTION_SECONDS)
         finally:
             self.counts.purged = self._retention.purged
 
 
 class StoreConsumer(EventLogConsumer):
     """
-    Hands the store messages as they were received, as its configuration says.
+    Hands messages to the store as received; its options come from the configuration.
     """
 
     def setup(self) -> None:
@@ -167,7 +167,7 @@ class StoreConsumer(EventLogConsumer):
         Read the configuration.
 
         Raises:
-            ConfigurationError: Something in it is wrong.
+            ConfigurationError: It is invalid.
         """
         config = parse_store_config(compat.service_config(self.container))
         self.services = config.services
@@ -182,9 +182,9 @@ class StoreConsumer(EventLogConsumer):
 
     def read(self, message: ReceivedMessage) -> ReceivedMessage:
         """
-        Return *message*: whether it can be stored is decided beside the table of rejects.
+        Return *message* undecoded, so that the store can reject it.
 
-        One without an id is told from all others from here on, however often it is written.
+        A message without an id gets a nonce, which identifies it however often it is written.
         """
         if has_id(message):
             return message
@@ -192,16 +192,16 @@ class StoreConsumer(EventLogConsumer):
 
     def probe(self) -> bool:
         """
-        Tell whether the database takes what it has refused.
+        Tell whether the database accepts the batch that it refused.
 
-        Only then does the queue go on: on quorum queues each round of delivering and giving back
-        counts, and what never met a database that works would become a dead letter.
+        Consuming resumes only then. A quorum queue counts each delivery and return, so messages
+        could become dead letters without ever meeting a working database.
         """
         return self._database.probe()
 
     def stats(self) -> dict[str, float]:
         """
-        Return the counts of the consumer, and those of the store.
+        Return the counts of the consumer and of the store.
         """
         return {**super().stats(), **self._database.counts.as_dict()}
 
@@ -215,7 +215,7 @@ _store_event_logs = StoreConsumer.decorator
 
 class EventLogStore:
     """
-    Keeps event logs in a database: ``nameko run nameko_eventlog.store --config config.yaml``.
+    Stores event logs in a database: ``nameko run nameko_eventlog.store --config config.yaml``.
 
     Its RPC methods are those of `EventLogQuery`, with the same parameters and answers; times are
     text.
@@ -229,7 +229,7 @@ class EventLogStore:
     @_store_event_logs(queue="eventlog-store", expected_exceptions=(Unavailable,))
     def store(self, messages: list[ReceivedMessage]) -> None:
         """
-        Store what has arrived.
+        Store a batch.
         """
         self.database.write(messages)
 
@@ -264,7 +264,7 @@ class EventLogStore:
     @rpc(expected_exceptions=(InvalidQuery,))
     def unseen(self, /, **parameters: Any) -> Any:
         """
-        Return the values of filters that no event log has: `EventLogQuery.unseen`.
+        Return the filter values that no event log has: `EventLogQuery.unseen`.
         """
         return self.database.ask("unseen", **parameters)
 
@@ -285,6 +285,6 @@ class EventLogStore:
     @rpc(expected_exceptions=(InvalidQuery,))
     def services(self) -> Any:
         """
-        Return the services there are event logs of: `EventLogQuery.services`.
+        Return the services that have event logs: `EventLogQuery.services`.
         """
         return self.database.ask("services")

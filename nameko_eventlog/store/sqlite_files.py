@@ -1,10 +1,10 @@
 """
-SQLite's files: how an address names one, and how one is read that may only be read.
+SQLite's files: the file that an address names, and how to read a read-only file.
 
-Readers of a file in WAL mode write to files beside it. Where they may not (another user's file, a
-read-only directory or mount), SQLite reads it only as long as a writer is at work, whose files it
-shares. When none is, nothing changes the file, and it is read as it is: a snapshot, which is given
-up as soon as the file is another than when it was opened.
+Readers of a file in WAL mode write to the files beside it. Where they may not (another user's
+file, a read-only directory or mount), SQLite can read the file only while a writer is active,
+whose files it shares. Without a writer nothing changes the file, so it is read as a snapshot. The
+snapshot is discarded as soon as the file changes.
 """
 
 from __future__ import annotations
@@ -22,31 +22,33 @@ from sqlalchemy.exc import DisconnectionError
 
 
 EXPECTED = "sqlite:///FILE"
+NOT_IN_MEMORY = f"{EXPECTED}: a database in memory is lost when the process ends"
 
 _ADDRESS = re.compile(r"sqlite(?:\+pysqlite)?:///(.*)", re.DOTALL)
 _TRUE = frozenset({"1", "on", "t", "true", "y", "yes"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 
 State = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and time of the file and of its log; None where there is nothing."""
+"""Inode, size and modification time of the file and of its log; None if missing or empty."""
 
 
 class Connection(sqlite3.Connection):
     """
-    A connection that knows what it was opened on, if that is a snapshot.
+    A connection that may read a snapshot.
     """
 
     snapshot: State | None = None
+    """The state of the files when the snapshot was opened, or None."""
 
 
 def file_of(address: str) -> str | None:
     """
-    Return the path that an address of SQLite names, or None if it is none of SQLite's.
+    Return the path that an address of SQLite names, or None for an address of another kind.
 
-    What stands behind a ``?`` is a parameter if it has a ``=``, and else part of the name.
+    Text after a ``?`` is a parameter if it contains ``=``, and otherwise part of the name.
 
     Raises:
-        ValueError: With what was expected, if the address names no file.
+        ValueError: The address names no file; the text says what was expected.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -60,12 +62,12 @@ def file_of(address: str) -> str | None:
     for parameter in query.split("&") if query else ():
         name, _, value = parameter.partition("=")
         if name != "uri" or value.lower() not in _TRUE | _FALSE:
-            raise ValueError(f"{EXPECTED} without the parameter {name!r}: there is only uri=true")
+            raise ValueError(f"{EXPECTED} without the parameter {name!r}: only uri=true is known")
         is_uri = value.lower() in _TRUE
     if is_uri and path.startswith("file:"):
         path = _path_of_uri(path.removeprefix("file:"))
     if path in ("", ":memory:"):
-        raise ValueError(f"{EXPECTED}: what is kept in memory ends with the process")
+        raise ValueError(NOT_IN_MEMORY)
     if "\0" in path:
         raise ValueError(f"{EXPECTED} without a NUL character")
     return path
@@ -73,23 +75,23 @@ def file_of(address: str) -> str | None:
 
 def _path_of_uri(uri: str) -> str:
     """
-    Read what stands behind ``file:``, see https://sqlite.org/uri.html.
+    Return the path of a URI without its ``file:``: https://sqlite.org/uri.html.
     """
     if uri.startswith("//"):
         host, slash, path = uri[2:].partition("/")
         if host not in ("", "localhost"):
-            raise ValueError(f"{EXPECTED}: a file of this machine")
+            raise ValueError(f"{EXPECTED}: a file on this machine")
         uri = slash + path
     return unquote(uri.partition("#")[0])
 
 
 def connect_for_reading(path: str, seconds: float) -> Connection:
     """
-    Open a file to read it, whether it may be written or not.
+    Open a file for reading, whether or not it is writable.
 
     Args:
         path: The file.
-        seconds: For how long a writer's lock is waited for.
+        seconds: How long to wait for a writer's lock.
 
     Raises:
         sqlite3.Error: It cannot be read.
@@ -109,26 +111,26 @@ def connect_for_reading(path: str, seconds: float) -> Connection:
 
 def watch_snapshots(engine: Engine, path: str, changed: Callable[[], Exception]) -> None:
     """
-    Open a snapshot anew when the file is another, and let no answer out that was read meanwhile.
+    Reopen a snapshot when the file has changed, and discard answers read in the meantime.
 
     Args:
-        engine: The reader's.
+        engine: An engine that reads.
         path: The file.
-        changed: Makes what is raised in the place of such an answer.
+        changed: Makes the exception that replaces such an answer.
     """
 
-    def is_other(connection: Any) -> bool:
+    def is_stale(connection: Any) -> bool:
         snapshot = getattr(connection, "snapshot", None)
         return snapshot is not None and snapshot != _state(path)
 
     @event.listens_for(engine, "checkout")
     def check_out(connection: Any, *_: Any) -> None:
-        if is_other(connection):
+        if is_stale(connection):
             raise DisconnectionError
 
     @event.listens_for(engine, "commit")
     def commit(connection: Any) -> None:
-        if is_other(connection.connection.dbapi_connection):
+        if is_stale(connection.connection.dbapi_connection):
             raise changed()
 
     @event.listens_for(engine, "handle_error")
@@ -136,7 +138,7 @@ def watch_snapshots(engine: Engine, path: str, changed: Callable[[], Exception])
         connection = context.connection
         if connection is None or connection.closed or connection.invalidated:
             return
-        if is_other(connection.connection.dbapi_connection):
+        if is_stale(connection.connection.dbapi_connection):
             raise changed() from context.original_exception
 
 
@@ -164,8 +166,8 @@ def _open_snapshot(path: str, seconds: float, *, has_log: bool) -> Connection | 
     try:
         if not has_log:
             return _open(f"{uri}?immutable=1", seconds, is_uri=True)
-        # the index of what a process has left in the log behind it, in memory; without locks, for
-        # which the file would have to be opened for writing
+        # for a log that a process has left behind: its index is kept in memory, and nothing is
+        # locked, because a lock would need write access
         return _open(
             f"{uri}?mode=ro&vfs=unix-none", seconds, "PRAGMA locking_mode = EXCLUSIVE", is_uri=True
         )

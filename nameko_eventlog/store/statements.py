@@ -1,5 +1,5 @@
 """
-The statements of queries: nothing that was asked for gets into their text, only bound.
+The SQL statements of queries. Parameters are always bound, and never part of the text.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from nameko_eventlog.limits import DISTINCT_NAMES, LISTED_BODY_BYTES
 from nameko_eventlog.store import matching
-from nameko_eventlog.store.parameters import MAX_VALUES, Cursor, Filters
+from nameko_eventlog.store.cursors import Cursor
+from nameko_eventlog.store.parameters import MAX_VALUES, Filters
 from nameko_eventlog.store.schema import event_logs
 
 
-# of several filters, the one whose index is used: those that leave the fewest first
+# of several filters, the first of these decides which index is used: the most selective
 _BY_SELECTIVITY = (
     "call_id",
     "origin_call_id",
@@ -51,31 +52,31 @@ _BY_SELECTIVITY = (
 
 class _StoredBytes(FunctionElement[int]):
     """
-    The size of a body, which is not loaded for it if it is large.
+    The size of a body; a large body is not loaded to find it.
     """
 
     type = BigInteger()
     inherit_cache = True
 
 
-# more of them in one statement take longer to plan than their rows to be looked at
+# planning a statement with more conditions takes longer than testing the rows
 _MOST_CONDITIONS = 500
 
-# by default a function counts 0.0025, whatever it takes, and to begin with several processes 1000
+# PostgreSQL's default costs: 0.0025 for any function, 1000 for starting parallel workers
 _PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
 
 
 @compiles(_StoredBytes, "sqlite")
 def _bytes_in_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     body = compiler.process(element.clauses, **kwargs)
-    if sqlite3.sqlite_version_info >= (3, 43):  # it need not read all of the body for this
+    if sqlite3.sqlite_version_info >= (3, 43):  # does not read all of the body
         return f"octet_length({body})"
     return f"length(CAST({body} AS BLOB))"
 
 
 @compiles(_StoredBytes, "postgresql")
 def _bytes_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
-    # what is large as it is stored is not decompressed; what is small may be, to much more
+    # a body that is large as stored is not decompressed; a smaller one may become much larger
     body = compiler.process(element.clauses, **kwargs)
     return (
         f"CASE WHEN pg_column_size({body}) > {LISTED_BODY_BYTES} THEN pg_column_size({body})"
@@ -86,7 +87,7 @@ def _bytes_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 _SIZE = _StoredBytes(event_logs.c.body)
 
 WRITTEN = func.octet_length(cast(event_logs.c.body, Text))
-"""The size of a body as it is sent: PostgreSQL keeps it compressed."""
+"""The size of a body as text: PostgreSQL stores it compressed."""
 
 ROW = (
     event_logs.c.message_id,
@@ -97,10 +98,10 @@ ROW = (
     ).label("body"),
     _SIZE.label("size"),
 )
-"""What a list has of each event log: of a large one no body, but its size in bytes."""
+"""The columns of a list of event logs: a large body is left out, and its size is given."""
 
 COLUMNS = tuple(column for column in event_logs.c if column.name != "body")
-"""What is told of an event log without its body."""
+"""The columns of an event log except its body."""
 
 WHOLE = (
     event_logs.c.message_id,
@@ -109,15 +110,15 @@ WHOLE = (
     event_logs.c.body,
     _SIZE.label("size"),
 )
-"""All of an event log."""
+"""The columns of a single event log, with its body."""
 
 
 def allow_parallel(connection: Connection, filters: Filters) -> None:
     """
-    Let PostgreSQL look for text with several processes, until the transaction ends.
+    Let PostgreSQL search for text with parallel workers, until the transaction ends.
 
-    It would do so by itself if it knew what that takes. The rows still come in the order of an
-    index, and no more of them are looked at than the page needs, but for some milliseconds' worth.
+    It would decide that by itself if it knew the cost. The rows still come in the order of an
+    index, and the search stops some milliseconds after the page is full.
     """
     if filters.text and connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_PARALLEL)
@@ -129,8 +130,8 @@ def page(
     """
     Make the statement for a page.
 
-    A column of several values has its rows in order for each of them, not for all: so each
-    gives its first rows, and the first of these are the page.
+    An index has the rows of each value in order, but not those of several values. So for several
+    values the statement selects the first rows of each, and then the first rows of all these.
     """
     lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
     values = filters.columns[lead] if lead else ()
@@ -176,7 +177,7 @@ def _branch(
 
 def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[bool]]:
     """
-    Return the conditions that *filters* mean.
+    Return the conditions that *filters* stand for.
     """
     every: list[ColumnElement[bool]] = []
     for name, values in filters.columns.items():
@@ -199,7 +200,7 @@ def time_range(
     filters: Filters, time_ms: ColumnElement[int] = event_logs.c.time_ms
 ) -> Sequence[ColumnElement[bool]]:
     """
-    Return the conditions on *time_ms* that the time range of *filters* means.
+    Return the conditions on *time_ms* for the time range of *filters*.
     """
     every = []
     if filters.since is not None:
@@ -218,12 +219,11 @@ def distinct(
     connection: Connection, column: Any, prefix: str = "", most: int = DISTINCT_NAMES
 ) -> list[str]:
     """
-    Return the values of an indexed column by one look into its index for each: of more than
-    *most* the first.
+    Return the distinct values of an indexed column, at most *most*, with one index lookup each.
     """
 
     def least(condition: ColumnElement[bool]) -> Any:
-        # one bound alone: of two, SQLite may search the index by the lesser
+        # a single bound: of two, SQLite may search the index by the weaker
         return select(func.min(column)).where(condition).scalar_subquery()
 
     values = select(least(column >= prefix).label("value")).cte("found", recursive=True)

@@ -17,18 +17,26 @@ def parse_time(value: str | datetime) -> int:
     Return the milliseconds since 1970 of a point in time.
 
     Args:
-        value: ISO 8601, or a datetime; UTC where it does not say.
+        value: ISO 8601, or a datetime; UTC if it has no offset.
 
     Raises:
-        ValueError: It cannot be read as one.
+        ValueError: It is not a time.
     """
     if isinstance(value, str):
-        # Python 3.10 does not know the Z
-        text = f"{value[:-1]}+00:00" if value[-1:] in ("Z", "z") else value
-        value = datetime.fromisoformat(text)
+        value = read_iso(value)
     if value.tzinfo is None:
         value = value.replace(tzinfo=timezone.utc)
     return (value - _EPOCH) // _MILLISECOND
+
+
+def read_iso(text: str) -> datetime:
+    """
+    Read ISO 8601, with ``Z`` for UTC, which Python 3.10 does not accept.
+
+    Raises:
+        ValueError: It is not ISO 8601.
+    """
+    return datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
 
 
 def format_time(milliseconds: int) -> str:
@@ -40,6 +48,6 @@ def format_time(milliseconds: int) -> str:
 
 def now_ms() -> int:
     """
-    Return the time.
+    Return the current time in milliseconds since 1970.
     """
     return int(time() * 1000)

@@ -1,5 +1,5 @@
 """
-The tree of calls that event logs tell of by their call stacks.
+The tree of calls, built from the call stacks of event logs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _ENDS = {"entrypoint_completed": "completed", ENTRYPOINT_FAILED: "failed"}
 
 def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Trace:
     """
-    Make a trace.
+    Build a trace.
 
     Args:
-        origin: The call that all others come from.
-        rows: Their event logs, in any order.
-        truncated: Whether there are more.
+        origin: The call that led to all others.
+        rows: The event logs, in any order.
+        truncated: Whether some are missing.
     """
     of_call: dict[str, list[EventLogRow]] = defaultdict(list)
     parents: dict[str, str | None] = {origin: None}
@@ -54,7 +54,7 @@ def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Tr
 
 def _in_order(calls: dict[str, Call], origin: str) -> list[Call]:
     """
-    Bring *calls* into the tree's order, and note how deep each is.
+    Sort *calls* in the order of the tree, and set their depths.
     """
     children: dict[str | None, list[str]] = defaultdict(list)
     for call_id, call in calls.items():
@@ -63,7 +63,7 @@ def _in_order(calls: dict[str, Call], origin: str) -> list[Call]:
         siblings.sort(key=lambda call_id: calls[call_id]["started"] or "")
     ordered: list[Call] = []
     seen: set[str] = set()
-    # those behind the roots are reached only if what they say of their parents is a circle
+    # the calls after the roots are only reached if their parents form a cycle
     roots = [origin, *children[None], *calls]
     for root in roots:
         waiting = [(root, 0)]
@@ -83,7 +83,7 @@ def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
     end = _end(rows)
     duration = end["body"]["duration"] if end else None
     started = rows[0]["time"] if rows else None
-    if end is not None:  # what it told first may be just before its end
+    if end is not None:  # its first event log may be much later than its start
         began = parse_time(end["time"]) - round(end["body"]["duration"] * 1000)
         started = format_time(min(began, parse_time(rows[0]["time"])))
     return {
@@ -103,9 +103,9 @@ def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
 
 def _end(rows: list[EventLogRow]) -> EventLogRow | None:
     """
-    Return the event log that auto capture has made of a call's end.
+    Return the event log by which auto capture reports the end of a call.
 
-    Its event type can be another by a class attribute: then it is the last with a duration.
+    A class attribute may change its event type: then it is the last event log with a duration.
     """
     timed = [row for row in rows if is_seconds(row["body"].get("duration"))]
     captured = [row for row in timed if row["body"]["event_type"] in _ENDS]

@@ -1,5 +1,5 @@
 """
-What people type, on the command line and into a page: times, and paths with their values.
+What people type on the command line and into a page: times, and paths with values.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from nameko_eventlog.store.paths import split_path
+from nameko_eventlog.store.times import read_iso
 
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
@@ -21,11 +22,11 @@ def parse_duration(text: str) -> timedelta:
     Read ``90s``, ``5m``, ``2h``, ``7d``, ``1w``.
 
     Raises:
-        ValueError: It is no duration, or too long.
+        ValueError: It is not a duration, or too long.
     """
     match = _AGO.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no duration: 90s, 5m, 2h, 7d or 1w")
+        raise ValueError(f"{text!r} is not a duration: pass 90s, 5m, 2h, 7d or 1w")
     try:
         return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
     except OverflowError:
@@ -34,20 +35,19 @@ def parse_duration(text: str) -> timedelta:
 
 def parse_moment(text: str) -> datetime:
     """
-    Read how long ago, ``2h``, or ISO 8601; without an offset in the zone of this machine.
+    Read how long ago, ``2h``, or ISO 8601; without an offset, it is local time.
 
     Raises:
-        ValueError: It is no time.
+        ValueError: It is not a time.
     """
     text = text.strip()
     try:
         if _AGO.fullmatch(text):
             return datetime.now(timezone.utc) - parse_duration(text)
-        iso = f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text
-        return datetime.fromisoformat(iso).astimezone(timezone.utc)
+        return read_iso(text).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise ValueError(
-            f"{text!r} is no time: say how long ago, 2h, or 2026-11-24T08:00:00"
+            f"{text!r} is not a time: pass how long ago (2h), or ISO 8601 (2026-11-24T08:00:00)"
         ) from None
 
 
@@ -56,14 +56,14 @@ def parse_equality(text: str) -> tuple[str, Any]:
     Read ``customer.id=5``: a path and a JSON value, or text.
 
     Raises:
-        ValueError: It has no path, or no value, or one that is nested too deeply.
+        ValueError: It has no path or no value, or the value is nested too deeply.
     """
     path, is_there, value = split_path(text)
     if not is_there or not path:
-        raise ValueError(f"{text!r} is no PATH=VALUE, like customer.id=5")
+        raise ValueError(f"{text!r} is not PATH=VALUE, like customer.id=5")
     try:
         return path, json.loads(value)
     except RecursionError:
-        raise ValueError(f"what is to be at {path} is nested too deeply") from None
+        raise ValueError(f"the value for {path} is nested too deeply") from None
     except ValueError:
         return path, value

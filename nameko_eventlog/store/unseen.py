@@ -1,5 +1,5 @@
 """
-Values of filters that no event log has: which, and what may have been meant.
+Filter values that no event log has, and suggestions for them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from nameko_eventlog.limits import NEAR_CHARACTERS, NEAR_NAMES, NEAR_VALUES
 from nameko_eventlog.store import statements
 from nameko_eventlog.store.answers import Unseen
 from nameko_eventlog.store.levels import normal_level
-from nameko_eventlog.store.parameters import COLUMNS, Filters, compile_patterns
+from nameko_eventlog.store.parameters import COLUMNS, Filters
+from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.schema import event_logs
 
 
-_NEAR = 3  # names at the most
-_ALIKE = 0.6  # as difflib counts: two letters of five may be others
+_NEAR = 3  # suggestions, at most
+_ALIKE = 0.6  # a ratio of difflib: two letters of five may differ
 _IDS = ("call_id", "origin_call_id")
 
 
@@ -27,12 +28,12 @@ def find_unseen(
     connection: Connection, given: Mapping[str, Any], check: Callable[[], None]
 ) -> list[Unseen]:
     """
-    Return the values of filters that no stored event log has, each looked up in an index.
+    Return the filter values that no stored event log has; each is looked up in an index.
 
     Args:
-        connection: Of the database.
-        given: The filters, as they were given, which `Filters.parse` has taken.
-        check: Is called now and then, and may raise.
+        connection: To the database.
+        given: The filters as given, which `Filters.parse` has accepted.
+        check: Called now and then; may raise.
     """
     found: list[Unseen] = []
     for name, column in COLUMNS.items():
@@ -52,9 +53,9 @@ def _is_seen(connection: Connection, name: str, value: str) -> bool:
     filters = Filters.parse(**{name: value})
     column = event_logs.c[COLUMNS[name]]
     if filters.patterns:
-        means = compile_patterns(filters.patterns)
+        patterns = Patterns(filters.patterns)
         known = statements.distinct(connection, column, value.split("*")[0])
-        return any(map(means.fullmatch, known))
+        return any(map(patterns.fullmatch, known))
     if filters.least_level is not None:
         return any(map(filters.takes_level, statements.distinct(connection, column)))
     (wanted,) = filters.columns[COLUMNS[name]]
@@ -63,12 +64,12 @@ def _is_seen(connection: Connection, name: str, value: str) -> bool:
 
 def _near(connection: Connection, column: Any, value: str) -> list[str]:
     """
-    Return names that look like *value*, the likest first.
+    Return names similar to *value*, the most similar first.
     """
     if len(value) > NEAR_CHARACTERS:
         return []
     names = statements.distinct(connection, column, most=NEAR_NAMES)
-    if len(names) == NEAR_NAMES:  # there may be more: those that begin alike
+    if len(names) == NEAR_NAMES:  # probably incomplete: add those that begin alike
         names += statements.distinct(connection, column, value[:1], NEAR_NAMES)
     wanted = value.replace("*", "").rstrip("+").lower()
     if column.name == "level":

@@ -1,5 +1,5 @@
 """
-How psycopg2 waits for PostgreSQL, where there are green threads and real ones.
+How psycopg2 waits for PostgreSQL, in green threads and in real ones.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from nameko_eventlog.store.deadlines import Deadline
 
 
 WAIT_SECONDS = 45.0
-"""For how long a real thread waits for an answer: what is longer comes from a dead server."""
+"""How long a real thread waits for an answer: a server that takes longer is dead."""
 
 GRACE_SECONDS = 1.0
-"""How much longer than the deadline PostgreSQL is waited for: it mostly gives up by itself."""
+"""How long to wait after the deadline: PostgreSQL usually cancels the query by itself."""
 
 _select = patcher.original("select")
 _thread = patcher.original("_thread")
@@ -25,7 +25,7 @@ _thread = patcher.original("_thread")
 
 class Connection(extensions.connection):
     """
-    A connection of psycopg2's that knows how long its answers are waited for.
+    A connection of psycopg2 with a deadline.
     """
 
     deadline: Deadline | None = None
@@ -35,9 +35,9 @@ def wait_in_real_threads() -> None:
     """
     Let psycopg2 wait in real threads as if there were no green ones.
 
-    It has one way to wait for all connections of a process, and where ``eventlet.monkey_patch``
-    has been called, that is eventlet's, which runs a hub in whatever thread it is used in, and
-    knows no ``connect_timeout``. It is kept for the thread that calls this.
+    It has one wait callback for all connections of a process. After ``eventlet.monkey_patch`` that
+    is eventlet's, which starts a hub in any thread that calls it, and ignores ``connect_timeout``.
+    The thread that calls this function keeps eventlet's.
     """
     green = extensions.get_wait_callback()
     if green is None or isinstance(green, _Wait):
@@ -47,7 +47,7 @@ def wait_in_real_threads() -> None:
 
 class _Wait:
     """
-    Waits until a connection has finished what it does.
+    Waits until a connection has finished its operation.
     """
 
     def __init__(self, green: Any, green_thread: int) -> None:
@@ -58,7 +58,7 @@ class _Wait:
         if _thread.get_ident() == self._green_thread:
             self._green(connection, *args, **kwargs)
             return
-        # some of what PostgreSQL does it cannot be told to give up: a look through a long list
+        # PostgreSQL cannot cancel some operations, such as a search through a long list
         deadline = getattr(connection, "deadline", None)
         while (state := connection.poll()) != extensions.POLL_OK:
             seconds = WAIT_SECONDS
@@ -68,5 +68,5 @@ class _Wait:
             poll = _select.poll()
             poll.register(connection.fileno(), event)
             if not poll.poll(seconds * 1000):
-                # it closes the connection for this
+                # psycopg2 closes the connection after this
                 raise psycopg2.OperationalError(f"no answer within {seconds:.3g} s")

@@ -1,5 +1,5 @@
 """
-Batches of messages into the tables, each in one transaction, or in some if it is very large.
+Writing batches of messages, each in one transaction, or in several if it is very large.
 """
 
 from __future__ import annotations
@@ -8,24 +8,10 @@ import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from kombu.serialization import registry
-from sqlalchemy import (
-    Connection,
-    CursorResult,
-    Engine,
-    Insert,
-    Table,
-    bindparam,
-    column,
-    event,
-    false,
-    func,
-    select,
-)
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog import limits
@@ -35,11 +21,10 @@ from nameko_eventlog.describing import describe_value
 from nameko_eventlog.store.databases import (
     close_engine,
     database_errors,
-    encode_body,
     open_engine,
 )
-from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.files import check_in_place
+from nameko_eventlog.store.inserting import insert
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
 from nameko_eventlog.store.schema import event_logs, rejects
@@ -49,7 +34,7 @@ from nameko_eventlog.store.times import now_ms
 @dataclass(slots=True)
 class _Portion:
     """
-    What is written in one transaction.
+    The rows and rejects of one transaction.
     """
 
     rows: list[tuple[dict[str, Any], ReceivedMessage]] = field(default_factory=list)
@@ -58,7 +43,7 @@ class _Portion:
 
     def add(self, message: ReceivedMessage, accept: Collection[str], now: int) -> None:
         """
-        Decode *message* for a row, or for a reject.
+        Make *message* a row, or a reject.
         """
         try:
             row = make_row(message, accept, now)
@@ -72,15 +57,15 @@ class _Portion:
 
 class EventLogWriter:
     """
-    Writes to one database; the tables are made, or migrated, before the first row.
+    Writes to one database, whose tables it creates or migrates before the first row.
 
     Args:
         uri: The database's address.
-        accept: The content types, or the names of kombu's serializers, that may be decoded.
+        accept: The content types that may be decoded, or the names of kombu's serializers.
         counts: Where rows and duplicates are counted.
 
     Raises:
-        DatabaseError: If *uri* is no address of a database that can be used.
+        DatabaseError: If *uri* is not the address of a supported database.
     """
 
     def __init__(
@@ -92,12 +77,12 @@ class EventLogWriter:
         self._accept = content_types(accept)
         self._is_migrated = False
         self._connections = 0
-        # it may be another file, or a server that was set up anew
+        # the new connection may be to another file, or to a server that was set up again
         event.listen(self._engine, "connect", self._forget)
 
     def prepare(self) -> None:
         """
-        Make the tables, or bring them to this version.
+        Create or migrate the tables, if needed.
 
         Raises:
             DatabaseError: If the database cannot be used.
@@ -114,13 +99,13 @@ class EventLogWriter:
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
         """
-        Write *messages*: each is a row, or a reject, when this returns.
+        Write *messages*, each as a row or as a reject.
 
         Returns:
-            The reasons of those that were rejected.
+            The reasons for the rejects.
 
         Raises:
-            DatabaseError: If the database cannot be used now; some of them may be there.
+            DatabaseError: If the database cannot be used now; some messages may be written.
         """
         self.prepare()
         reasons: list[str] = []
@@ -132,13 +117,13 @@ class EventLogWriter:
 
     def write_first(self, messages: Sequence[ReceivedMessage]) -> tuple[int, list[str]]:
         """
-        Write as many of *messages* as one transaction takes, the first ones.
+        Write the first of *messages*, as many as one transaction takes.
 
         Returns:
-            How many, and the reasons of those that were rejected.
+            How many, and the reasons for the rejects among them.
 
         Raises:
-            DatabaseError: If the database cannot be used now; some of them may be there.
+            DatabaseError: If the database cannot be used now; some messages may be written.
         """
         self.prepare()
         now = now_ms()
@@ -153,10 +138,10 @@ class EventLogWriter:
 
     def try_write(self, messages: Sequence[ReceivedMessage]) -> None:
         """
-        Write *messages* and take it back.
+        Write *messages*, and roll back.
 
         Raises:
-            DatabaseError: If the database would not take them now.
+            DatabaseError: If the database does not accept them now.
         """
         self.prepare()
         now = now_ms()
@@ -167,7 +152,7 @@ class EventLogWriter:
                 break
         with database_errors(self._engine.url):
             try:
-                with self._engine.connect() as connection:  # which commits nothing by itself
+                with self._engine.connect() as connection:  # rolls back when it closes
                     insert(connection, event_logs, [row for row, _ in portion.rows])
                     insert(connection, rejects, portion.rejected)
             except StatementError as exc:
@@ -183,7 +168,7 @@ class EventLogWriter:
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """
-        Begin a transaction, which has ended in the file that is at its path when this has ended.
+        Run a transaction, and check that it was committed to the file at the database's path.
         """
         with self._engine.connect() as connection:
             try:
@@ -197,11 +182,11 @@ class EventLogWriter:
 
     def _write(self, portion: _Portion, now: int) -> list[str]:
         """
-        Write *portion*, if need be over a new connection.
+        Write *portion*; if the connection turns out to be closed, repeat it over a new one.
 
-        A kept connection may have been closed while it was idle, by the server, a pool in between
-        or a failover, and only the next statement tells. Whatever became of it, what is written
-        twice is there once.
+        An idle connection may have been closed by the server, a connection pool or a failover,
+        which only the next statement shows. If the first attempt was committed after all, the
+        second one writes nothing twice.
         """
         connections = self._connections
         with database_errors(self._engine.url):
@@ -215,7 +200,7 @@ class EventLogWriter:
 
     def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
-        # one order for all writers: two that have the same rows do not wait for each other
+        # the same order in all writers, so that two with the same rows do not deadlock
         rows.sort(key=lambda pair: pair[0]["message_id"])
         try:
             with self._transaction() as connection:
@@ -253,178 +238,30 @@ class EventLogWriter:
         self._counts.duplicates += number - inserted
 
 
-class Probe:
-    """
-    Asks whether a database lets somebody begin to write, over a connection made for the question.
-
-    Args:
-        uri: The database's address.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __call__(self) -> bool:
-        """
-        Ask.
-
-        Raises:
-            DatabaseError: It does not.
-        """
-        engine: Engine = open_engine(self._uri, writes=True, deadline=Deadline(5))
-        try:
-            with database_errors(engine.url), engine.begin() as connection:
-                connection.exec_driver_sql("SELECT 1")
-        finally:
-            close_engine(engine)
-        return True
-
-
-def try_tables(uri: str) -> str:
-    """
-    Write no row to either table: there they are, and may be written by who asks.
-
-    Returns:
-        What the store does about them at its start, in words.
-
-    Raises:
-        DatabaseError: They are not, or may not; or the database takes no writes now.
-    """
-    engine: Engine = open_engine(uri, writes=True, deadline=Deadline(5))
-    try:
-        migration = Migration(engine)
-        does = migration.try_write()
-        if not migration.is_current:
-            return does
-        with database_errors(engine.url), engine.begin() as connection:
-            for table in (event_logs, rejects):
-                names = [one.name for one in table.columns]
-                nothing = select(table).where(false())
-                connection.execute(table.insert().from_select(names, nothing))
-        return does
-    finally:
-        close_engine(engine)
-
-
-class RefusedBatchProbe:
-    """
-    Asks whether a database takes what it has refused, over a connection made for the question.
-
-    One that answers may take no writes, or take a small one on a disk that is full. So what was
-    refused is written, as much of it as one transaction takes: it is known by its message ids when
-    it is delivered again. What has none is written and taken back.
-
-    Args:
-        uri: The database's address.
-        accept: The content types that may be decoded.
-        refused: The batch.
-        counts: Where rows and duplicates are counted.
-    """
-
-    def __init__(
-        self,
-        uri: str,
-        accept: Collection[str],
-        refused: Sequence[ReceivedMessage],
-        counts: StoreCounts | None = None,
-    ) -> None:
-        self._writer = EventLogWriter(uri, accept, counts)
-        self._refused = refused
-
-    def __call__(self) -> bool:
-        """
-        Ask.
-
-        Raises:
-            DatabaseError: It does not.
-        """
-        try:
-            self._writer.try_write([one for one in self._refused if not has_id(one)])
-            self._writer.write_first([one for one in self._refused if has_id(one)])
-        finally:
-            self._writer.close()
-        return True
-
-
 def has_id(message: ReceivedMessage) -> bool:
     """
-    Tell whether its sender has given *message* an id: what it is known by, however often it comes.
+    Tell whether *message* has an id, which identifies it however often it is delivered.
     """
     return message.properties.get("message_id") not in (None, "")
 
 
 def content_types(accept: Collection[str]) -> frozenset[str]:
     """
-    Return the content types for the names of kombu's serializers, with the names.
+    Return *accept*, and the content types of the kombu serializers that it names.
     """
     names = registry.name_to_type
     return frozenset(accept) | {names[name] for name in accept if name in names}
 
 
-def insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> int:
-    """
-    Insert *rows*; one whose key is there already is left out.
-
-    Returns:
-        How many were inserted, of event logs.
-    """
-    if not rows:
-        return 0
-    is_postgresql = connection.dialect.name == "postgresql"
-    result: CursorResult[Any]
-    if table is not event_logs:
-        dialect = postgresql if is_postgresql else sqlite
-        result = connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
-    elif is_postgresql:
-        result = connection.execute(_AS_ONE_DOCUMENT, {"rows": rows})
-    else:
-        values = [(*_but_the_body(row), encode_body(row["body"])) for row in rows]
-        result = connection.exec_driver_sql(_OF_SQLITE, values)
-    return max(result.rowcount, 0)
-
-
-def _as_one_document() -> Insert:
-    """
-    Make the statement that takes all rows as one JSON document: twice as fast as a list of values.
-    """
-    row = (
-        func.jsonb_to_recordset(bindparam("rows", type_=postgresql.JSONB))
-        .table_valued(*(column(one.name, one.type) for one in event_logs.c))
-        .render_derived(name="row", with_types=True)
-    )
-    names = [one.name for one in event_logs.c]
-    return (
-        postgresql.insert(event_logs)
-        .from_select(names, select(*(row.c[name] for name in names)))
-        .on_conflict_do_nothing()
-    )
-
-
-_AS_ONE_DOCUMENT = _as_one_document()
-
-
-def _of_sqlite() -> str:
-    """
-    Make the statement whose values need nothing of SQLAlchemy, which takes a fifth of the time.
-    """
-    statement = sqlite.insert(event_logs).on_conflict_do_nothing()
-    return str(statement.compile(dialect=sqlite.dialect()))
-
-
-_OF_SQLITE = _of_sqlite()
-
-_but_the_body = itemgetter(*[column.name for column in event_logs.c if column.name != "body"])
-
-
 def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, Any]:
     """
-    Make a row of the table of rejects: the message with nothing left out.
+    Make a row of the table of rejects: the complete message.
     """
     message_id = message.properties.get("message_id")
     described: dict[str, Any] = {
         "unreadable": escape_unstorable(describe_value(message.properties))
     }
-    with suppress(Exception):  # nested too deep, for one
+    with suppress(Exception):  # nested too deeply, for example
         described = make_plain(
             {
                 **message.properties,
@@ -456,7 +293,7 @@ def _as_text(value: Any) -> str:
 
 def _is_about_a_row(exc: StatementError) -> bool:
     """
-    Tell whether another row would have been taken: classes 22, 23 and 54 of SQLSTATE.
+    Tell whether the row is at fault: classes 22, 23 and 54 of SQLSTATE.
     """
     if not isinstance(exc, DBAPIError) or isinstance(exc, (DataError, IntegrityError)):
         return True
@@ -465,7 +302,7 @@ def _is_about_a_row(exc: StatementError) -> bool:
 
 def _is_about_connection(exc: DBAPIError) -> bool:
     """
-    Tell whether another connection may do: this one has been closed, or leads to a standby.
+    Tell whether a new connection may work: this one is closed, or leads to a standby.
     """
     state = str(getattr(exc.orig, "pgcode", None) or "")
     return exc.connection_invalidated or state.startswith(("08", "25006", "57P"))

@@ -414,7 +414,7 @@ class TestHostName:
         config = {"AMQP_URI": uri, "AMQP_SSL": options(tls_broker)}
         with global_config(config):
             run_service(Service, config)
-            wait_until(lambda: said.saying("is lost to its consumer"))
+            wait_until(lambda: said.saying("cannot consume queue"))
 
         assert "certificate is not valid for 'localhost'" in said.saying("is lost")[0]
 

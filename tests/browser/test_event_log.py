@@ -61,7 +61,7 @@ class TestEventLog:
 
         def copied(name: str) -> str:
             page.get_by_role("button", name=name).click()
-            expect(page.locator("#told")).to_have_text("Copied")
+            expect(page.locator("#announcement")).to_have_text("Copied")
             return str(page.evaluate("navigator.clipboard.readText()"))
 
         message_id = page.locator("#message-id").inner_text()
@@ -171,7 +171,7 @@ class TestTrace:
 
     def test_looks(self, visit: Open, shop: Explorer) -> None:
         """
-        Failures are red, and so said; what has no event logs of its own is dashed.
+        Failures are red, and so said; what has no own event logs is dashed.
         """
         page = visit(shop, FAILED_4711)
         go(page.locator(f"{ROWS} .trace"))
@@ -186,7 +186,7 @@ class TestTrace:
         assert "none" != style(4, "strokeDasharray")
         assert "none" == style(0, "strokeDasharray")
         expect(page.locator(".waterfall li").nth(3)).to_contain_text("failed")
-        expect(page.locator(".waterfall li").nth(4)).to_contain_text("no event logs of its own")
+        expect(page.locator(".waterfall li").nth(4)).to_contain_text("no own event logs")
 
     def test_short(self, visit: Open, shop: Explorer) -> None:
         """

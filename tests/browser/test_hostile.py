@@ -129,7 +129,7 @@ class TestHostile:
         go(page.locator(f"{ROWS} .time a"))
         check(page)
         if event_type in ("wide", "list"):
-            expect(page.get_by_text("There is more than is shown")).to_be_visible()
+            expect(page.get_by_text("The body is cut")).to_be_visible()
         page.set_viewport_size({"width": 360, "height": 700})
         page.reload()
         check(page)
@@ -144,7 +144,7 @@ class TestHostile:
         inspect(*paths)
         page = inspect(*paths, **NARROW)
         page.goto(trace_url("many"))
-        expect(page.get_by_text("There are more calls")).to_be_visible()
+        expect(page.get_by_text("Not all calls or event logs are drawn.")).to_be_visible()
 
     def test_following(self, inspect: Callable[..., Page]) -> None:
         """

@@ -184,7 +184,7 @@ class TestKeyboard:
         """
         page = visit(shop)
         page.keyboard.press("Tab")
-        expect(page.locator(":focus")).to_have_text("To the content")
+        expect(page.locator(":focus")).to_have_text("Skip to content")
         expect(page.locator(":focus")).to_be_in_viewport()
         page.keyboard.press("Enter")
         page.keyboard.press("Tab")
@@ -210,7 +210,7 @@ class TestKeyboard:
         expect(page.locator(".body")).to_be_visible()
         page.keyboard.press("?")
         expect(page.get_by_text("next and previous row")).to_be_visible()
-        page.get_by_label("Keys are on").uncheck()
+        page.get_by_label("Keyboard shortcuts on").uncheck()
         page.reload()
         page.keyboard.press("?")
         expect(page.get_by_text("next and previous row")).not_to_be_visible()

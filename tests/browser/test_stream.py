@@ -213,12 +213,13 @@ class TestFollowing:
         page = visit(scratch, "/?service=gone")
         page.evaluate("window.reach = fetch, fetch = async () => ({ok: false, status: 503})")
         page.get_by_role("button", name="Follow").click()
-        expect(page.locator("#said")).to_contain_text("Not reached (HTTP 503); trying again")
+        status = page.locator("#follow-status")
+        expect(status).to_contain_text("Server not reached (HTTP 503); trying again")
 
         store_bodies(scratch.uri, make_body(service_name="gone", event_type="later"))
         page.evaluate("void (fetch = window.reach)")
         expect(page.locator(f"{ROWS} .type")).to_have_text(["later", "before"])
-        expect(page.locator("#said")).to_have_text("")
+        expect(status).to_have_text("")
 
     def test_keyboard(self, visit: Open, scratch: Explorer) -> None:
         """
@@ -261,7 +262,7 @@ class TestPages:
         expected = [f"n{n}" for n in range(250)]
         assert (expected if order == "oldest" else expected[::-1]) == seen
         expect(page.locator("a[rel=next]")).to_have_count(0)
-        go(page.get_by_role("link", name="To the beginning"))
+        go(page.get_by_role("link", name="First page"))
         assert f"n{299 + 50 if order == 'newest' else 0}" == types(page)[0]
 
     @pytest.mark.parametrize("any_shop", ["shop", "postgresql_shop"], indirect=True)
@@ -301,7 +302,7 @@ class TestEmpty:
         expect(page.locator(".empty")).to_contain_text("nameko run nameko_eventlog.store")
         (folder / "eventlog.db").rename(folder / "elsewhere.db")
         page = visit(explorer, status=503)
-        expect(page.locator("main")).to_contain_text("There is no database yet")
+        expect(page.locator("main")).to_contain_text("The database does not exist yet")
         expect(page.locator("main")).not_to_contain_text(str(folder))
         expect(page.get_by_role("heading")).to_have_text("The database cannot be used")
 
@@ -321,4 +322,4 @@ class TestEmpty:
         """
         page = visit(shop, "/?since=yesterday", status=400)
 
-        expect(page.locator("main")).to_contain_text("'yesterday' is no time")
+        expect(page.locator("main")).to_contain_text("'yesterday' is not a time")

@@ -20,6 +20,7 @@ from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
 from tests.postgresql import PostgreSQL
+from tests.revisions import add_revision
 
 
 LOGGING: dict[str, Any] = {
@@ -84,11 +85,11 @@ class TestCheck:
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
             ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE: uri must be sqlite"),
-            ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so that no log call is forwarded"),
+            ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
-            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of the class"),
-            ({"LOGGING": {"version": 7}}, 1, "dictConfig refuses it"),
-            ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is no directory"),
+            ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of class"),
+            ({"LOGGING": {"version": 7}}, 1, "dictConfig rejects it"),
+            ({"EVENTLOG_DISPATCHER": {"spool": "config.yaml"}}, 1, "is not a directory"),
             (
                 {"LOGGING": with_handler({"class": "logging.FileHandler", "filename": "no/x"})},
                 1,
@@ -97,7 +98,7 @@ class TestCheck:
             (
                 {"LOGGING": with_handler({"class": "logging.NoHandler", "filename": "x"})},
                 1,
-                "dictConfig refuses it",
+                "dictConfig rejects it",
             ),
             ({"AMQP_URI": None}, 1, "AMQP_URI: missing: set AMQP_URI: amqp://"),
             (
@@ -111,11 +112,11 @@ class TestCheck:
                 3,
                 "the database postgresql",
             ),
-            ({"EVENTLOG_STORE": {"uri": "sqlite:////proc/x/y"}}, 1, "cannot be written"),
+            ({"EVENTLOG_STORE": {"uri": "sqlite:////proc/x/y"}}, 1, "is not writable, or "),
             (
                 {"EVENTLOG_EXPLORER": {"username": "me"}},
                 1,
-                "EVENTLOG_EXPLORER: needs username and password_hash together",
+                "EVENTLOG_EXPLORER: needs both username and password_hash",
             ),
             (
                 {"EVENTLOG_DISPATCHR": {"spool": "x"}},
@@ -211,8 +212,7 @@ class TestCheck:
         configure(AMQP_URI=nowhere, EVENTLOG_STORE={"uri": postgresql.create_database()})
 
         assert (
-            "ok     tables: there are none: the store makes them at its start"
-            in run("check").stdout
+            "ok     tables: none yet: the store creates them when it starts" in run("check").stdout
         )
 
     @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"serializer": "yml"}, "WRONG  configuration: Nameko does not take it: Please"),
-            ({"ACCEPT": ["json", "no"]}, "WRONG  configuration: Nameko does not take it"),
+            ({"serializer": "yml"}, "WRONG  configuration: Nameko rejects it: Please"),
+            ({"ACCEPT": ["json", "no"]}, "WRONG  configuration: Nameko rejects it"),
             ({"TRANSPORT_OPTIONS": [1]}, "WRONG  broker: TRANSPORT_OPTIONS must be a mapping"),
             ({"AMQP_URI": "amqp://h?nonsense=1"}, "WRONG  broker: the broker of event logs"),
             ({"AMQP_URI": ["amqp://h", 5]}, "or a list of such addresses"),
@@ -372,7 +372,14 @@ class TestCheck:
         assert said in result.stdout
         assert 1 == result.exit_code
 
-    def test_schema(self, run: Cli, configure: Callable[..., None], database: str) -> None:
+    def test_schema(
+        self,
+        run: Cli,
+        configure: Callable[..., None],
+        database: str,
+        tmp_path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """
         Tables of a later version are found; those of an earlier one, or none, the store sees to.
         """
@@ -383,18 +390,19 @@ class TestCheck:
         said = [run("check").stdout.splitlines()[-1]]
         with engine.connect() as connection:
             assert ["of_others"] == inspect(connection).get_table_names()
-        Migration(engine).run("0001")
-        said.append(run("check").stdout.splitlines()[-1])
         Migration(engine).run()
+        with monkeypatch.context() as patch:
+            add_revision(tmp_path / "migrations", patch)
+            said.append(run("check").stdout.splitlines()[-1])
         said.append(run("check").stdout.splitlines()[-1])
         with engine.begin() as connection:
             connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
         said.append(run("check").stdout.splitlines()[-1])
         close_engine(engine)
 
-        assert "ok     tables: there are none: the store makes them at its start" == said[0]
-        assert "ok     tables: they have the schema 0001: the store migrates them" in said[1]
-        assert "ok     tables: they are of this version, and can be written" == said[2]
+        assert "ok     tables: none yet: the store creates them when it starts" == said[0]
+        assert "ok     tables: schema 0001: the store migrates them when it starts" == said[1]
+        assert "ok     tables: current and writable" == said[2]
         assert said[3].startswith("FAILS  tables: ")
         assert "the schema '9999', which this version" in said[3]
 
@@ -452,15 +460,15 @@ class TestCheck:
         """
         configure(AMQP_URI=f"{rabbit_config['AMQP_URI']}-missing")
 
-        assert "no such vhost, or no permissions there" in run("check").stdout
+        assert "no such vhost, or no permissions in it" in run("check").stdout
 
     @pytest.mark.parametrize(
         ("failure", "hint"),
         [
-            ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not speak TLS"),
+            ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not use TLS"),
             ("unable to get local issuer certificate (_ssl.c:1006)", "{ca_certs: FILE}"),
             ("[Errno 2] No such file or directory", "a file that AMQP_SSL names"),
-            ("[Errno 104] Connection reset by peer", "a port for TLS needs amqps://"),
+            ("[Errno 104] Connection reset by peer", "a TLS port needs amqps://"),
             ("Hostname mismatch, certificate is not valid for 'x'", "server_hostname: NAME"),
             ("anything else", ""),
         ],
@@ -469,7 +477,7 @@ class TestCheck:
         """
         What a broker's connection fails with is followed by what to do.
         """
-        found = checking._mend_broker(OSError(failure))
+        found = checking._advice(OSError(failure))
 
         assert found.startswith(": ") if hint else found == ""
         assert hint in found
@@ -480,4 +488,7 @@ class TestCheck:
         """
         configure(EVENTLOG_STORE={})
 
-        assert "for the explorer alone has a section EVENTLOG_EXPLORER: {}" in run("check").stdout
+        assert (
+            "for the explorer alone, add a section EVENTLOG_EXPLORER: {} instead"
+            in run("check").stdout
+        )

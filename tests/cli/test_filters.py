@@ -128,7 +128,7 @@ class TestJson:
         result = run("query", "--data-contains", "x" * 100_000)
 
         assert 2 == result.exit_code
-        assert "xxx'… is no JSON object" in result.stderr
+        assert "xxx'… is not a JSON object" in result.stderr
         assert len(result.stderr) < 1000
 
 

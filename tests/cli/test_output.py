@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from nameko_eventlog.cli import main
+from _nameko_eventlog import run
 from tests.cli.test_tailing import command, publish
 from tests.store.conftest import body
 from tests.waiting import wait_until
@@ -142,7 +142,7 @@ class TestMain:
             with monkeypatch.context() as changed:
                 changed.setattr(sys, "stdout", stdout)
                 with pytest.raises(SystemExit) as raised:
-                    main()
+                    run()
             return raised.value.code
 
         return exit_of

@@ -143,7 +143,7 @@ class TestSpool:
         """
         directory = spool()
         refused = run("spool", "replay")
-        assert "shop/one is in use: left to its process" in refused.stderr
+        assert "shop/one is in use: its process publishes it" in refused.stderr
         directory.close()
 
         result = run("spool", "replay")
@@ -199,7 +199,7 @@ class TestSpool:
 
         assert 3 == result.exit_code
         assert "3 published, 0 other lines skipped" in result.stdout
-        assert "3 more no queue took, the first of them by the exchange 'barn.events'" in (
+        assert "no queue accepted 3 more; the first was sent to the exchange 'barn.events'" in (
             result.stderr
         )
         assert [(f"id-{n}", n) for n in range(3)] == received(rabbit_config["AMQP_URI"], queue)
@@ -231,7 +231,7 @@ class TestSpool:
 
         assert 3 == result.exit_code
         assert "1 published" in result.stdout
-        assert "2 more no queue took" in result.stderr
+        assert "no queue accepted 2 more" in result.stderr
 
     def test_unreachable(
         self,
@@ -269,7 +269,7 @@ def test_extra_missing() -> None:
     """
     What is not installed is named with the extra that brings it.
     """
-    script = "import sys; sys.modules['rich'] = None; from nameko_eventlog.cli import main; main()"
+    script = "import sys; sys.modules['rich'] = None; from _nameko_eventlog import run; run()"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=30
     )
@@ -322,6 +322,6 @@ def test_no_warnings(tmp_path: pathlib.Path) -> None:
     )
 
     assert 2 == done.returncode
-    assert ["Error: there is no file 'config.yaml'"] == [
+    assert ["Error: 'config.yaml' does not exist"] == [
         line.partition(":")[0] + ":" + line.split(":")[1] for line in done.stderr.splitlines()
     ]

@@ -91,11 +91,11 @@ class TestQuery:
         stored({"level": "Error", "data": {"http.method": "GET", "http": {"code": 5}}})
 
         assert (
-            "no event logs of service 'shp' are stored; did you mean 'shop'?\n"
-            "no event logs of event type 'ordr_*' are stored; did you mean 'order_paid'?\n"
+            "no stored event log has service 'shp'; did you mean 'shop'?\n"
+            "no stored event log has event type 'ordr_*'; did you mean 'order_paid'?\n"
             "no event logs found\n"
         ) == run("query", "-s", "shp", "-t", "ordr_*").stderr
-        assert "of level 'eror' are stored; did you mean 'error'?" in (
+        assert "no stored event log has level 'eror'; did you mean 'error'?" in (
             run("count", "--level", "eror").stderr
         )
         for found in (
@@ -135,22 +135,22 @@ class TestQuery:
         ("args", "code", "said"),
         [
             (("query", "-s", "nobody"), 1, "no event logs found"),
-            (("query", "--since", "tomorrow"), 2, "'tomorrow' is no time: say how long ago, 2h"),
-            (("query", "--data", "x"), 2, "'x' is no PATH=VALUE"),
-            (("query", "--data-contains", "[]"), 2, "'[]' is no JSON object"),
+            (("query", "--since", "tomorrow"), 2, "'tomorrow' is not a time: pass how long ago"),
+            (("query", "--data", "x"), 2, "'x' is not PATH=VALUE"),
+            (("query", "--data-contains", "[]"), 2, "'[]' is not a JSON object"),
             (("query", "--json", "--csv"), 2, "--json or --csv, not both"),
             (("query", "--limit", "0"), 2, "--limit 0: pass a number above 0"),
-            (("query", "--text", ""), 2, "text='': pass what is looked for"),
-            (("query", "--config", "nope.yaml"), 2, "there is no file 'nope.yaml'"),
-            (("trace", "nobody"), 1, "there are no event logs of the call 'nobody'"),
+            (("query", "--text", ""), 2, "text='': pass a non-empty string"),
+            (("query", "--config", "nope.yaml"), 2, "'nope.yaml' does not exist"),
+            (("trace", "nobody"), 1, "no stored event log belongs to the call 'nobody'"),
             (("count", "-s", "nobody"), 1, "no event logs found"),
-            (("count", "--bucket", "5x"), 2, "'5x' is no duration"),
+            (("count", "--bucket", "5x"), 2, "'5x' is not a duration"),
             (("purge",), 2, "pass --older-than 30d, or set EVENTLOG_STORE.retention_days"),
             (("rejects", "show", "5"), 1, "there is no reject 5"),
             (("rejects", "show", "9" * 30), 2, "is not in the range"),
             (("rejects", "retry", "9" * 30), 2, "is not in the range"),
             (("rejects", "list", "-n", "-1"), 2, "is not in the range"),
-            (("purge", "--older-than", "3000000d"), 2, "no time is so old"),
+            (("purge", "--older-than", "3000000d"), 2, "too long ago"),
             (("count", "--bucket", "0.5s"), 2, "--bucket: pass 1s or more"),
         ],
     )
@@ -174,7 +174,7 @@ class TestQuery:
         result = run("query")
 
         assert 3 == result.exit_code
-        assert "there is no file" in result.stderr
+        assert "does not exist: the store creates it when it starts" in result.stderr
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -232,7 +232,7 @@ class TestTrace:
         lines = run("trace", call, "--no-logs").stdout.splitlines()
 
         assert [
-            "web.get  (known by its children only)  web.get.1",
+            "web.get  (known only from its children)  web.get.1",
             "└── shop.pay  250.0 ms  completed  shop.pay.2",
             "    └── stock.take  100.0 ms  failed  stock.take.3",
         ] == lines
@@ -291,7 +291,7 @@ class TestPurge:
 
         asked = run("purge", "--older-than", "30d", input="n\n")
         assert 1 == asked.exit_code
-        assert "delete 2501 event logs and rejects of before" in asked.stdout
+        assert "delete 2501 event logs and rejects from before" in asked.stdout
         assert (
             "2501 event logs and rejects deleted"
             in run("purge", "--older-than", "30d", "--yes").stdout

@@ -142,10 +142,10 @@ class TestDeclarations:
             kombu.Queue(letters, queue_arguments={"x-expires": 60_000})(
                 connection.default_channel
             ).declare()
-        wait_until(lambda: "cannot be declared again" in caplog.text)
+        wait_until(lambda: "cannot repeat the declarations of queue" in caplog.text)
         eventlet.sleep(0.5)  # for some more declarations
         send(rabbit_config, numbered(0))
         wait_until(lambda: handled.numbers == [0])
 
-        assert 1 == caplog.text.count("cannot be declared again")
+        assert 1 == caplog.text.count("cannot repeat the declarations of queue")
         assert 1 == get_extension(log, EventLogConsumer)._subscription._connections

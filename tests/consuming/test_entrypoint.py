@@ -4,6 +4,7 @@ Handlers of event logs, on real brokers.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import amqp
@@ -353,13 +354,13 @@ class TestFailure:
         proxy.refusing = True
         proxy.cut()
         pay(shop, 5, 5)
-        wait_until(lambda: "is lost to its consumer" in caplog.text)
+        wait_until(lambda: "cannot consume queue" in caplog.text)
         proxy.refusing = False
         wait_until(lambda: set(handled.numbers) == set(range(10)))
         log.stop()
 
-        assert 1 == caplog.text.count("is lost to its consumer")
-        assert 1 == caplog.text.count("is back for its consumer")
+        assert 1 == caplog.text.count("cannot consume queue")
+        assert 1 == len(re.findall("consuming queue .* again", caplog.text))
         assert (0, 0) == lengths(rabbit_config)
 
 
@@ -403,13 +404,13 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"batch_size": 0}, "event_log_handler(batch_size=0): pass an integer of 1 to 65535"),
-            ({"batch_size": 70_000}, "(batch_size=70000): pass an integer of 1 to 65535"),
-            ({"batch_size": 9, "prefetch": 5}, "(prefetch=5): pass an integer of 9 to 65535"),
-            ({"prefetch": 70_000}, "(prefetch=70000): pass an integer of 1 to 65535"),
-            ({"max_length": 2**70}, "pass an integer of 1 to 9223372036854775807"),
+            ({"batch_size": 0}, "event_log_handler(batch_size=0): pass an integer from 1 to"),
+            ({"batch_size": 70_000}, "(batch_size=70000): pass an integer from 1 to 65535"),
+            ({"batch_size": 9, "prefetch": 5}, "(prefetch=5): pass an integer from 9 to 65535"),
+            ({"prefetch": 70_000}, "(prefetch=70000): pass an integer from 1 to 65535"),
+            ({"max_length": 2**70}, "pass an integer from 1 to 9223372036854775807"),
             ({"max_attempts": "5"}, "(max_attempts='5'): pass an integer"),
-            ({"max_attempts": None}, "(max_attempts=None): pass an integer of 1"),
+            ({"max_attempts": None}, "(max_attempts=None): pass an integer from 1"),
             ({"batch_seconds": None}, "(batch_seconds=None): pass a number of seconds above 0"),
             ({"expires": 0}, "(expires=0): pass a number of seconds above 0"),
             ({"expires": float("nan")}, "(expires=nan): pass a number of seconds above 0"),

@@ -237,11 +237,11 @@ class TestTimeout:
         with eventlet.Timeout(10):
             log.stop()
 
-        reason = "a call took longer than handler_timeout=0.2 s"
+        reason = "the call took longer than handler_timeout=0.2 s"
         assert [0, 0, 1] == sorted(handled.numbers)
         assert [(0, f"was not handled: TimeoutError('{reason}')")] == dead(rabbit_config)
         assert (1, 1) == (consumer.stats()["handled"], consumer.stats()["retries"])
-        assert 2 == caplog.text.count(f"log.handle: {reason} and is ended")
+        assert 2 == caplog.text.count(f"log.handle: {reason}; killing it")
 
 
 class TestAlone:
@@ -288,7 +288,7 @@ class TestAlone:
         log.stop()
 
         assert [0] == handled.numbers
-        reason = "was handled alone 2 times, and its process or connection ended"
+        reason = "was handled alone 2 times, and the process or connection ended"
         assert [(0, reason)] == dead(quorum)
 
     def test_lost_connection(

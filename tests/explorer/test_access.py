@@ -85,7 +85,7 @@ class TestWrongSite:
 
         assert answer is not None
         assert 403 == answer.status_code
-        assert "Pages of other sites may link to this one, and nothing else.\n" == (
+        assert "Other sites may link to this page, and nothing else.\n" == (
             answer.get_data(as_text=True)
         )
 
@@ -137,7 +137,7 @@ class TestRefusal:
 
         assert answer is not None
         assert (429, "5") == (answer.status_code, answer.headers["Retry-After"])
-        assert "Too many passwords wait for being checked: try again in some seconds.\n" == (
+        assert "Too many logins are waiting: try again in a few seconds.\n" == (
             answer.get_data(as_text=True)
         )
         assert 401 == waiting.wait().status_code

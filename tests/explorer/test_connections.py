@@ -112,7 +112,7 @@ class TestAccept:
         assert b"" == read_all(first)
         assert held is not None
         assert held.is_cut
-        assert 1 == caplog.text.count("no connection can be accepted, trying again: [Errno 24]")
+        assert 1 == caplog.text.count("the explorer cannot accept connections ([Errno 24]")
         accepted = places.accept(listener)
         assert accepted is not None
         clients.callback(accepted.close)
@@ -133,7 +133,7 @@ class TestRoom:
         assert newer is not None
         assert [True, True, False, False] == [one.is_cut for _, one in held if one]
         assert b"" == read_all(held[0][0])
-        assert 1 == caplog.text.count("there are 4 connections, which is the limit")
+        assert 1 == caplog.text.count("the explorer has 4 connections, the limit")
 
     def test_limit_of_address(self, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
         """
@@ -148,7 +148,8 @@ class TestRoom:
         assert newest is not None
         assert [True, False, False, False] == [one.is_cut for one in held if one]
         assert not other.is_cut
-        assert "127.0.0.1 has 4 connections, the limit for one address" in caplog.text
+        said = "the explorer has 4 connections from 127.0.0.1, the limit for one address"
+        assert said in caplog.text
 
     def test_all_answered(self, connect: Connect) -> None:
         """

@@ -169,7 +169,7 @@ class TestOrder:
         checks = PasswordChecks("ops", "pbkdf2:no-such-hash:1$salt$00", 16)
 
         assert [None, None] == [checks.check("ops", given, "a", "") for given in ("1", "2")]
-        assert 2 == caplog.text.count("a password could not be checked: ")
+        assert 2 == caplog.text.count("the explorer could not check a password: ")
 
 
 class TestAnswers:

@@ -22,10 +22,10 @@ GET = b"GET / HTTP/1.1\r\n"
 HOST = b"Host: localhost\r\n"
 CLOSE = b"Connection: close\r\n"
 
-REQUEST_LINE = "The request line is not METHOD /PATH HTTP/1.1, in ASCII."
-UNREADABLE = "The headers have characters that no header may have."
-BODY = "No page takes a request with a body."
-ONE_HOST = "A request needs one Host."
+REQUEST_LINE = "The request line must be METHOD /PATH HTTP/1.1, in ASCII."
+UNREADABLE = "The headers contain invalid characters."
+BODY = "Requests must not have a body."
+ONE_HOST = "A request needs exactly one Host header."
 
 REFUSED = [
     (b"GET /\r\n\r\n", 400, REQUEST_LINE),  # HTTP/0.9

@@ -79,7 +79,7 @@ def links(page: str) -> list[str]:
     return [unescape(one) for one in re.findall(r'href="([^"]*)"', page)]
 
 
-def essence(page: str) -> str:
+def summary(page: str) -> str:
     """
     Return the data of a stream's first row, as it is read.
     """
@@ -98,13 +98,13 @@ def types(page: str) -> list[str]:
 class TestStream:
     def test_rows(self, explorer: Start, stored: Stored) -> None:
         """
-        The newest first, with level, where, what and the essence of the data.
+        The newest first, with level, where, what and a summary of the data.
         """
         stored({"event_type": "first"}, {"level": "error", "data": {"order": 4711, "who": "a"}})
         page = explorer().get("/").text
 
         assert ["order_paid", "first"] == types(page)
-        assert "order=4711 who=a" == essence(page)
+        assert "order=4711 who=a" == summary(page)
         assert 'class="error"' in page
         assert "shop" in page
 
@@ -223,7 +223,7 @@ class TestStream:
         stored({"data": {"payment": text}})
         running = explorer()
 
-        assert f"payment={shown}" == essence(running.get("/").text)
+        assert f"payment={shown}" == summary(running.get("/").text)
         assert ["order_paid"] == types(running.get(f"/?data={quote(f'payment={shown}')}").text)
 
     def test_captured(self, explorer: Start, stored: Stored) -> None:
@@ -239,7 +239,7 @@ class TestStream:
         running = explorer()
 
         def describe_error(name: str) -> str:
-            return essence(running.get(f"/?event_type={name}").text)
+            return summary(running.get(f"/?event_type={name}").text)
 
         assert "duration=8.5 ms" == describe_error("completed")
         expected = "duration=2.00 s exception=LookupError: order 13 has no address"
@@ -304,8 +304,8 @@ class TestStream:
         running = explorer()
         page = running.get("/?service=shp&level=error%2B&caller=nowhere").text
 
-        assert "No event logs of service <bdi>shp</bdi> are stored; did you mean" in page
-        assert "No event logs of caller <bdi>nowhere</bdi> are stored." in page
+        assert "No stored event log has service <bdi>shp</bdi>; did you mean" in page
+        assert "No stored event log has caller <bdi>nowhere</bdi>." in page
         assert "of level" not in page
         assert "/?level=error%2B&caller=nowhere&service=shop" in links(page) or (
             "/?service=shop&caller=nowhere&level=error%2B" in links(page)
@@ -315,8 +315,8 @@ class TestStream:
     @pytest.mark.parametrize(
         ("query", "said"),
         [
-            ("since=yesterday", "since='yesterday': 'yesterday' is no time"),
-            ("data=5", "data='5': '5' is no PATH=VALUE"),
+            ("since=yesterday", "since='yesterday': 'yesterday' is not a time"),
+            ("data=5", "data='5': '5' is not PATH=VALUE"),
             ("data_contains=%7B", "data_contains='{'"),
             ("order=up", "order='up'"),
             ("cursor=x", "cursor='x'"),
@@ -331,9 +331,12 @@ class TestStream:
             *((f"data_contains={'[' * deep}", "data_contains=") for deep in (100, 900, 3000)),
             *((f"data=a={'[' * deep}{']' * deep}", "data=") for deep in (300, 900, 3000)),
             *((f"data_contains={'[' * deep}{']' * deep}", "data_c") for deep in (300, 900, 3000)),
-            ("until=0001-01-01T05:00Z", "until='0001-01-01T05:00Z': the store keeps nothing from"),
-            ("until=2000-01-01T00:00Z", "until='2000-01-01T00:00Z': the store keeps nothing from"),
-            ("since=9000-01-01T00:00Z", "since='9000-01-01T00:00:00Z': pass a time that has been"),
+            ("until=0001-01-01T05:00Z", "until='0001-01-01T05:00Z': the store has nothing from"),
+            ("until=2000-01-01T00:00Z", "until='2000-01-01T00:00Z': the store has nothing from"),
+            (
+                "since=9000-01-01T00:00Z",
+                "since='9000-01-01T00:00:00Z': pass a time in the past, or until as well",
+            ),
         ],
     )
     def test_wrong(self, explorer: Start, stored: Stored, query: str, said: str) -> None:
@@ -418,7 +421,7 @@ class TestStream:
         answer = explorer().get("/")
 
         assert 503 == answer.status
-        assert "the store makes it at its start" in answer.text
+        assert "the store creates it when it starts" in answer.text
         assert "eventlog.db" not in answer.text
         assert "eventlog.db" in caplog.text
 
@@ -631,9 +634,9 @@ class TestHostile:
         )
         running = explorer()
         for path, said in (
-            (f"/event-log?id={wide}", "There is more than is shown"),
-            (f"/event-log?id={high}", "There is more than is shown"),
-            ("/trace?call=c2999", "There are more calls"),
+            (f"/event-log?id={wide}", "The body is cut"),
+            (f"/event-log?id={high}", "The body is cut"),
+            ("/trace?call=c2999", "Not all calls or event logs are drawn."),
         ):
             page = running.get(path).text
             assert said in page
@@ -664,7 +667,7 @@ class TestHostile:
         """
         stored({"data": {"name": "a\u202eb\x1b[0m"}})
 
-        assert r"name=a\u202eb\x1b[0m" == essence(explorer().get("/").text)
+        assert r"name=a\u202eb\x1b[0m" == summary(explorer().get("/").text)
 
 
 class TestServing:
@@ -881,9 +884,9 @@ class TestConfiguration:
             explorer(address)
 
         assert (
-            f"WEB_SERVER_ADDRESS is {address!r}, where others reach the explorer: set"
+            f"WEB_SERVER_ADDRESS is {address!r}, where others can reach the explorer: set"
             " EVENTLOG_EXPLORER.username and EVENTLOG_EXPLORER.password_hash, or bind to"
-            " 127.0.0.1:8000, or say EVENTLOG_EXPLORER.allow_anonymous: true"
+            " 127.0.0.1:8000, or set EVENTLOG_EXPLORER.allow_anonymous: true"
         ) == str(raised.value)
 
     @pytest.mark.parametrize("address", ["localhost", "127.0.0.1:http", "http://localhost"])
@@ -909,8 +912,8 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("section", "said"),
         [
-            ({"username": "ops"}, "username and password_hash together"),
-            ({"password_hash": "scrypt:1:1:1$a$b"}, "username and password_hash together"),
+            ({"username": "ops"}, "needs both username and password_hash"),
+            ({"password_hash": "scrypt:1:1:1$a$b"}, "needs both username and password_hash"),
             ({"user": "ops"}, "did you mean 'username'"),
             ({"allow_anonymous": "yes"}, "must be true or false, not 'yes'"),
         ],
@@ -961,7 +964,7 @@ class TestMap:
 
         assert "web calls shop: 1 call, 1 failed" in page
         assert "queue calls mail: 1 call" in page
-        assert "known by what it called" in page  # queue
+        assert "known only as a caller" in page  # queue
         leads = {
             "web calls shop": ["entrypoint_failed"],
             "queue calls mail": ["order_paid"],

@@ -46,7 +46,7 @@ class TestPages:
         answer = Explorer(address).get("/failing")
 
         assert 500 == answer.status
-        assert "This page has failed" in answer.text
+        assert "Internal error" in answer.text
         assert "what happened" not in answer.text
         assert HEADERS["X-Content-Type-Options"] == answer.headers["X-Content-Type-Options"]
         assert "ValueError: what happened" in caplog.text

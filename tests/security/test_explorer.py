@@ -254,8 +254,8 @@ class TestConnections:
         wait_until(lambda: shared.sockets == before, timeout=10)
 
         assert shared.process.poll() is None
-        told = "which is the limit" if addresses > 1 else "the limit for one address"
-        assert 1 == shared.log.count(told)
+        limit = "connections, the limit" if addresses > 1 else "the limit for one address"
+        assert 1 == shared.log.count(limit)
 
     def test_no_files(self, explorer: Start) -> None:
         """
@@ -267,13 +267,13 @@ class TestConnections:
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (3, FILES))
         with ThreadPoolExecutor() as threads:
             waiting = threads.submit(running.status)
-            wait_until(lambda: "no connection can be accepted" in running.log)
+            wait_until(lambda: "the explorer cannot accept connections" in running.log)
             time.sleep(3 * limits.ACCEPT_PAUSE_SECONDS)
             assert not waiting.done()
             resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
             assert 200 == waiting.result(20)
 
-        assert 1 == running.log.count("no connection can be accepted")
+        assert 1 == running.log.count("the explorer cannot accept connections")
 
     @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"])
     def test_slow_headers(self, shared: Explorer, sent: bytes) -> None:

@@ -28,7 +28,7 @@ from nameko_eventlog import EventLogConsumer, event_log_handler, limits
 from nameko_eventlog.amqp.deliveries import consume
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.context_data import context_data
-from nameko_eventlog.consuming.dead_letters import dead_letter
+from nameko_eventlog.consuming.dead_letters import make_dead_letter
 from nameko_eventlog.describing import describe_error
 from nameko_eventlog.dispatching.body import BodyEncoder, Head
 from nameko_eventlog.dispatching.serialization import Serializer
@@ -481,7 +481,7 @@ REFUSED = {
     "no-mapping": "no mapping",
     "too-large": "of 33554432 at the most",
     "event-type": "500 at the most",
-    "not-text": "event_type is no text",
+    "not-text": "event_type must be a non-empty string, not ",
     "yaml-aliases": "more than 1048576 values",
     "yaml-text": "more than 33554432 bytes",
     "yaml-keys": "more than 33554432 bytes",
@@ -690,7 +690,7 @@ class TestDeadLetter:
         """
         sent = message(b"{", content_type=["a"], content_encoding="a" * 300)
         sent.properties = properties
-        letter = dead_letter(sent, "no reason \ud800")
+        letter = make_dead_letter(sent, "no reason \ud800")
 
         body = letter.pop("body")
         headers = letter.pop("headers")
@@ -702,7 +702,7 @@ class TestDeadLetter:
         Without the header that says how it is compressed, no dead letter could be read again.
         """
         sent = message(b"x", compression="gzip", other="y" * 130_000)
-        letter = dead_letter(sent, "too much")
+        letter = make_dead_letter(sent, "too much")
 
         assert "gzip" == letter["headers"]["compression"]
         assert "compression, other" == letter["headers"]["x-eventlog-left-out"]

@@ -324,7 +324,7 @@ class TestOutsiders:
         result, found = replay(*[line.replace(*change) for change in changes])
 
         assert ([], 1) == (found, result.exit_code)
-        assert 4 == result.stderr.count("it has no mark")
+        assert 4 == result.stderr.count("it has no valid mark")
 
     def test_broker_refuses(self, replay: Replay) -> None:
         """

@@ -453,7 +453,7 @@ class TestCommands:
         [
             ("link", "'shared' cannot be used: it is a symbolic link"),
             ("mode", "shared (its mode is 777): chmod it to 755, or 1777"),
-            ("owner", "the user 65534" if as_root else "can be written"),
+            ("owner", "user 65534" if as_root else "is writable"),
             ("loop", "'shared' cannot be used: "),
         ],
     )

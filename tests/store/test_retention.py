@@ -85,7 +85,7 @@ class TestRetention:
         assert 1 == run(Retention(database, 7, clocks.time, clocks.elapsed))
         assert [0, 1, 6] == ages_in(database)
         line = (
-            "deleted 1 event logs and rejects from before 2026-02-22T12:00:00.000+00:00"
+            "retention: deleted 1 event logs and rejects from before 2026-02-22T12:00:00.000+00:00"
             " (older than 7 days)"
         )
         assert [line] == caplog.messages
@@ -134,7 +134,7 @@ class TestRetention:
         assert [-100, 0, 1, 2] == ages_in(database)
         assert 1 == len(caplog.messages)
         assert caplog.messages[0].startswith(
-            "3 event logs, more than half of all, are from before"
+            "retention: 3 event logs, more than half of all, are from before"
         )
 
     def test_most_after_a_day(self, database: str, message: Make, clocks: Clocks) -> None:

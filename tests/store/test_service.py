@@ -250,7 +250,7 @@ class TestEventLogStore:
         pay(start(Shop, rabbit_config), 0)
 
         assert 1 == len(stored(database, 1))
-        wait_until(lambda: "kept as rejects" in caplog.text)
+        wait_until(lambda: "as rejects that could not be stored" in caplog.text)
         kept = Rejects(database)
         (reject,) = kept.list()
         kept.close()

@@ -20,9 +20,10 @@ from nameko.exceptions import ConfigurationError
 from nameko_eventlog.cli.commands import cli
 from nameko_eventlog.store import DatabaseError, EventLogQuery, sqlite_files
 from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
-from nameko_eventlog.store.writing import EventLogWriter, try_tables
+from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 
 
@@ -65,11 +66,11 @@ class TestAddresses:
             ("sqlite:////data/e.db?uri=perhaps", "without the parameter 'uri'"),
             ("sqlite:////data/a?b=c/e.db", "without the parameter 'b'"),
             ("sqlite:////data/e.db?", "without ? at its end"),
-            ("sqlite:///file://there/e.db?uri=true", "a file of this machine"),
-            ("sqlite:///:memory:", "ends with the process"),
-            ("sqlite:///file::memory:?uri=true", "ends with the process"),
-            ("sqlite:///file:?uri=true", "ends with the process"),
-            ("sqlite://", "ends with the process"),
+            ("sqlite:///file://there/e.db?uri=true", "a file on this machine"),
+            ("sqlite:///:memory:", "a database in memory is lost"),
+            ("sqlite:///file::memory:?uri=true", "a database in memory is lost"),
+            ("sqlite:///file:?uri=true", "a database in memory is lost"),
+            ("sqlite://", "a database in memory is lost"),
             ("sqlite:///a\0b", "NUL"),
         ],
     )
@@ -80,7 +81,7 @@ class TestAddresses:
         with pytest.raises(ConfigurationError, match=r"EVENTLOG_STORE\.uri must be") as raised:
             parse_store_config({"EVENTLOG_STORE": {"uri": address}})
         assert expected in str(raised.value)
-        with pytest.raises(DatabaseError, match="is no database for event logs") as refused:
+        with pytest.raises(DatabaseError, match="is not an address of an event log") as refused:
             EventLogQuery(address)
         assert expected in str(refused.value)
 
@@ -112,7 +113,7 @@ class TestAddresses:
         assert 1 == len(rejects.list())
         rejects.close()
         assert 2 == count_before(address, now)
-        assert "they are of this version, and can be written" == try_tables(address)
+        assert "current and writable" == try_tables(address)
         assert "order_paid" in CliRunner().invoke(cli, ["query"]).output
         assert f"sqlite:///{path} answers" in CliRunner().invoke(cli, ["check"]).output
         assert 2 == sum(purge(address, now))
@@ -226,7 +227,7 @@ class TestReadOnly:
         said = ask_as_nobody(f"sqlite:///{folder}/e.db")
         writer.close()
 
-        assert "the file, or what SQLite keeps beside it (-wal, -shm), cannot be read" in said
+        assert "the file or the files beside it (-wal, -shm) cannot be read" in said
 
     def test_no_wal_yet(self, folder: pathlib.Path) -> None:
         """
@@ -235,7 +236,7 @@ class TestReadOnly:
         sqlite3.connect(folder / "e.db").execute("CREATE TABLE others (one)").connection.close()
         (folder / "e.db").chmod(0o444)
 
-        assert "it has no tables of event logs" in ask_as_nobody(f"sqlite:///{folder}/e.db")
+        assert "it has no event log tables" in ask_as_nobody(f"sqlite:///{folder}/e.db")
 
 
 class TestSnapshot:
@@ -288,7 +289,7 @@ class TestSnapshot:
         writer = EventLogWriter(f"sqlite:///{tmp_path}/e.db", ["json"])
 
         query.services()
-        with pytest.raises(DatabaseError, match="it was changed while it was read: ask again"):
+        with pytest.raises(DatabaseError, match="it changed while being read: try again"):
             with query._connection():
                 writer.write([message(body())])
 

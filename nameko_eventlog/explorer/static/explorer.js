@@ -1,6 +1,6 @@
 "use strict";
 
-// The page is whole without this file: it brings the reader's own time, copying, keys, and following.
+// The pages work without this file. It adds local times, copying, keyboard shortcuts and following.
 
 const SECONDS = 2;
 const MOST_ROWS = 1000;
@@ -22,21 +22,21 @@ function showLocalTimes(root) {
   }
 }
 
-function sayZone() {
+function showZone() {
   const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
   if (!timeZone) return;
-  document.getElementById("zone").textContent = `Times are those of ${timeZone}; with a Z, and in the tooltip, they are UTC.`;
+  document.getElementById("zone").textContent = `Times are in ${timeZone}; times with a Z, and in tooltips, are UTC.`;
   for (const one of document.querySelectorAll(".whose")) one.textContent = timeZone;
 }
 
 function offerCopies() {
   for (const button of document.querySelectorAll(".copy")) {
-    if (!navigator.clipboard) continue; // where the page comes over plain HTTP from elsewhere
+    if (!navigator.clipboard) continue; // over plain HTTP from another machine
     const label = button.textContent;
-    const told = document.getElementById("told");
+    const announcement = document.getElementById("announcement");
     button.hidden = false;
     button.addEventListener("click", async () => {
-      told.textContent = "";
+      announcement.textContent = "";
       try {
         const { copy, copyFrom } = button.dataset;
         await navigator.clipboard.writeText(copy ?? (await (await load(copyFrom)).text()));
@@ -44,7 +44,7 @@ function offerCopies() {
       } catch {
         button.textContent = "Not copied";
       }
-      told.textContent = button.textContent;
+      announcement.textContent = button.textContent;
       setTimeout(() => (button.textContent = label), 1500);
     });
   }
@@ -59,22 +59,22 @@ async function load(url) {
 function offerFollowing() {
   const button = document.getElementById("follow");
   if (!button) return;
-  const said = document.getElementById("said");
-  let round = null; // an object of its own for each time it was pressed
+  const status = document.getElementById("follow-status");
+  let round = null; // a new object each time the button is pressed
 
-  async function look(mine) {
+  async function refresh(mine) {
     if (round !== mine) return;
     if (!document.hidden) {
       try {
         const text = await (await load(location.href)).text();
         if (round !== mine) return;
         take(new DOMParser().parseFromString(text, "text/html"));
-        said.textContent = "";
+        status.textContent = "";
       } catch (error) {
-        if (round === mine) said.textContent = `Not reached (${error.message}); trying again.`;
+        if (round === mine) status.textContent = `Server not reached (${error.message}); trying again.`;
       }
     }
-    setTimeout(look, SECONDS * 1000, mine);
+    setTimeout(refresh, SECONDS * 1000, mine);
   }
 
   button.hidden = false;
@@ -82,18 +82,18 @@ function offerFollowing() {
     round = round === null ? {} : null;
     button.setAttribute("aria-pressed", String(round !== null));
     button.textContent = round ? "Following" : "Follow";
-    button.title = round ? "Pause" : "Show what arrives";
-    said.textContent = "";
-    if (round) look(round);
+    button.title = round ? "Pause" : "Show new event logs";
+    status.textContent = "";
+    if (round) refresh(round);
   });
 }
 
-// Put what a fresh page has where it belongs.
+// Update this page from a fresh copy.
 function take(fresh) {
   const newRows = fresh.getElementById("rows");
   if (!newRows) return;
   showLocalTimes(fresh);
-  // counted at another moment than the rows were found, it may be behind them, and catch up later
+  // the histogram is counted at another moment than the rows, and may lag behind them
   const isNew = takeRows(fresh, newRows) || counts(fresh) !== counts(document);
   const figure = document.querySelector(".histogram");
   if (isNew && !figure.contains(document.activeElement)) figure.replaceWith(fresh.querySelector(".histogram"));
@@ -103,7 +103,7 @@ function counts(page) {
   return [...page.querySelectorAll(".histogram strong, .histogram .legend b")].map((one) => one.textContent).join();
 }
 
-// Those that are here already stay as they are. Returns whether there are others.
+// Add rows that are new, and keep the others. Return whether there were new ones.
 function takeRows(fresh, newRows) {
   const rows = document.getElementById("rows");
   const here = new Map([...(rows ? rows.children : [])].map((row) => [row.id, row]));
@@ -113,7 +113,7 @@ function takeRows(fresh, newRows) {
   const more = "a[rel=next]";
   const isBeyond = fresh.querySelector(more) && !document.querySelector(more);
   if (arrived.length === newRows.children.length || isBeyond) {
-    // others may be between them and those that are here, or behind them
+    // there may be other rows between the new and the old ones, or after them
     document.getElementById("results").replaceChildren(...fresh.getElementById("results").childNodes);
   } else {
     let next = rows.firstElementChild;
@@ -123,7 +123,7 @@ function takeRows(fresh, newRows) {
     }
     if (rows.children.length > MOST_ROWS) {
       while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
-      // rows may come twice this way, but none is left out
+      // this may repeat rows, but leaves none out
       document.querySelector(more)?.replaceWith(...fresh.querySelectorAll(more));
     }
   }
@@ -138,7 +138,7 @@ function offerKeys() {
     on.checked = localStorage.getItem("keys") !== "off";
     on.addEventListener("change", () => localStorage.setItem("keys", on.checked ? "on" : "off"));
   } catch {
-    // no storage: they are on with each page
+    // without storage, shortcuts are on for each page
   }
 
   function step(by) {
@@ -166,15 +166,15 @@ function offerKeys() {
   });
 }
 
-// A time without an offset is one of the zone in which the page shows them.
+// A typed time without an offset is in the time zone of the page.
 function withZone(text) {
   if (!/^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?$/.test(text)) return text;
   const moment = new Date(text.length > 10 ? text.replace(" ", "T") : `${text}T00:00`);
   return isNaN(moment) ? text : moment.toISOString().replace(".000Z", "Z");
 }
 
-// Empty fields say nothing: they stay out of the URL that is sent to a colleague.
-function sendWhatIsFilled() {
+// Leave empty fields out of the URL, so that it is short enough to share.
+function omitEmptyFields() {
   const form = document.querySelector(".search, .range-form");
   if (!form) return;
   form.addEventListener("submit", () => {
@@ -189,8 +189,8 @@ function sendWhatIsFilled() {
 }
 
 showLocalTimes(document);
-sayZone();
+showZone();
 offerCopies();
 offerFollowing();
 offerKeys();
-sendWhatIsFilled();
+omitEmptyFields();

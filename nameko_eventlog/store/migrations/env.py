@@ -1,5 +1,5 @@
 """
-Run by Alembic: within the transaction, and the lock, of `nameko_eventlog.store.migrating`.
+Run by Alembic, within the transaction and the lock of `nameko_eventlog.store.migrating`.
 """
 
 from alembic import context

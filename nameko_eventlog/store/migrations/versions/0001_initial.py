@@ -1,5 +1,5 @@
 """
-The first tables: event logs, and what could not be stored.
+The tables of event logs and of rejects.
 """
 
 import sqlalchemy as sa
@@ -12,13 +12,15 @@ down_revision = None
 
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+ORDER = ("time_ms", "message_id")
 ALWAYS_SET = ("service_name", "event_type")
-SOMETIMES_SET = ("entrypoint_name", "level", "call_id", "origin_call_id")
+SOMETIMES_SET = ("entrypoint_name", "level", "call_id", "origin_call_id", "caller", "time_note")
 
 
 def upgrade() -> None:
     """
-    Make the tables and their indexes.
+    Create the tables and their indexes.
     """
     op.create_table(
         "event_logs",
@@ -32,17 +34,23 @@ def upgrade() -> None:
         sa.Column("call_id", TEXT),
         sa.Column("origin_call_id", TEXT),
         sa.Column("parent_call_id", TEXT),
+        sa.Column("caller", TEXT),
+        sa.Column("time_note", TEXT),
         sa.Column("body", JSON, nullable=False),
     )
-    op.create_index("event_logs_time", "event_logs", ["time_ms", "message_id"])
-    for name in (*ALWAYS_SET, *SOMETIMES_SET):
-        is_set = sa.text(f"{name} IS NOT NULL") if name in SOMETIMES_SET else None
+    op.create_index("event_logs_time", "event_logs", [*ORDER])
+    for name in ALWAYS_SET:
+        op.create_index(f"event_logs_{name}", "event_logs", [name, *ORDER])
+    for name in SOMETIMES_SET:
+        _create_partial_index(name, [name, *ORDER])
+    _create_partial_index("parent_call_id", ["parent_call_id"])
+    if op.get_context().dialect.name == "postgresql":
         op.create_index(
-            f"event_logs_{name}",
+            "event_logs_body",
             "event_logs",
-            [name, "time_ms", "message_id"],
-            postgresql_where=is_set,
-            sqlite_where=is_set,
+            ["body"],
+            postgresql_using="gin",
+            postgresql_ops={"body": "jsonb_path_ops"},
         )
     op.create_table(
         "rejects",
@@ -55,4 +63,18 @@ def upgrade() -> None:
         sa.Column("routing_key", TEXT, nullable=False),
         sa.Column("properties", JSON, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+
+
+def _create_partial_index(name: str, columns: list[str]) -> None:
+    """
+    Create an index of the rows that have a value in the column *name*.
+    """
+    is_set = sa.text(f"{name} IS NOT NULL")
+    op.create_index(
+        f"event_logs_{name}",
+        "event_logs",
+        columns,
+        postgresql_where=is_set,
+        sqlite_where=is_set,
     )
