@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import pathlib
 import sys
 import time
@@ -39,9 +38,9 @@ from nameko_eventlog.cli.settings import (
     read_config,
 )
 from nameko_eventlog.cli.terminal import console, event_line, local_time, printable
-from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
 from nameko_eventlog.delivery.marks import Marker, replay_secret
+from nameko_eventlog.delivery.spool.listing import ProcessDirectory, process_directories
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.times import format_time
@@ -68,7 +67,7 @@ def directories(path: str) -> list[ProcessDirectory]:
     if configured is None:
         raise Failure(f"{path} configures no spool: set {CONFIG_KEY}.spool", USAGE)
     try:
-        return process_directories(pathlib.Path(configured).absolute())
+        return process_directories(pathlib.Path(configured).absolute(), warn)
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(
             f"there is no directory {configured!r}, the spool of {path}", NOTHING
@@ -100,7 +99,7 @@ def list_spools(path: str) -> None:
             good += 1
         bad = f"{corrupt} corrupt" if corrupt else ""
         state = "in use" if directory.is_in_use() else "left behind"
-        parts = (directory.label, f"{good} waiting", state, oldest, bad)
+        parts = (printable(directory.name), f"{good} waiting", state, oldest, bad)
         click.echo("  ".join(filter(None, parts)))
 
 
@@ -147,10 +146,9 @@ def export(path: str) -> None:
     marker = _marker(config)
     failed = 0
     for directory in directories(path):
-        is_own = directory.owner == os.geteuid()
-        if not is_own:
+        if not directory.is_own:
             warn(
-                f"{directory.label} belongs to the user {directory.owner}: its lines get no mark,"
+                f"{directory.name} belongs to the user {directory.owner}: its lines get no mark,"
                 " which would say that you have written them"
             )
         for message in directory.messages():
@@ -158,11 +156,11 @@ def export(path: str) -> None:
                 continue
             try:
                 line = json.dumps(_exported(message, directory.service, routing_key))
-                click.echo(marker.mark(line) if is_own else line)
+                click.echo(marker.mark(line) if directory.is_own else line)
             except (ValueError, TypeError, RecursionError) as exc:
                 failed += 1
                 warn(
-                    f"{directory.label}: {message.message_id} is left out, for JSON does not know"
+                    f"{directory.name}: {message.message_id} is left out, for JSON does not know"
                     f" its headers ({exc}); `spool replay` without a file publishes it"
                 )
     if failed:
@@ -209,11 +207,11 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
     services, failed, refused = set(), 0, 0
     for directory in found:
         if directory.is_in_use():
-            warn(f"{directory.label} is in use: left to its process")
-        elif directory.owner != os.geteuid():
+            warn(f"{directory.name} is in use: left to its process")
+        elif not directory.is_own:
             refused += 1
             warn(
-                f"{directory.label} belongs to the user {directory.owner}: replay it as that user,"
+                f"{directory.name} belongs to the user {directory.owner}: replay it as that user,"
                 " or it would publish with your rights what that user has written"
             )
         else:
@@ -366,3 +364,10 @@ def _time(message: Message) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def warn(text: str) -> None:
+    """
+    Print a line on standard error.
+    """
+    click.echo(printable(text), err=True)

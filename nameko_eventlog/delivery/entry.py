@@ -4,8 +4,6 @@ An event log in the outbox: the message that travels, and what becomes of it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from nameko_eventlog.amqp.message import Message
 from nameko_eventlog.delivery.waiting import Waiter
 
@@ -19,11 +17,11 @@ class OutboxEntry(Message, gc=False, eq=False):
         failures: How often it ended a connection, alone.
         was_sent: Whether it was published before.
         refusals: How often the broker refused it.
-        place: Where the spool keeps it, if it does.
+        place: A handle that the spool gives it once it is on disk; only the spool looks into it.
     """
 
     waiter: Waiter | None = None
     failures: int = 0
     was_sent: bool = False
     refusals: int = 0
-    place: tuple[Any, int] | None = None
+    place: object | None = None
