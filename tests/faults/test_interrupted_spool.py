@@ -16,6 +16,7 @@ import pytest
 from nameko_eventlog.delivery import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.outbox import Ledger
+from nameko_eventlog.delivery.spool import disk as disk_module
 from nameko_eventlog.delivery.spool.disk import Stalled
 from nameko_eventlog.delivery.spool.spooled_outbox import SpooledOutbox
 from tests.delivery.conftest import make_message
@@ -89,6 +90,14 @@ class Spooled:
         How many wait, as counted and as kept.
         """
         return self.ledger.stats()["waiting"], self.outbox.waiting
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A busy machine does not count as a stalled disk.
+    """
+    monkeypatch.setattr(disk_module, "PATIENCE", 20)
 
 
 @pytest.fixture

@@ -146,12 +146,8 @@ class TestStalledDisk:
         during = delivery.stats()
         delivery.deliver(make_message(number))  # the broker has confirmed it
         disk.go_on()
-        wait_until(
-            lambda: (
-                delivery.accept(make_message(-1))
-                or said.saying("writing event logs of foo to spool")
-            )
-        )
+        again = "writing event logs of foo to spool"
+        wait_until(lambda: delivery.accept(make_message(-1)) or said.saying(again))
         wait_until(settled(delivery))
 
         stats = check_sum(delivery)
@@ -160,7 +156,7 @@ class TestStalledDisk:
         assert 0 == stats["undelivered"]
         assert pulse.longest < 1
         assert 1 == len(said.saying("cannot write to spool"))
-        assert 1 == len(said.saying("writing event logs of foo to spool"))
+        assert 1 == len(said.saying(again))
         assert during["stalled_seconds"] >= 1
         assert stats["stalled_seconds"] >= during["stalled_seconds"]
 

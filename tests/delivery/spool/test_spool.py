@@ -14,6 +14,7 @@ import pytest
 
 from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery.entry import OutboxEntry
+from nameko_eventlog.delivery.spool import disk as disk_module
 from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
 from nameko_eventlog.delivery.spool.directory import Directory
 from nameko_eventlog.delivery.spool.segments import Segment
@@ -31,10 +32,13 @@ def log() -> DeferredLog:
 
 
 @pytest.fixture
-def spool(tmp_path: pathlib.Path, log: DeferredLog) -> Iterator[Spool]:
+def spool(
+    tmp_path: pathlib.Path, log: DeferredLog, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Spool]:
     """
-    A spool with a directory of its own.
+    A spool with a directory of its own; a busy machine does not count as a stalled disk.
     """
+    monkeypatch.setattr(disk_module, "PATIENCE", 20)
     spool = Spool(str(tmp_path), "shop", 1 << 20, log)
     spool.open()
     yield spool
