@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import IO, Any
 
 import kombu.serialization
@@ -23,7 +24,6 @@ from nameko_eventlog.amqp.message import shortstr
 from nameko_eventlog.amqp.tables import is_table
 from nameko_eventlog.cli.settings import USAGE, Failure
 from nameko_eventlog.delivery.marks import Marker
-from nameko_eventlog.delivery.spool.lines import bounded_lines
 from nameko_eventlog.limits import (
     BODY_BYTES,
     REPLAY_LINE_BYTES,
@@ -269,9 +269,17 @@ _decoder = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_cons
 def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, str | None]]:
     """
     Yield lines with their numbers, and None for a line longer than `REPLAY_LINE_BYTES`.
+
+    No more than that is kept in memory of such a line. Only a line feed ends a line.
     """
-    for number, line in enumerate(bounded_lines(file, REPLAY_LINE_BYTES), 1):
-        yield number, None if line is None else line.decode("utf-8", "replace")
+    for number in count(1):
+        line = file.readline(REPLAY_LINE_BYTES)
+        if not line:
+            return
+        is_whole = line.endswith(b"\n") or len(line) < REPLAY_LINE_BYTES
+        yield number, line.decode("utf-8", "replace") if is_whole else None
+        while line and not (is_whole or line.endswith(b"\n")):
+            line = file.readline(REPLAY_LINE_BYTES)
 
 
 def serializer_of(config: Mapping[str, Any]) -> tuple[str, str]:

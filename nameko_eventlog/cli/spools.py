@@ -5,7 +5,6 @@ Spools: what waits on disk, and lines of ``nameko_eventlog.undelivered``.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -40,9 +39,9 @@ from nameko_eventlog.cli.settings import (
     read_config,
 )
 from nameko_eventlog.cli.terminal import console, event_line, local_time, printable
-from nameko_eventlog.cli.waiting import ProcessDirectory, process_directories, warn
 from nameko_eventlog.config import CONFIG_KEY, parse_config
 from nameko_eventlog.delivery.marks import Marker, replay_secret
+from nameko_eventlog.delivery.spool.listing import ProcessDirectory, process_directories
 from nameko_eventlog.describing import shortened
 from nameko_eventlog.limits import REPLAY_LINE_BYTES, REPLAY_REFUSALS
 from nameko_eventlog.standalone import event_log_dispatcher
@@ -70,7 +69,7 @@ def directories(path: str) -> list[ProcessDirectory]:
     if configured is None:
         raise Failure(f"{path} configures no spool: set {CONFIG_KEY}.spool", USAGE)
     try:
-        return process_directories(pathlib.Path(configured).absolute())
+        return process_directories(pathlib.Path(configured).absolute(), warn)
     except (FileNotFoundError, NotADirectoryError):
         raise Failure(
             f"there is no directory {configured!r}, the spool of {path}", NOTHING
@@ -102,7 +101,7 @@ def list_spools(path: str) -> None:
             good += 1
         bad = f"{corrupt} corrupt" if corrupt else ""
         state = "in use" if directory.is_in_use() else "left behind"
-        parts = (directory.label, f"{good} waiting", state, oldest, bad)
+        parts = (printable(directory.name), f"{good} waiting", state, oldest, bad)
         click.echo("  ".join(filter(None, parts)))
 
 
@@ -149,10 +148,9 @@ def export(path: str) -> None:
     marker = _marker(config)
     failed = 0
     for directory in directories(path):
-        is_own = directory.owner == os.geteuid()
-        if not is_own:
+        if not directory.is_own:
             warn(
-                f"{directory.label} belongs to user {directory.owner}: its lines get no mark,"
+                f"{directory.name} belongs to user {directory.owner}: its lines get no mark,"
                 " because a mark would say that you wrote them"
             )
         for message in directory.messages():
@@ -160,11 +158,11 @@ def export(path: str) -> None:
                 continue
             try:
                 line = _exported(message, directory.service, routing_key)
-                click.echo(marker.mark(line) if is_own else line)
+                click.echo(marker.mark(line) if directory.is_own else line)
             except (ValueError, TypeError, RecursionError) as exc:
                 failed += 1
                 warn(
-                    f"{directory.label}: {message.message_id} is left out, because JSON cannot"
+                    f"{directory.name}: {message.message_id} is left out, because JSON cannot"
                     f" represent its headers ({exc}); `spool replay` without a file publishes it"
                 )
     if failed:
@@ -211,11 +209,11 @@ def _replay_spool(config: Any, path: str, seconds: float) -> None:
     services, failed, refused = set(), 0, 0
     for directory in found:
         if directory.is_in_use():
-            warn(f"{directory.label} is in use: its process publishes it")
-        elif directory.owner != os.geteuid():
+            warn(f"{directory.name} is in use: its process publishes it")
+        elif not directory.is_own:
             refused += 1
             warn(
-                f"{directory.label} belongs to user {directory.owner}: replay it as that user,"
+                f"{directory.name} belongs to user {directory.owner}: replay it as that user,"
                 " because it would be published with your permissions"
             )
         else:
@@ -347,3 +345,10 @@ def _time(message: Message) -> str:
         return local_time(format_time(int(message.timestamp * 1000)))
     except (OverflowError, ValueError):  # before the year 1, or after 9999
         return repr(message.timestamp)
+
+
+def warn(text: str) -> None:
+    """
+    Print a line on standard error.
+    """
+    click.echo(printable(text), err=True)

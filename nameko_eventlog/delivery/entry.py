@@ -4,8 +4,6 @@ An event log in the outbox: its message and its delivery state.
 
 from __future__ import annotations
 
-from typing import Any
-
 from nameko_eventlog.amqp.message import Message
 from nameko_eventlog.delivery.waiting import Waiter
 
@@ -19,11 +17,11 @@ class OutboxEntry(Message, gc=False, eq=False):
         failures: How often it was the only message in flight when a connection failed.
         was_sent: Whether it was published before.
         refusals: How often the broker refused it.
-        place: Its place in the spool, or None.
+        place: A handle from the spool, once it is on disk; only the spool reads it.
     """
 
     waiter: Waiter | None = None
     failures: int = 0
     was_sent: bool = False
     refusals: int = 0
-    place: tuple[Any, int] | None = None
+    place: object | None = None

@@ -19,10 +19,10 @@ import pytest
 from kombu import Connection
 
 from nameko_eventlog.delivery.entry import OutboxEntry
-from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
 from nameko_eventlog.delivery.spool.directory import Directory
-from nameko_eventlog.delivery.spool.segments import encode
+from nameko_eventlog.delivery.spool.lines import encode
 from tests.cli.conftest import Cli
+from tests.delivery.spool.spooling import written
 from tests.nameko_version import event_exchange
 from tests.store.conftest import body
 
@@ -35,19 +35,13 @@ def spool(folder: pathlib.Path, configure: Callable[..., None]) -> Callable[[], 
     configure(EVENTLOG_DISPATCHER={"spool": str(folder / "spool")})
 
     def make() -> Directory:
-        directory = Directory(folder / "spool" / "shop" / "one", "shop", DeferredLog())
-
-        def append(line: bytes) -> None:
-            segment, start = directory.append(line)
-            segment.leave(start + len(line))
-
+        lines = []
         for number in range(3):
             content = json.dumps(body(data={"n": number})).encode()
             message = OutboxEntry(content, "application/json", "utf-8", {}, "order_paid", 1.8e9)
             message.message_id = f"id-{number}"
-            append(encode(message))
-        append(b"rubbish\n")
-        return directory
+            lines.append(encode(message))
+        return written(folder / "spool" / "shop" / "one", *lines, b"rubbish\n")
 
     return make
 

@@ -68,7 +68,8 @@ class TestOpenFiles:
             for number in range(1, 201):
                 delivery.accept(make_message(number))
             wait_until(lambda: delivery._relay._failures >= 2)
-            assert said.saying("cannot be written ([Errno 24] Too many open files")
+            root = delivery._outbox._spool.root
+            assert said.saying(f"cannot write to spool {root} ([Errno 24] Too many open files")
             assert 200 == check_sum(delivery)["waiting"]
 
         assert list(range(201)) == received.wait_for(201)

@@ -16,6 +16,7 @@ import pytest
 from nameko_eventlog.delivery import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.outbox import Ledger
+from nameko_eventlog.delivery.spool import disk as disk_module
 from nameko_eventlog.delivery.spool.disk import Stalled
 from nameko_eventlog.delivery.spool.spooled_outbox import SpooledOutbox
 from tests.delivery.conftest import make_message
@@ -73,7 +74,7 @@ class Spooled:
         def refuse(line: bytes) -> None:
             raise OSError("refused")
 
-        monkeypatch.setattr(self.outbox._holdings, "append", refuse)
+        monkeypatch.setattr(self.outbox._spool, "_append", refuse)
 
     @property
     def segment(self) -> pathlib.Path:
@@ -89,6 +90,14 @@ class Spooled:
         How many wait, as counted and as kept.
         """
         return self.ledger.stats()["waiting"], self.outbox.waiting
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A busy machine does not count as a stalled disk.
+    """
+    monkeypatch.setattr(disk_module, "PATIENCE", 20)
 
 
 @pytest.fixture
@@ -160,14 +169,13 @@ class TestReading:
         What is in a file that cannot be read is counted once.
         """
 
-        def refuse(size: int, at: int) -> bytes:
+        def refuse(fd: int, size: int, at: int) -> bytes:
             raise OSError("refused")
 
         def prepare(spooled: Spooled) -> None:
             spooled.put(*range(8))
             spooled.take(3)
-            growing: Any = spooled.outbox._holdings._own._growing  # type: ignore[union-attr]
-            monkeypatch.setattr(growing, "_pread", refuse)
+            monkeypatch.setattr(spooled.outbox._spool._disk, "read", refuse)
 
         for spooled in each_step(prepare, lambda one: one.take(2)):
             assert spooled.waiting[0] == spooled.waiting[1]
@@ -180,8 +188,10 @@ class TestReading:
         What was lost of one file is counted although the disk stalls at the next.
         """
 
-        def stall(size: int, at: int) -> bytes:
-            raise Stalled
+        def stall(fd: int, size: int, at: int) -> bytes:
+            if fd == growing.fd:
+                raise Stalled
+            return original(fd, size, at)
 
         dead = Spooled(tmp_path)
         dead.put(1, 2, 3)
@@ -191,9 +201,10 @@ class TestReading:
         spooled.outbox._adopt()
         spooled.put(4)
         os.truncate(path, 0)
-        growing: Any = spooled.outbox._holdings._own._growing  # type: ignore[union-attr]
+        growing: Any = spooled.outbox._spool._growing
+        original = spooled.outbox._spool._disk.read
         with monkeypatch.context() as stalled:
-            stalled.setattr(growing, "_pread", stall)
+            stalled.setattr(spooled.outbox._spool._disk, "read", stall)
             spooled.take(10)
             assert (1, 1) == spooled.waiting
         spooled.drain()

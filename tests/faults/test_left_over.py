@@ -14,9 +14,8 @@ import pytest
 
 from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
-from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
-from nameko_eventlog.delivery.spool.directory import Directory
-from nameko_eventlog.delivery.spool.segments import encode
+from nameko_eventlog.delivery.spool.lines import encode
+from tests.delivery.spool.spooling import written
 from tests.faults.conftest import Queue, Running, settled
 from tests.waiting import wait_until
 
@@ -36,19 +35,17 @@ def leave(spool: pathlib.Path) -> list[str]:
     identifiers = UUID7Generator()
     left = []
     for process in range(DEAD):
-        directory = Directory(spool / "foo" / f"dead-{process}", "foo", DeferredLog())
+        lines = []
         for index in range(EACH):
             number = f"{process}-{index}"
             body = json.dumps({"data": {"number": number}}).encode()
             message = OutboxEntry(body, "application/json", "utf-8", {}, "counted", 1.7e9)
             message.message_id = identifiers.make(message.timestamp)
-            line = encode(message)
-            segment, start = directory.append(line)
-            segment.leave(start + len(line))
+            lines.append(encode(message))
             left.append(number)
+        directory = written(spool / "foo" / f"dead-{process}", *lines)
         # as after SIGKILL: nothing is closed in order, and nothing of it is noted
         shutil.copytree(directory.path, spool / "foo" / f"{process:032x}")
-        directory.tidy()
         directory.close()
         shutil.rmtree(directory.path)
     return left

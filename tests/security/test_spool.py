@@ -9,19 +9,16 @@ import os
 import pathlib
 import stat
 import tracemalloc
-from collections import deque
 from collections.abc import Callable, Iterator
 from zlib import crc32
 
 import pytest
 
-from logging_ext.forwarding import Counter
 from nameko_eventlog.delivery import BrokerDelivery
 from nameko_eventlog.delivery.entry import OutboxEntry
-from nameko_eventlog.delivery.spool import segments
-from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
-from nameko_eventlog.delivery.spool.directory import Directory
-from nameko_eventlog.delivery.spool.segments import encode
+from nameko_eventlog.delivery.spool import lines, segments
+from nameko_eventlog.delivery.spool.lines import encode
+from nameko_eventlog.delivery.spool.listing import ProcessDirectory
 from tests.cli.conftest import Cli, configure, folder, run
 from tests.delivery.conftest import (
     Lines,
@@ -32,6 +29,7 @@ from tests.delivery.conftest import (
     quick,
     said,
 )
+from tests.delivery.spool.spooling import adopted, written
 from tests.waiting import wait_until
 
 
@@ -86,12 +84,10 @@ def left_behind(path: pathlib.Path, line: bytes | None = None) -> pathlib.Path:
     """
     Leave what a dead process would, with one event log or *line*.
     """
-    directory = Directory(path, "foo", DeferredLog())
     message = make_message(99)
     message.message_id = "forged"
-    written = encode(message) if line is None else line
-    segment, start = directory.append(written)
-    segment.leave(start + len(written))
+    directory = written(path, encode(message) if line is None else line)
+    (segment,) = directory.segments
     directory.close()
     return segment.path
 
@@ -151,7 +147,7 @@ class TestServiceDirectory:
         (shared / "real").mkdir()
         (shared / "ours").symlink_to("real")
         accepted(make_delivery, shared / "ours" / "spool")
-        assert [] == said.saying("cannot be written")
+        assert [] == said.saying("cannot write to spool")
         assert 1 == len(list((shared / "real" / "spool" / "foo").iterdir()))
 
         (shared / "theirs").symlink_to(victim)
@@ -211,7 +207,7 @@ class TestServiceDirectory:
         accepted(make_delivery, tmp_path)
 
         assert 1 == len(said.saying("others may remove the event logs that wait"))
-        assert [] == said.saying("cannot be written")
+        assert [] == said.saying("cannot write to spool")
 
 
 class TestProcessDirectory:
@@ -239,7 +235,7 @@ class TestProcessDirectory:
             else:
                 segment.parent.chmod(0o770)
         delivery = make_delivery(NOWHERE, spool=str(shared))
-        wait_until(lambda: said.saying("cannot be taken over"))
+        wait_until(lambda: said.saying("cannot take over"))
 
         assert 0 == check_sum(delivery)["accepted"]
         assert segment.exists()
@@ -345,21 +341,16 @@ class TestLongLines:
             for _ in range(48):
                 file.write(b"x" * (1 << 20))
             file.write(b"\n" + encode(make_message(7, message_id="last")))
-        news = DeferredLog()
         tracemalloc.start()
-        fd = os.open(segment, os.O_RDONLY)
-        listed = [one and one.message_id for one in segments.read_segment(fd)]
-        directory = Directory(segment.parent, "foo", news)
-        counted, messages, lost = directory.load(), deque(), Counter()
-        while directory.unread:
-            directory.read(messages, lost.ticks)
+        process = ProcessDirectory(segment.parent, os.geteuid(), print)
+        listed = [one and one.message_id for one in process.messages()]
+        messages, counted, lost = adopted(segment.parent)
         found = [one.message_id for one in messages]
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        directory.close()
 
         assert ["forged", None, "last"] == listed
-        assert (3, ["forged", "last"], 1) == (counted, found, lost.value)
+        assert (3, ["forged", "last"], 1) == (counted, found, lost)
         assert peak < 16 << 20
         (kept,) = (tmp_path / "foo" / "corrupt").iterdir()
         assert 48 << 20 == kept.read_bytes().count(b"x")
@@ -374,7 +365,7 @@ class TestLongLines:
         """
         An event log that needs a longer line waits in memory.
         """
-        monkeypatch.setattr(segments, "SPOOL_LINE_BYTES", 10_000)
+        monkeypatch.setattr(lines, "SPOOL_LINE_BYTES", 10_000)
         delivery = make_delivery(NOWHERE, spool=str(tmp_path))
         delivery.accept(make_message(body=b'"' + b"x" * 20_000 + b'"'))
         delivery.accept(make_message(1))
@@ -382,7 +373,7 @@ class TestLongLines:
         assert 2 == check_sum(delivery)["waiting"]
         (path,) = (tmp_path / "foo").glob("*/*.jsonl")
         assert 2 == len(path.read_bytes().splitlines())
-        assert [] == said.saying("cannot be written")
+        assert [] == said.saying("cannot write to spool")
 
 
 class TestCommands:

@@ -1,5 +1,5 @@
 """
-What is to be said, and cannot be said at once.
+Log lines that cannot be logged at once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _log = logging.getLogger("nameko_eventlog")
 
 class DeferredLog:
     """
-    Keep lines for the log until nothing is held any more.
+    Keep log lines until no lock is held.
 
-    The service's log handlers may wait, raise, or log themselves: none of that may happen while
+    The service's log handlers may wait, raise, or log themselves. None of that may happen while
     a lock is held, nor in an OS thread, where a lock that eventlet has patched may hang.
     """
 
     def __init__(self) -> None:
-        self._home = HubThread()
+        self._hub_thread = HubThread()
         self._lines: deque[tuple[int, str, tuple[object, ...]]] = deque()
 
     def add(self, level: int, text: str, *values: object) -> None:
@@ -33,17 +33,17 @@ class DeferredLog:
         self._lines.append((level, text, values))
 
     @property
-    def is_home(self) -> bool:
+    def is_hub_thread(self) -> bool:
         """
-        Whether this is the OS thread that logs it.
+        Whether this is the OS thread that logs the lines.
         """
-        return self._home.is_here
+        return self._hub_thread.is_here
 
-    def tell(self) -> None:
+    def flush(self) -> None:
         """
-        Log what there is, if this is the OS thread for it.
+        Log the lines, if this is the OS thread for it.
         """
-        while self._lines and self._home.is_here:
+        while self._lines and self.is_hub_thread:
             level, text, values = self._lines.popleft()
             with contextlib.suppress(Exception):  # the service's handlers may fail
                 _log.log(level, text, *values)

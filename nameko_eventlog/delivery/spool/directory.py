@@ -1,5 +1,6 @@
 """
-One process's part of a spool: its segments, how far they are settled, and the lock on them.
+One process's directory in a spool: its lock, its segments, and the position up to which it is
+settled.
 """
 
 from __future__ import annotations
@@ -12,97 +13,125 @@ import logging
 import os
 import pathlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
 import eventlet
 from eventlet import patcher
 
-from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.spool import private_files
 from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
-from nameko_eventlog.delivery.spool.disk import DiskThread, Stalled
-from nameko_eventlog.delivery.spool.segments import SUFFIX, Segment, read_position
+from nameko_eventlog.delivery.spool.disk import DiskThread, write_whole
+from nameko_eventlog.delivery.spool.lines import encode_header
+from nameko_eventlog.delivery.spool.segments import Segment
 from nameko_eventlog.delivery.steps import in_one_step
 
 
 _os = patcher.original("os")
 
-SEGMENT_BYTES = 8 << 20
-"""From which size on a segment is followed by another."""
-
-CORRUPT = "corrupt"
-"""The directory of a service that keeps what is no message."""
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the operating system says of a full disk."""
-
 LOCK = "lock"
 POSITION = "position"
+SUFFIX = ".jsonl"
+
+CORRUPT = "corrupt"
+"""The directory of a service that keeps corrupt lines."""
+
+
+def directory_name(service: str) -> str:
+    """
+    Return the name of a service's directory in a spool.
+    """
+    name = service.replace(os.sep, "%2F")
+    return name if name.strip(".") else name.replace(".", "%2E")
+
+
+def service_name(directory: str) -> str:
+    """
+    Return the name of the service that a directory in a spool belongs to.
+    """
+    name = directory.replace("%2F", os.sep)
+    return name if name.replace("%2E", "") else name.replace("%2E", ".")
+
+
+def segment_names(fd: int) -> list[str]:
+    """
+    Return the names of the segments in an open directory, in order.
+    """
+    return sorted(name for name in os.listdir(fd) if name.endswith(SUFFIX))
+
+
+def read_position(fd: int, path: pathlib.Path, owner: int | None = None) -> tuple[str, int]:
+    """
+    Return up to where a directory is settled: a segment's name, and the offset in it.
+
+    If that cannot be read, or is not what was written, nothing is settled.
+
+    Args:
+        fd: The directory, open.
+        path: Where it is.
+        owner: The user it has to belong to; by default this one.
+    """
+    try:
+        file = private_files.open_file(fd, path / POSITION, os.O_RDONLY, owner=owner)
+        with private_files.closing(file):
+            line = bytes(_os.pread(file, 4096, 0)).decode()
+    except (OSError, ValueError):
+        return "", 0
+    text, _, checksum = line.rstrip("\n").rpartition(" ")
+    name, _, offset = text.partition(" ")
+    if f"{crc32(text.encode()):08x}" != checksum or not offset.isdecimal():
+        return "", 0
+    return name, int(offset)
 
 
 class Directory:
     """
-    One process's part of a spool.
+    A process's directory, locked.
 
     Args:
-        path: Where.
-        service: The service's name.
-        news: Takes what is to be said.
-        segment_bytes: From which size on a segment is followed by another.
-        disk: Makes the calls that may have to wait, if there is one.
+        path: Where it is.
+        log: Takes log lines.
+        disk: Limits the time of its calls, if given.
 
     Raises:
-        BlockingIOError: If another process has it.
+        BlockingIOError: If another process has locked it.
         OSError: If it cannot be used.
     """
 
     _fd = _lock = _position_fd = -1
 
     def __init__(
-        self,
-        path: pathlib.Path,
-        service: str,
-        news: DeferredLog,
-        segment_bytes: int = SEGMENT_BYTES,
-        disk: DiskThread | None = None,
+        self, path: pathlib.Path, log: DeferredLog, disk: DiskThread | None = None
     ) -> None:
         self.path = path
-        self._service = service
-        self._news = news
+        self._log = log
+        self.disk = disk
         self.segments: deque[Segment] = deque()
         self._number = 0
-        self._growing: Segment | None = None
-        self._said_position: tuple[str, int] | None = None
-        self._segment_bytes = segment_bytes
-        self._disk = disk
-        self._is_new = True  # not known to be on the disk
+        self._position: tuple[str, int] | None = None
+        self._is_new = True  # its names are not known to be on the disk
         with private_files.closing(private_files.open_service(path.parent, make=True)) as parent:
             self._fd = private_files.open_directory(parent, path, make=True)
         try:
             self._lock = private_files.open_file(self._fd, path / LOCK, os.O_RDWR, make=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_in(self._fd, LOCK, self._lock):  # who had it before has just removed it
+            if not _is_in(self._fd, LOCK, self._lock):  # its owner has just removed it
                 raise BlockingIOError(errno.EWOULDBLOCK, "removed meanwhile", str(path))
-        except BaseException:  # a signal handler's among them
+        except BaseException:  # including a signal handler's
             self._close_files()
             raise
 
-    def load(self) -> int:
+    def load(self) -> bool:
         """
-        Find what an earlier process has left.
-
-        Returns:
-            How many event logs, the corrupt ones among them.
+        Open the segments that a dead process has left, and tell whether anything is unread.
         """
-        settled, offset = self._read_position()
-        for name in self._segment_names():
+        settled, offset = read_position(self._fd, self.path)
+        for name in segment_names(self._fd):
             path = self.path / name
             segment = None
             try:
-                segment = Segment(self._fd, path)
+                segment = Segment(path, private_files.open_file(self._fd, path, os.O_RDWR))
                 if segment.is_known:
                     if name == settled:
                         segment.read_up_to = max(segment.first, min(offset, segment.written))
@@ -110,133 +139,49 @@ class Directory:
                     self.segments.append(segment)
                     eventlet.sleep(0)
                     continue
-                self._say(
-                    "the spool's file %s is of a later version; it is left there",
-                    path,
-                )
+                self._log_error("spool file %s has a later format; it is left there", path)
             except OSError as exc:
-                self._say(
-                    "the spool's file %s cannot be read: %s; it is left there",
-                    path,
-                    exc,
-                )
+                self._log_error("cannot read spool file %s (%s); it is left there", path, exc)
             if segment is not None:
                 segment.close()
-        return self.unread
+        return any(segment.unread for segment in self.segments)
 
-    @property
-    def files(self) -> int:
+    def make_segment(self, service: str) -> Segment:
         """
-        About how many files it has open.
-        """
-        return 3 + len(self.segments)
-
-    @property
-    def size(self) -> int:
-        """
-        How large its segments are, in bytes.
-        """
-        return sum(segment.written for segment in self.segments)
-
-    @property
-    def unread(self) -> int:
-        """
-        How many event logs are not in memory.
-        """
-        return sum(segment.unread for segment in self.segments)
-
-    def append(self, line: bytes) -> tuple[Segment, int]:
-        """
-        Write a line; it is not kept before `Segment.keep` or `Segment.leave` is called.
-
-        Returns:
-            Where it is.
+        Make the next segment.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If that fails.
         """
-        segment = self._growing
-        if segment is None or segment.written >= self._segment_bytes:
-            segment = self._grow()
-        try:
-            return segment, segment.append(line)
-        except OSError as exc:
-            # a full disk empties, a stalled one goes on; anything else wants another file
-            if exc.errno not in FULL and not isinstance(exc, Stalled):
-                self.finish()
-            raise
-
-    def cut(self) -> None:
-        """
-        Cut off what was written and not kept.
-
-        Raises:
-            OSError: If it cannot be.
-        """
-        if self._growing is not None:
-            self._call(self._growing.cut)
-
-    def read(self, into: deque[OutboxEntry], lost: Iterator[object]) -> None:
-        """
-        Read on, some at a time, in the order of writing.
-
-        What is no message is set aside; a segment that cannot be read is left where it is.
-
-        Args:
-            into: Where to append the messages.
-            lost: A step of it is taken for each event log that was found to be lost.
-        """
-        for segment in self.segments:
-            if not segment.has_unread:
-                continue
-            try:
-                missing = segment.read(into, lost, functools.partial(self._set_aside, segment))
-            except Stalled:
-                raise
-            except OSError as exc:
-                self._give_up(segment, exc, lost)
-                return
-            if missing and not segment.is_said_corrupt:
-                self._say(
-                    "%d event logs of the spool's file %s are not there any more: counted as"
-                    " undelivered",
-                    missing,
-                    segment.path,
-                )
-            return
-
-    def _grow(self) -> Segment:
-        self.finish()
         self._number += 1
         path = self.path / f"{self._number:08d}{SUFFIX}"
-        self._growing = self._call(
-            lambda: Segment(self._fd, path, is_new=True, service=self._service), self._discard
-        )
-        self._growing.disk = self._disk
+
+        def make() -> Segment:
+            fd = private_files.make_file(self._fd, path, os.O_RDWR)
+            try:
+                write_whole(fd, encode_header(service), 0)
+            except OSError:
+                _os.close(fd)
+                os.unlink(path.name, dir_fd=self._fd)
+                raise
+            return Segment(path, fd)
+
+        def discard(segment: Segment) -> None:
+            segment.close()
+            os.unlink(path.name, dir_fd=self._fd)
+
+        segment: Segment = self._call(make, discard)
         self._is_new = True
-        self.segments.append(self._growing)
-        return self._growing
+        self.segments.append(segment)
+        return segment
 
     def _call(self, call: Callable[[], Any], on_late: Callable[[Any], object] = bool) -> Any:
-        return call() if self._disk is None else self._disk.call(call, on_late)
+        return call() if self.disk is None else self.disk.call(call, on_late)
 
-    def _discard(self, segment: Segment) -> None:
-        segment.close()
-        os.unlink(segment.path.name, dir_fd=self._fd)
-
-    def finish(self) -> None:
+    def is_in_place(self, growing: Segment | None = None) -> bool:
         """
-        Write to another segment from now on.
+        Tell whether it, its lock and the growing segment are still found under their names.
         """
-        if self._growing is not None:
-            self._growing.is_growing = False
-            self._growing = None
-
-    def is_there(self) -> bool:
-        """
-        Tell whether it, and what is written, is still to be found under its name.
-        """
-        growing = self._growing
         try:
             with (
                 private_files.closing(private_files.open_service(self.path.parent)) as parent,
@@ -248,84 +193,51 @@ class Directory:
         except OSError:
             return False
 
-    def _segment_names(self) -> list[str]:
-        return sorted(name for name in os.listdir(self._fd) if name.endswith(SUFFIX))
-
-    def _give_up(self, segment: Segment, exc: OSError, lost: Iterator[object]) -> None:
-        if segment is self._growing:
-            self.finish()
-        in_one_step(map(self.segments.remove, (segment,)), islice(lost, segment.unread))
-        segment.close()
-        self._say(
-            "the spool's file %s cannot be read (%s); it is left there, and what it holds counted"
-            " as undelivered",
-            segment.path,
-            exc,
-        )
-
-    def tidy(self, is_full: bool = False) -> None:
+    def tidy(self, growing: Segment | None = None) -> None:
         """
-        Remove what is settled, and note how far that is.
+        Remove the segments that are settled, and note the position.
 
         Args:
-            is_full: Whether room is needed, if there is but what is settled in a small segment.
+            growing: The segment that is written to, which stays.
         """
-        growing = self._growing
-        if (
-            growing is not None
-            and growing.is_settled
-            and (is_full or growing.written >= self._segment_bytes)
-        ):
-            self.finish()
-        while self.segments and self.segments[0].is_done:
+        while self.segments:
             segment = self.segments[0]
-            name = segment.path.name
+            if segment is growing or not segment.is_settled:
+                break
             with contextlib.suppress(OSError):
-                self._call(functools.partial(os.unlink, name, dir_fd=self._fd))
+                self._call(functools.partial(os.unlink, segment.path.name, dir_fd=self._fd))
             self.segments.popleft()
             segment.close()
         if self.segments:
-            first = self.segments[0]
-            position = first.path.name, first.settled_up_to
-            if position != self._said_position:
-                self._said_position = position
-                self._write_position(*position)
-
-    def _say(self, text: str, *values: object) -> None:
-        self._news.add(logging.ERROR, text, *values)
+            position = self.segments[0].path.name, self.segments[0].settled_up_to
+            if position != self._position:
+                self._position = position
+                with contextlib.suppress(OSError):  # without it, more is published twice
+                    self._write_position(*position)
 
     def _write_position(self, name: str, offset: int) -> None:
-        with contextlib.suppress(OSError):  # it saves repetitions, nothing else
-            if self._position_fd < 0:
-                self._position_fd = self._call(
-                    lambda: private_files.open_file(
-                        self._fd, self.path / POSITION, os.O_RDWR, make=True
-                    ),
-                    _os.close,
-                )
-            line = f"{name} {offset:020d}"
-            line = f"{line} {crc32(line.encode()):08x}\n"
-            self._call(lambda: _os.pwrite(self._position_fd, line.encode(), 0))
-
-    def _read_position(self) -> tuple[str, int]:
-        try:
-            return read_position(read_position_file(self._fd, self.path))
-        except (OSError, ValueError):
-            return "", 0
+        if self._position_fd < 0:
+            path = self.path / POSITION
+            self._position_fd = self._call(
+                lambda: private_files.open_file(self._fd, path, os.O_RDWR, make=True), _os.close
+            )
+        text = f"{name} {offset:020d}"
+        line = f"{text} {crc32(text.encode()):08x}\n".encode()
+        self._call(lambda: _os.pwrite(self._position_fd, line, 0))
 
     @property
     def is_dirty(self) -> bool:
         """
-        Whether something was written that was not put onto the disk.
+        Whether something was written since the last sync.
         """
         return self._is_new or any(segment.is_dirty for segment in list(self.segments))
 
     def sync(self) -> None:
         """
-        Put onto the disk what was written; called in an OS thread of its own.
+        Write its files and their names to the disk; called in an OS thread of its own.
 
         Raises:
-            OSError: If that fails; what is on the disk is not known then.
+            OSError: If that fails; it is unknown then what is on the disk.
         """
         failure: OSError | None = None
         for segment in [one for one in list(self.segments) if one.is_dirty]:
@@ -338,19 +250,19 @@ class Directory:
             self._is_new = False
             try:
                 with private_files.closing(self._open_parent()) as parent:
-                    for fd in (self._fd, parent):  # the names are in these
+                    for fd in (self._fd, parent):  # they hold the names
                         _os.fsync(fd)
             except OSError as exc:
                 failure = exc
         if failure is not None:
             raise failure
 
-    def _set_aside(self, segment: Segment, lines: list[bytes]) -> None:
+    def set_aside(self, segment: Segment, lines: list[bytes]) -> None:
         """
-        Keep lines that are no messages where an operator finds them.
+        Keep corrupt lines of a segment where an operator finds them.
         """
         path = self.path.parent / CORRUPT / f"{self.path.name}-{segment.path.name}"
-        kept = f"kept in {path}"
+        outcome = f"kept in {path}"
         try:
             with (
                 private_files.closing(self._open_parent()) as parent,
@@ -363,41 +275,31 @@ class Directory:
             ):
                 file.writelines(line + b"\n" for line in lines)
         except OSError as exc:
-            kept = f"gone, for {path} cannot be written ({exc})"
-        if not segment.is_said_corrupt:
-            segment.is_said_corrupt = True
-            self._say(
-                "lines of the spool's file %s are not what was written; they are %s, and counted"
-                " as undelivered (logged once)",
+            outcome = f"lost, because {path} cannot be written ({exc}),"
+        if not segment.corruption_logged:
+            segment.corruption_logged = True
+            self._log_error(
+                "spool file %s has corrupt lines: they are %s and counted as undelivered"
+                " (logged once)",
                 segment.path,
-                kept,
+                outcome,
             )
 
-    def close(self, is_parents: bool = False) -> None:
-        """
-        Let go of it, and remove it if nothing is left in it.
+    def _log_error(self, text: str, *values: object) -> None:
+        self._log.add(logging.ERROR, text, *values)
 
-        Args:
-            is_parents: Whether it is another process's, that has forked this one.
+    def close(self) -> None:
         """
-        if not is_parents:
-            self.finish()
-            self.tidy()
-        is_ours = not is_parents and self.is_there()
-        left = bool(self.segments)
-        for segment in self.segments:
-            segment.close()
-        self.segments.clear()
-        if is_ours and not left:
+        Remove what is settled, the directory if that is all, and close it.
+        """
+        self.tidy()
+        if not self.segments and self.is_in_place():
             self._remove()
-        self._close_files()
+        self.abandon()
 
     def _remove(self) -> None:
-        """
-        Remove what is known in the directory, and the directory if that was all.
-        """
         with contextlib.suppress(OSError):
-            if self._segment_names():
+            if segment_names(self._fd):
                 return
             for name in (POSITION, LOCK):
                 with contextlib.suppress(FileNotFoundError):
@@ -406,9 +308,18 @@ class Directory:
                 if _is_in(parent, self.path.name, self._fd):
                     os.rmdir(self.path.name, dir_fd=parent)
 
+    def abandon(self) -> None:
+        """
+        Close it, and leave everything as it is.
+        """
+        for segment in self.segments:
+            segment.close()
+        self.segments.clear()
+        self._close_files()
+
     def __del__(self) -> None:
-        # an exception out of a signal handler has left nobody who holds it, maybe: its lock
-        # would keep others from it as long as the process lives
+        # after an exception out of a signal handler nothing may refer to it: its lock would
+        # exclude others as long as the process lives
         self._close_files()
 
     def _close_files(self) -> None:
@@ -419,27 +330,9 @@ class Directory:
 
     def _open_parent(self) -> int:
         """
-        Open the service's directory, wherever this one is by now.
+        Open the service's directory, even if this one was moved.
         """
         return private_files.open_directory(self._fd, self.path / os.pardir)
-
-
-def read_position_file(directory: int, path: pathlib.Path, owner: int | None = None) -> str:
-    """
-    Return what a process's directory says of how far it is settled.
-
-    Args:
-        directory: The directory, open.
-        path: Where it is.
-        owner: Whose it has to be; by default this user's.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is no text.
-    """
-    fd = private_files.open_file(directory, path / POSITION, os.O_RDONLY, owner=owner)
-    with private_files.closing(fd):
-        return bytes(_os.pread(fd, 4096, 0)).decode()
 
 
 def _is_in(directory: int, name: str, fd: int) -> bool:
@@ -447,7 +340,7 @@ def _is_in(directory: int, name: str, fd: int) -> bool:
     Tell whether the file that is open as *fd* has *name* in *directory*.
     """
     try:
-        there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return os.path.samestat(os.fstat(fd), there)
+    return os.path.samestat(os.fstat(fd), status)

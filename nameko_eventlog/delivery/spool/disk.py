@@ -1,15 +1,16 @@
 """
-Calls to a disk that may not answer, out of the way of the hub.
+Disk calls with a time limit, so that a stalled disk does not block the hub.
 
-A disk that stalls, or a file system that is frozen, keeps who writes to it from running, and no
-signal ends that. So an OS thread of its own makes such calls, and who asked for one waits for it
-only so long. That costs some fifteen microseconds each time. Where writes follow each other
-closely, those within a millisecond after one that went well are made directly.
+A stalled disk, or a frozen file system, blocks the thread that writes to it, and no signal ends
+that. So an OS thread of its own makes these calls, and the caller waits for a limited time. That
+costs about fifteen microseconds each time. Within a millisecond after a successful write, further
+writes are made directly.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -27,10 +28,10 @@ PATIENCE = 0.1
 """How many seconds a call to the disk may take before the disk counts as stalled."""
 
 PROVEN_SECONDS = 0.001
-"""For how long after a write that went well the next ones are made directly."""
+"""For how long after a successful write further writes are made directly."""
 
 CLOSING_SECONDS = 2.0
-"""How many seconds putting onto the disk what was written may take at the end."""
+"""How many seconds the sync at the end may take."""
 
 
 class Stalled(OSError):
@@ -42,9 +43,31 @@ class Stalled(OSError):
         super().__init__(errno.ETIMEDOUT, "the disk does not answer")
 
 
+def write_whole(fd: int, data: bytes, at: int) -> None:
+    """
+    Write all of *data* at an offset.
+
+    The offset is where the caller knows the end to be: neither a cut of the file nor an exception
+    out of a signal handler right after the write shifts what comes next.
+
+    Raises:
+        OSError: If it cannot be written; nothing of it is left then.
+    """
+    written = 0
+    try:
+        while written < len(data):  # after a part, the next attempt raises the reason
+            more = _os.pwrite(fd, data[written:], at + written)
+            if not more:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written += more
+    except OSError:
+        _os.ftruncate(fd, at)
+        raise
+
+
 class _Call:
     """
-    One call, and what became of it.
+    One call and its result.
     """
 
     def __init__(self, call: Callable[[], Any], on_late: Callable[[Any], object]) -> None:
@@ -59,21 +82,21 @@ class _Call:
 
     def is_first(self, is_late: bool) -> bool:
         """
-        Tell whether it ended in time, or was given up, whichever was first.
+        Claim the outcome: it ended in time, or it is late. Tell whether this was first.
         """
         return self._claims.setdefault(None, is_late) is is_late  # one step, whatever thread
 
     @property
     def is_given_up(self) -> bool:
         """
-        Whether nobody waits for it any more.
+        Whether its caller has stopped waiting.
         """
         return self._claims.get(None, False)
 
 
 class DiskThread:
     """
-    Make calls to a disk in an OS thread of their own; for one caller at a time.
+    Make disk calls in an OS thread of their own; for one caller at a time.
     """
 
     def __init__(self) -> None:
@@ -85,7 +108,7 @@ class DiskThread:
         self._proven_until = 0.0
         self._stalled_seconds = 0.0
         self.is_syncing = False
-        """Whether the disk is just asked to keep what it was given: writes may have to wait."""
+        """Whether a sync is under way, which writes may have to wait for."""
 
     @property
     def is_stalled(self) -> bool:
@@ -98,7 +121,7 @@ class DiskThread:
     @property
     def stalled_seconds(self) -> float:
         """
-        For how long calls have kept the disk stalled.
+        For how long the disk has been stalled, in total.
         """
         current = self._current
         now = monotonic() - current.started if current and current.is_given_up else 0.0
@@ -115,16 +138,16 @@ class DiskThread:
 
         Args:
             call: What to do.
-            on_late: Called with its result, in that thread, if nobody waits for it any more.
+            on_late: Called with its result, in that thread, if it returns too late.
             seconds: How long to wait; `PATIENCE` by default.
 
         Raises:
-            Stalled: If it takes longer, or an earlier one has not returned yet.
+            Stalled: If it takes longer, or an earlier call has not returned yet.
             BaseException: What *call* raises.
         """
         seconds = PATIENCE if seconds is None else seconds
         before = self._current
-        if before is not None:  # one that a signal handler's exception has left, maybe
+        if before is not None:  # given up, or its caller was interrupted by a signal handler
             if before.is_given_up and monotonic() - before.started > seconds:
                 raise Stalled
             end = monotonic() + seconds
@@ -148,21 +171,28 @@ class DiskThread:
             raise current.error
         return current.result
 
-    def write(self, fd: int, line: bytes, at: int) -> int:
+    def write(self, fd: int, data: bytes, at: int) -> None:
         """
-        Write *line* where it belongs, and return how much of it was written.
-
-        What comes late is cut off again.
+        Write all of *data* at an offset; what is written too late is cut off again.
 
         Raises:
             OSError: If it cannot be written.
         """
         if self._current is None and not self.is_syncing and monotonic() < self._proven_until:
-            direct: int = _os.pwrite(fd, line, at)
-            return direct
-        written: int = self.call(lambda: _os.pwrite(fd, line, at), lambda _: _os.ftruncate(fd, at))
+            write_whole(fd, data, at)
+            return
+        self.call(lambda: write_whole(fd, data, at), lambda _: _os.ftruncate(fd, at))
         self._proven_until = monotonic() + PROVEN_SECONDS
-        return written
+
+    def read(self, fd: int, size: int, at: int) -> bytes:
+        """
+        Read at an offset.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        found: bytes = self.call(lambda: _os.pread(fd, size, at))
+        return found
 
     def _run(self) -> None:
         while True:
@@ -178,7 +208,7 @@ class DiskThread:
                 self._current = None
                 current.done.release()
                 continue
-            with suppress(Exception):  # who asked for it was told that it failed
+            with suppress(Exception):  # the caller was told that it failed
                 if current.error is None:
                     current.on_late(current.result)
             self._stalled_seconds += monotonic() - current.started
@@ -188,7 +218,7 @@ class DiskThread:
 
     def close(self) -> None:
         """
-        End the thread, when its call has returned.
+        End the thread as soon as its call has returned.
         """
         self._is_closed = True
         if self._is_running and self._current is None:

@@ -1,5 +1,5 @@
 """
-What processes have left in the spool of a service that are not there any more.
+What dead processes of a service have left in its spool.
 """
 
 from __future__ import annotations
@@ -25,52 +25,43 @@ class OrphanedDirectories:
     The directories of a service's dead processes.
 
     Args:
-        root: The directory that they are in.
-        service: The service's name.
-        news: Takes what is to be said.
+        root: The service's directory, which they are in.
+        held: The directories that this process holds.
+        log: Takes log lines.
     """
 
-    def __init__(self, root: pathlib.Path, service: str, news: DeferredLog) -> None:
+    def __init__(self, root: pathlib.Path, held: Collection[Directory], log: DeferredLog) -> None:
         self._root = root
-        self._service = service
-        self._news = news
-        self._left_alone: set[pathlib.Path] = set()
-        self._said: set[pathlib.Path] = set()
+        self._held = held
+        self._log = log
+        self._ignored: set[pathlib.Path] = set()
+        self._logged: set[pathlib.Path] = set()
         self.opening: Directory | None = None
-        """The one that is just being read, and is not adopted yet."""
+        """The one that is being opened, and is not held yet."""
 
-    def open(self, held: Collection[pathlib.Path]) -> Iterator[tuple[Directory, int]]:
+    def open(self) -> Iterator[Directory]:
         """
-        Lock and open them one by one, those first that were made first.
-
-        Args:
-            held: Where this process's own are.
+        Lock and open them one by one, the oldest first.
 
         Yields:
-            A directory, and how many event logs it holds.
+            Each that has unread event logs; it is closed again unless it is held then.
         """
-        for path in self._others(held):
-            directory = self._lock(path)
+        for path in self._others():
+            self.opening = directory = self._lock(path)
             if directory is None:
                 continue
-            self.opening = directory
             try:
-                count = directory.load()
-                if count:
-                    yield directory, count
-                    continue
-            except GeneratorExit:  # whoever was given it holds it, or has let go of it
-                raise
-            except BaseException:  # a signal handler's
-                directory.close()
-                raise
+                if directory.load():
+                    yield directory
             finally:
                 self.opening = None
-            directory.close()
-            if os.path.lexists(path):  # of a later version, or not to be read
-                self._left_alone.add(path)
+                if directory not in self._held:
+                    directory.close()
+            if directory not in self._held and os.path.lexists(path):
+                self._ignored.add(path)  # a later format, or unreadable
 
-    def _others(self, held: Collection[pathlib.Path]) -> list[pathlib.Path]:
+    def _others(self) -> list[pathlib.Path]:
+        held = {directory.path for directory in self._held}
         found = []
         with (
             contextlib.suppress(OSError),
@@ -78,9 +69,9 @@ class OrphanedDirectories:
         ):
             for name in os.listdir(root):
                 path = self._root / name
-                if path in held or path in self._left_alone or name == CORRUPT:
+                if path in held or path in self._ignored or name == CORRUPT:
                     continue
-                with contextlib.suppress(OSError):  # it is gone
+                with contextlib.suppress(OSError):  # it was removed meanwhile
                     status = os.stat(name, dir_fd=root, follow_symlinks=False)
                     # a link is refused when it is opened, and that is logged
                     if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
@@ -89,16 +80,16 @@ class OrphanedDirectories:
 
     def _lock(self, path: pathlib.Path) -> Directory | None:
         try:
-            return Directory(path, self._service, self._news)
+            return Directory(path, self._log)
         except (BlockingIOError, FileNotFoundError):  # its process lives, or another was quicker
             return None
         except OSError as exc:
-            if path not in self._said and exc.errno not in _NO_MORE_FILES:
-                self._said.add(path)
-                self._news.add(
+            if path not in self._logged and exc.errno not in _NO_MORE_FILES:
+                self._logged.add(path)
+                self._log.add(
                     logging.ERROR,
-                    "what an earlier process has left at %s cannot be taken over: %s"
-                    " (logged once)",
+                    "cannot take over spool directory %s from an earlier process: %s; it is left"
+                    " there (logged once)",
                     path,
                     exc,
                 )

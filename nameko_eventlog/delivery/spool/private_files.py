@@ -1,9 +1,9 @@
 """
-Directories and files that belong to one user alone, opened without following links.
+Open directories and files that belong to one user alone, without following links.
 
-Others may write to the directory that a spool is in: /tmp is such. What they put there, links,
-hard links, FIFOs, directories of their own, is refused. Each step is relative to a directory that
-is open and was looked at, so that nothing can be exchanged between the look and the use.
+Other users may be able to write to the directory that contains a spool, as in /tmp. Their links,
+hard links, FIFOs and directories are refused. Each step is relative to an open directory that was
+checked, so that nothing can be replaced between the check and the use.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MOST_LINKS = 40  # as many as Linux follows
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
-Note = Callable[[str], object]
-"""Takes a sentence that an operator should read."""
+Warn = Callable[[str], object]
+"""Takes a warning for the operator."""
 
 
 class Untrusted(OSError):
     """
-    Something is not this user's alone, or is a link.
+    A file or directory does not belong to this user alone, or is a link.
     """
 
     def __init__(self, reason: str, path: pathlib.Path) -> None:
@@ -60,10 +60,10 @@ def open_spool(
     access: int = _PATH_ONLY,
 ) -> int:
     """
-    Open the directory that services' directories are in.
+    Open the spool, the directory that contains services' directories.
 
-    It belongs to this user or to root, and is no link. Links above it are followed if they
-    belong to this user or to root.
+    It must belong to this user or to root, and must not be a link. Links above it are followed if
+    they belong to this user or to root.
 
     Args:
         path: Where, absolute.
@@ -89,26 +89,26 @@ def open_service(
     path: pathlib.Path,
     make: bool = False,
     any_owner: bool = False,
-    note: Note | None = None,
+    warn: Warn | None = None,
 ) -> int:
     """
-    Open the directory that a service's processes have theirs in, ``SPOOL/SERVICE``.
+    Open a service's directory, ``SPOOL/SERVICE``, which contains those of its processes.
 
-    It belongs to this user. If others may write to it that is mended, where it may be made:
-    what they have put into it is found out by `open_directory`.
+    It must belong to this user. If others may write to it, and *make* is true, its mode is
+    changed; `open_directory` and `open_file` refuse what others have put there.
 
     Args:
         path: Where, absolute.
         make: Whether to make it, and those above it, if they are missing.
         any_owner: Whether it, and the spool, may be other users'.
-        note: Told what others could do.
+        warn: Takes what others could do.
 
     Raises:
         OSError: It cannot be opened, or made.
     """
     with closing(open_spool(path.parent, make, any_owner)) as spool:
-        if note is not None and is_removable(status := os.fstat(spool)):
-            note(removable(path.parent, status))
+        if warn is not None and is_removable(status := os.fstat(spool)):
+            warn(removable(path.parent, status))
         fd = _open_directory(spool, path, make)
     try:
         status = os.fstat(fd)
@@ -116,8 +116,8 @@ def open_service(
             _check_owner(status, path, {os.geteuid()})
         if make and status.st_mode & _OTHERS_WRITE:
             os.fchmod(fd, 0o700)
-            if note is not None:
-                note(
+            if warn is not None:
+                warn(
                     f"others could write to {path} (its mode was"
                     f" {stat.S_IMODE(status.st_mode):o}): it is 700 now"
                 )
@@ -129,14 +129,14 @@ def open_service(
 
 def is_removable(spool: os.stat_result) -> bool:
     """
-    Tell whether others may remove what is in a spool.
+    Tell whether other users may remove what is in a spool.
     """
     return bool(spool.st_mode & _OTHERS_WRITE) and not spool.st_mode & stat.S_ISVTX
 
 
 def removable(path: pathlib.Path, spool: os.stat_result) -> str:
     """
-    Return what an operator should read of that.
+    Return a warning that they may.
     """
     return (
         f"others may remove the event logs that wait in {path} (its mode is"
@@ -148,24 +148,20 @@ def open_directory(
     parent: int, path: pathlib.Path, make: bool = False, owner: int | None = None
 ) -> int:
     """
-    Open a directory in a service's, to which others may not write.
+    Open a directory in a service's directory; others may not have write access.
 
     Args:
         parent: The service's directory, open.
         path: Where it is; the last part counts.
         make: Whether to make it if it is missing.
-        owner: Whose it has to be; by default this user's.
+        owner: The user it has to belong to; by default this one.
 
     Raises:
         OSError: It cannot be opened, or made.
     """
     fd = _open_directory(parent, path, make)
     try:
-        status = os.fstat(fd)
-        _check_owner(status, path, {os.geteuid() if owner is None else owner})
-        if status.st_mode & _OTHERS_WRITE:
-            mode = stat.S_IMODE(status.st_mode)
-            raise Untrusted(f"others may write to it (mode {mode:o}), so it is not used", path)
+        _check_private(os.fstat(fd), path, owner)
     except OSError:
         _os.close(fd)
         raise
@@ -176,14 +172,14 @@ def open_file(
     parent: int, path: pathlib.Path, flags: int, make: bool = False, owner: int | None = None
 ) -> int:
     """
-    Open a file: a regular one, with one name, of this user, to which others may not write.
+    Open a regular file without other hard links; others may not have write access.
 
     Args:
         parent: Its directory, open.
         path: Where it is; the last part counts.
         flags: How to open it.
         make: Whether to make it if it is missing.
-        owner: Whose it has to be; by default this user's.
+        owner: The user it has to belong to; by default this one.
 
     Raises:
         OSError: It cannot be opened, or made.
@@ -203,10 +199,7 @@ def open_file(
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise Untrusted("it is no regular file, so it is not used", path)
-        _check_owner(status, path, {os.geteuid() if owner is None else owner})
-        if status.st_mode & _OTHERS_WRITE:
-            mode = stat.S_IMODE(status.st_mode)
-            raise Untrusted(f"others may write to it (mode {mode:o}), so it is not used", path)
+        _check_private(status, path, owner)
         if status.st_nlink > 1:
             raise Untrusted("it has another name as well, a hard link, so it is not used", path)
     except OSError:
@@ -289,6 +282,13 @@ def _check_owner(
             f"{what} belongs to the user {status.st_uid}, not to {wanted}, so it is not used",
             path,
         )
+
+
+def _check_private(status: os.stat_result, path: pathlib.Path, owner: int | None) -> None:
+    _check_owner(status, path, {os.geteuid() if owner is None else owner})
+    if status.st_mode & _OTHERS_WRITE:
+        mode = stat.S_IMODE(status.st_mode)
+        raise Untrusted(f"others may write to it (mode {mode:o}), so it is not used", path)
 
 
 def _explained(exc: OSError, parent: int, path: pathlib.Path) -> OSError:

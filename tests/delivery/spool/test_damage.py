@@ -7,17 +7,13 @@ from __future__ import annotations
 import json
 import pathlib
 import tempfile
-from collections import deque
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logging_ext.forwarding import Counter
-from nameko_eventlog.delivery.entry import OutboxEntry
-from nameko_eventlog.delivery.spool.deferred_log import DeferredLog
-from nameko_eventlog.delivery.spool.directory import Directory
-from nameko_eventlog.delivery.spool.segments import encode
+from nameko_eventlog.delivery.spool.lines import encode
 from tests.delivery.conftest import make_message
+from tests.delivery.spool.spooling import adopted, written
 from tests.examples import examples
 
 
@@ -26,13 +22,12 @@ COUNT = 12
 
 def _write() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        directory = Directory(pathlib.Path(folder) / "one", "foo", DeferredLog())
-        for number in range(COUNT):
-            message = make_message(number, message_id=f"id-{number}", headers={"é": "x\n"})
-            line = encode(message)
-            segment, start = directory.append(line)
-            segment.leave(start + len(line))
-        content = segment.path.read_bytes()
+        messages = [
+            make_message(number, message_id=f"id-{number}", headers={"é": "x\n"})
+            for number in range(COUNT)
+        ]
+        directory = written(pathlib.Path(folder) / "foo" / "one", *map(encode, messages))
+        content = directory.segments[0].path.read_bytes()
         directory.close()
     return content
 
@@ -50,20 +45,13 @@ def read(content: bytes) -> tuple[list[int], int, int]:
         The numbers of the messages, how many event logs were expected, how many were lost.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "one"
-        path.mkdir()
+        path = pathlib.Path(folder) / "foo" / "one"
+        path.mkdir(parents=True)
         (path / "00000001.jsonl").write_bytes(content)
-        directory = Directory(path, "foo", DeferredLog())
-        expected = directory.load()
-        messages: deque[OutboxEntry] = deque()
-        lost = Counter()
-        while directory.unread:
-            directory.read(messages, lost.ticks)
+        messages, expected, lost = adopted(path)
         found = [json.loads(message.body)["number"] for message in messages]
-        kept = list((pathlib.Path(folder) / "corrupt").glob("*"))
-        assert bool(lost.value) == bool(kept)
-        directory.close()
-    return found, expected, lost.value
+        assert bool(lost) == bool(list(path.parent.glob("corrupt/*")))
+    return found, expected, lost
 
 
 class TestCut:

@@ -17,7 +17,8 @@ import pytest
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog.delivery import BrokerDelivery
-from nameko_eventlog.delivery.spool import segments, spool_directories, spooled_outbox
+from nameko_eventlog.delivery.spool import lines, segments, spooled_outbox
+from nameko_eventlog.delivery.spool import spool as spool_module
 from nameko_eventlog.exceptions import NotConfirmed
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
 from tests.delivery.spool.spooling import in_a_process, killed, stored
@@ -201,7 +202,7 @@ class TestBrokerAway:
         """
         A large spool is of many files, which go as they are settled.
         """
-        monkeypatch.setattr(spool_directories, "SEGMENT_BYTES", 10_000)
+        monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 10_000)
         delivery = make_spooled(nowhere, spool_max_bytes=1_000_000)
         for number in range(500):
             delivery.accept(make_message(number))
@@ -309,7 +310,7 @@ class TestKilled:
             for number in range(20):
                 delivery.accept(make_message(number))
                 eventlet.sleep(0.1)
-            wait_until(lambda: not delivery._outbox._holdings.is_dirty)
+            wait_until(lambda: not delivery._outbox._spool._own.is_dirty)
             print("on the disk", flush=True)
             os._exit(0)
         """
@@ -345,7 +346,7 @@ class TestDamage:
         wait_until(settled(delivery))
         stats = check_sum(delivery)
         assert (100, 98, 2) == (stats["accepted"], stats["confirmed"], stats["undelivered"])
-        assert 1 == len(said.saying("are not what was written"))
+        assert 1 == len(said.saying("has corrupt lines: they are kept in"))
         (kept,) = (tmp_path / "foo" / "corrupt").iterdir()
         assert 2 == len(kept.read_bytes().splitlines())
 
@@ -385,7 +386,7 @@ class TestDamage:
         for name, content in (
             ("a", b"\x00\xff\n" * 3),
             ("b", b""),
-            ("c", segments._with_checksum(b'{"nameko_eventlog_spool":2,"service":"foo"}')),
+            ("c", lines.with_checksum(b'{"nameko_eventlog_spool":2,"service":"foo"}')),
         ):
             (tmp_path / "foo" / name).mkdir(parents=True)
             (tmp_path / "foo" / name / "00000001.jsonl").write_bytes(content)
@@ -395,7 +396,7 @@ class TestDamage:
 
         assert [1] == received.wait_for(1)
         wait_until(lambda: not (tmp_path / "foo" / "a").exists())
-        assert 1 == len(said.saying("is of a later version"))
+        assert 1 == len(said.saying("has a later format"))
         assert (tmp_path / "foo" / "c" / "00000001.jsonl").exists()
 
     @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ class TestDamage:
         """
         A file that the disk does not give back is left there, and counted as undelivered.
         """
-        monkeypatch.setattr(spool_directories, "SEGMENT_BYTES", 3_000)
+        monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 3_000)
         first = make_spooled(nowhere, spool_max_bytes=300_000, start=False)
         for number in range(40):
             first.accept(make_message(number))
@@ -463,7 +464,7 @@ class TestDamage:
         assert expected == received.wait_for(len(expected))
         wait_until(settled(delivery))
         assert len(lost) == check_sum(delivery)["undelivered"]
-        assert said.saying("cannot be read ([Errno 5] Input/output error)")
+        assert said.saying(f"cannot read spool file {bad} ([Errno 5] Input/output error)")
         assert bad.exists()
 
     def test_handlers_that_raise(
@@ -498,7 +499,7 @@ class TestDamage:
         delivery = make_spooled(nowhere)
         delivery.accept(make_message(1))
         subprocess.run(["rm", "-r", str(tmp_path / "foo")], check=True)
-        wait_until(lambda: said.saying("has vanished"))
+        wait_until(lambda: said.saying("was removed or replaced"))
         delivery.accept(make_message(2))
 
         (path,) = files()
@@ -535,10 +536,10 @@ class TestDamage:
             full.setattr(segments._os, "pwrite", pwrite)
             for number in range(1, 60):
                 delivery.accept(make_message(number))
-        assert 1 == len(said.saying("cannot be written (["))
+        assert 1 == len(said.saying("cannot write to spool"))
         assert 10 == len(undelivered)
         delivery.accept(make_message(60))
-        assert 1 == len(said.saying("is written again"))
+        assert 1 == len(said.saying("writing event logs of foo to spool"))
         (path,) = files()
         written = [json.loads(line["body"])["number"] for line in stored(path)[1:]]
         assert [*range(50), 60] == written
@@ -557,7 +558,7 @@ class TestDamage:
         delivery.deliver(make_message(1))
 
         assert [1] == received.wait_for(1)
-        assert said.saying("cannot be written")
+        assert said.saying("cannot write to spool")
 
 
 class TestInterrupted:

@@ -21,7 +21,8 @@ import pytest
 
 from nameko_eventlog.delivery import BrokerDelivery
 from nameko_eventlog.delivery.spool import directory as directory_module
-from nameko_eventlog.delivery.spool import segments, spool_directories, spooled_outbox
+from nameko_eventlog.delivery.spool import lines, segments, spooled_outbox
+from nameko_eventlog.delivery.spool import spool as spool_module
 from tests.delivery.conftest import Lines, Received, check_sum, make_message, settled
 from tests.delivery.spool.spooling import numbers
 from tests.proxy import Proxy
@@ -90,7 +91,7 @@ class TestFull:
                 wait_until(settled(delivery))
             delivery.accept(make_message(number))
             if number % 20 == 0:
-                assert not delivery._outbox._failure
+                assert not delivery._outbox._is_failing
 
         assert list(range(500)) == received.wait_for(500)
         wait_until(settled(delivery))
@@ -139,7 +140,7 @@ class TestFull:
         A directory that can be made only later is made then, however much is logged meanwhile.
         """
         monkeypatch.setattr(spooled_outbox, "SYNC_SECONDS", 0.2)
-        monkeypatch.setattr(spool_directories, "OPEN_SECONDS", 0.2)
+        monkeypatch.setattr(spool_module, "OPEN_SECONDS", 0.2)
         (tmp_path / "foo").touch()
         delivery = make_spooled(nowhere)
         delivery.accept(make_message(0))
@@ -148,7 +149,7 @@ class TestFull:
 
         (path,) = files()
         assert delivery.stats()["waiting"] == len(numbers(path))
-        assert 1 == len(said.saying("is written again"))
+        assert 1 == len(said.saying("writing event logs of foo to spool"))
 
     def test_never_yields(
         self, uri: str, received: Received, make_delivery: Make, undelivered: Lines
@@ -195,7 +196,7 @@ class TestFull:
         """
         before = open_files()
         delivery = make_spooled(nowhere, spool_max_bytes=64 << 30)
-        assert delivery._outbox._holdings._segment_bytes * 200 >= 64 << 30
+        assert delivery._outbox._spool._segment_bytes * 200 >= 64 << 30
         assert open_files() - before < 20
 
 
@@ -247,7 +248,7 @@ class TestGivenUp:
         """
         monkeypatch.setattr(said, "emit", lambda record: eventlet.sleep(1))
         delivery = make_spooled(uri, start=False)
-        delivery._outbox._news.add(logging.WARNING, "something")
+        delivery._outbox._log.add(logging.WARNING, "something")
         with pytest.raises(eventlet.Timeout), eventlet.Timeout(0.05):
             delivery.deliver(make_message(1))
         assert 1 == check_sum(delivery)["waiting"]
@@ -303,7 +304,7 @@ class TestVanished:
         first = make_spooled(nowhere)
         first.accept(make_message(1))
         shutil.rmtree(tmp_path / "foo")
-        wait_until(lambda: said.saying("has vanished"))
+        wait_until(lambda: said.saying("was removed or replaced"))
         first.accept(make_message(2))
         second = make_spooled(uri)
         second.accept(make_message(3))
@@ -312,7 +313,7 @@ class TestVanished:
         wait_until(settled(second))
         assert 1 == check_sum(second)["accepted"]
         assert 2 == check_sum(first)["waiting"]
-        assert 1 == len(said.saying("has vanished"))
+        assert 1 == len(said.saying("was removed or replaced"))
 
     @pytest.mark.parametrize(
         "change",
@@ -345,7 +346,7 @@ class TestVanished:
         found.rename(aside := path.parent.parent.parent / "aside")
         if what == "replaced":
             (shutil.copytree if aside.is_dir() else shutil.copy)(aside, found)
-        wait_until(lambda: said.saying("has vanished"))
+        wait_until(lambda: said.saying("was removed or replaced"))
         delivery.accept(make_message(2))
 
         assert [2] == [
@@ -376,11 +377,11 @@ class TestLookedAfter:
         delivery = make_spooled(nowhere)
         said.emit = boom  # type: ignore[method-assign]
         with monkeypatch.context() as failing:
-            failing.setattr(directory_module.Directory, "is_there", boom)
+            failing.setattr(directory_module.Directory, "is_in_place", boom)
             wait_until(lambda: len(calls) > 2)
         delivery.accept(make_message(1))
         shutil.rmtree(tmp_path / "foo")
-        wait_until(lambda: delivery._outbox._holdings._own.is_there())
+        wait_until(lambda: delivery._outbox._spool._own.is_in_place())
 
     def test_interrupted(
         self,
@@ -400,7 +401,7 @@ class TestLookedAfter:
 
         calls: list[int] = []
         delivery = make_spooled(nowhere)
-        monkeypatch.setattr(delivery._outbox._holdings, "replace_vanished", interrupt)
+        monkeypatch.setattr(delivery._outbox._spool, "replace_vanished", interrupt)
         with pytest.raises(KeyboardInterrupt):
             eventlet.sleep(5)
         wait_until(lambda: len(calls) > 2)
@@ -527,10 +528,9 @@ class TestInterrupted:
 
             return call
 
-        monkeypatch.setattr(segments, "decode", dying(segments.decode))
-        for name in ("tidy", "read"):
-            changed = dying(getattr(directory_module.Directory, name))
-            monkeypatch.setattr(directory_module.Directory, name, changed)
+        monkeypatch.setattr(lines, "decode", dying(lines.decode))
+        for owner, name in ((directory_module.Directory, "tidy"), (segments.Segment, "read")):
+            monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
         delivery.start()
         wait_until(lambda: settled(delivery)() and len(after) == 20)
 
@@ -622,12 +622,12 @@ class TestSync:
         delivery = make_spooled(nowhere)
         for number in range(3):
             delivery.accept(make_message(number))
-            wait_until(lambda: delivery._outbox._holdings._own._growing is None)
+            wait_until(lambda: delivery._outbox._spool._growing is None)
             assert number + 1 == len(failed)
         wait_until(lambda: said.saying("Input/output error"))
 
         assert [[0], [1], [2]] == [numbers(path) for path in files()]
-        assert 1 == len(said.saying("could not be put onto the disk"))
+        assert 1 == len(said.saying("cannot sync to the disk"))
         assert 3 == check_sum(delivery)["waiting"]
 
 
@@ -659,7 +659,7 @@ class TestOpened:
 
         (path,) = files()
         assert [1] == numbers(path)
-        assert not said.saying("cannot be written")
+        assert not said.saying("cannot write to spool")
         assert 2 == len(others)
         for other in others:
             os.close(other)
@@ -686,9 +686,9 @@ class TestOpened:
             left.chmod(0o777)
         second = make_spooled(nowhere)
         second.accept(make_message(2))
-        wait_until(lambda: said.saying("cannot be taken over"))
+        wait_until(lambda: said.saying("cannot take over"))
         eventlet.sleep(0.1)
-        assert 1 == len(said.saying("cannot be taken over"))
+        assert 1 == len(said.saying("cannot take over"))
         assert 1 == check_sum(second)["accepted"]
 
 
