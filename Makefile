@@ -24,6 +24,8 @@ export PIP_NO_INPUT := 1
 # Nothing that the caller's shell has set reaches the tests.
 unexport PYTHONPATH
 unexport PYTEST_ADDOPTS
+# Each process that a test starts would compile all of this once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 ifeq ($(shell test -t 1 && echo terminal),)
