@@ -76,8 +76,8 @@ def _thread_states(group: int) -> list[str]:
 
 # What each start and each test makes it say.
 _CHATTER = re.compile(
-    r"accepting AMQP connection|Feature flag|authenticated and granted access|\[info\].*closing AMQP connection"
-    r"|\[info\].*(vhost|message store|Recovering \d+ queues|permissions for user)"
+    r"accepting AMQP connection|authenticated and granted access|\[info\].*closing AMQP"
+    r"|Feature flag|\[info\].*(vhost|message store|Recovering \d+ queues|permissions for user)"
 )
 
 _PORTS = random.SystemRandom().sample(range(10_000, 32_000), 22_000)

@@ -290,7 +290,7 @@ class TestConnectionLost:
 
         assert [0, 1, 2] == received.wait_for(3)
         assert [] == undelivered.texts
-        assert ticker.held_up < 2
+        assert ticker.held_up < 10  # it would be held up for ever: the proxy is in this process
 
     def test_silent(self, proxied: str, proxy: Proxy, make_delivery: Make, said: Lines) -> None:
         """
@@ -459,7 +459,7 @@ class TestAlarm:
         While an alarm blocks, nothing is published again, the connection stays, and the
         confirm clock stands.
         """
-        delivery = make_delivery(uri, settings={"heartbeat": 1}, confirm_timeout=3)
+        delivery = make_delivery(uri, settings={"heartbeat": 2}, confirm_timeout=5)
         delivery.deliver(make_message(0))
         broker.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
         try:
@@ -469,7 +469,7 @@ class TestAlarm:
             with pytest.raises(NotConfirmed):
                 delivery.deliver(make_message(9999))
             began = time.monotonic()
-            wait_until(lambda: time.monotonic() - began > 4)
+            wait_until(lambda: time.monotonic() - began > 2)
             assert not delivery._relay.is_healthy
         finally:
             broker.ctl("set_vm_memory_high_watermark", "0.4")

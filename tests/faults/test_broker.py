@@ -69,7 +69,7 @@ class TestKilled:
             eventlet.sleep(seed.random())
             restart(broker, proxy, queue)
         running.stop_logging()
-        wait_until(lambda: running.is_done, timeout=30)
+        wait_until(lambda: running.is_done)
         queue.wait_for(running.logged, timeout=120)
         running.stop()
 

@@ -56,7 +56,7 @@ class TestPath:
         proxy.delay = 0.2
         running = run(proxied, {"confirm_timeout": 2, **section}, PAUSE=0.02)
         for _ in range(rounds):
-            wait_until(running.logs_more, timeout=30)
+            wait_until(running.logs_more)
             eventlet.sleep(seed.random())
             proxy.frozen = True
             eventlet.sleep(seed.random() * 4)
@@ -64,7 +64,7 @@ class TestPath:
             if seed.random() < 0.3:
                 proxy.cut()
         running.stop_logging()
-        wait_until(lambda: running.is_done, timeout=30)
+        wait_until(lambda: running.is_done)
         queue.wait_for(running.logged)
         if section:
             wait_until(settled(running, spool), timeout=60)
