@@ -349,7 +349,7 @@ def run_service(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield run
 
     for container in reversed(containers):
-        with eventlet.Timeout(30):
+        with eventlet.Timeout(60):
             container.stop()
 
 

@@ -271,7 +271,7 @@ def test_extra_missing() -> None:
     """
     script = "import sys; sys.modules['rich'] = None; from nameko_eventlog.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120
     )
 
     assert "rich is not installed: pip install 'nameko-eventlog[cli]'\n" == done.stderr
@@ -299,7 +299,7 @@ main()
             env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
 
         assert 0 == done.returncode
@@ -318,7 +318,7 @@ def test_no_warnings(tmp_path: pathlib.Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert 2 == done.returncode

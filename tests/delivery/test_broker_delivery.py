@@ -50,7 +50,7 @@ class TestHighWater:
         delivery = make_delivery(uri, buffer_size=size)
         for number in range(count):
             delivery.accept(make_message(number))
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert [] == undelivered.texts
         assert count == check_sum(delivery)["confirmed"]
@@ -71,7 +71,7 @@ class TestHighWater:
         stats = delivery.stats()
 
         assert stats["waiting"] - delivery._relay._flight.sent <= 100
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
         assert 901 == check_sum(delivery)["confirmed"]
 
     def test_many_green_threads(
@@ -90,7 +90,7 @@ class TestHighWater:
         for worker in range(50):
             pool.spawn_n(log, worker)
         pool.waitall()
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert [] == undelivered.texts
         assert 5000 == len(received.wait_for(5000))
@@ -125,7 +125,7 @@ class TestHighWater:
             delivery.accept(make_message(number))
             if number == 2000:
                 proxy.cut()
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert [] == undelivered.texts
         assert set(range(5000)) == set(received.wait_for(5000))
@@ -406,13 +406,13 @@ class TestBrokerRestarted:
         broker.start()
         survived = Received(uri)  # the other's connection did not
         proxy.refusing = False
-        wait_until(lambda: said.saying("connected to broker"), timeout=30)
+        wait_until(lambda: said.saying("connected to broker"))
         confirmed = delivery.stats()["confirmed"]
         wait_until(lambda: check_sum(delivery)["confirmed"] >= confirmed + 200)
         over = True
         for thread in threads:
             thread.wait()
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         stats = check_sum(delivery)
         assert (len(accepted), len(accepted)) == (stats["accepted"], stats["confirmed"])
@@ -471,8 +471,8 @@ class TestOsThreads:
         for thread in threads:
             thread.start()
         log()
-        wait_until(lambda: not any(thread.is_alive() for thread in threads), timeout=30)
-        wait_until(settled(delivery), timeout=30)
+        wait_until(lambda: not any(thread.is_alive() for thread in threads))
+        wait_until(settled(delivery))
         stats = check_sum(delivery)
 
         assert min(min(one.values()) for one in counts) >= 0

@@ -131,7 +131,7 @@ class TestFairness:
         for number in range(5000):
             delivery.accept(make_message(number))
         delivery.start()
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert ticker.worked < 0.25
 
@@ -205,7 +205,7 @@ class TestConnectionLost:
             if number % 50 == 0:
                 eventlet.sleep(0.002)
         cutting.wait()
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
         received.wait_for(10_000)
 
         assert set(range(10_000)) == set(received.numbers)
@@ -240,7 +240,7 @@ class TestConnectionLost:
         delivery = make_delivery(proxied)
         for number in range(2000):
             delivery.accept(make_message(number))
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert list(range(2000)) == received.wait_for(2000)
         assert 0 == check_sum(delivery)["republished"]
@@ -300,7 +300,7 @@ class TestConnectionLost:
         delivery.deliver(make_message(0))
         proxy.frozen = True
 
-        wait_until(lambda: said.saying("connection to broker"), timeout=15)
+        wait_until(lambda: said.saying("connection to broker"))
 
 
 class TestRefusals:
@@ -414,7 +414,7 @@ class TestPoison:
         delivery.accept(make_message(1000, headers={"a": "x" * size}))
         for number in range(300, 600):
             delivery.accept(make_message(number))
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert list(range(600)) == received.wait_for(600)
         assert ['{"number": 1000}'] == [one["body"] for one in undelivered.objects]
@@ -444,7 +444,7 @@ class TestPoison:
         delivery._relay._broker.publish = publish  # type: ignore[method-assign]
         for number in range(20):
             delivery.accept(make_message(number, event_type="bad" if number == 10 else "good"))
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert sorted({*range(20)} - {10}) == received.wait_for(19)
         assert ['{"number": 10}'] == [one["body"] for one in undelivered.objects]

@@ -864,7 +864,7 @@ class TestProcess:
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                wait_until(lambda: accepts(address), timeout=30)
+                wait_until(lambda: accepts(address))
                 process.terminate()
                 assert 0 == process.wait(5)
             finally:

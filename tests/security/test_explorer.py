@@ -251,7 +251,7 @@ class TestConnections:
             began = time.monotonic()
             assert 200 == shared.status()
             assert time.monotonic() - began < 5
-        wait_until(lambda: shared.sockets == before, timeout=10)
+        wait_until(lambda: shared.sockets == before)
 
         assert shared.process.poll() is None
         told = "which is the limit" if addresses > 1 else "the limit for one address"
@@ -324,10 +324,10 @@ class TestConnections:
                 client.connect(("127.0.0.1", running.port))
                 client.sendall(head.encode())
             large = f"/event-log.json?id={LARGE_ID}"
-            wait_until(lambda: running.status(large) == 503, timeout=10)
+            wait_until(lambda: running.status(large) == 503)
             assert 200 == running.status()
-            wait_until(lambda: running.status(large) == 200, timeout=10)
-            wait_until(lambda: running.sockets == before, timeout=10)
+            wait_until(lambda: running.status(large) == 200)
+            wait_until(lambda: running.sockets == before)
 
     def test_resets(self, shared: Explorer) -> None:
         """

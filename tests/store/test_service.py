@@ -180,7 +180,7 @@ class TestPermissions:
                 stored(database, 1)
                 with (
                     global_config(rabbit_config),
-                    ClusterRpcProxy(rabbit_config, timeout=10) as proxy,
+                    ClusterRpcProxy(rabbit_config, timeout=60) as proxy,
                 ):
                     (service,) = proxy.eventlog_store.services()
                 store.stop()
