@@ -456,7 +456,7 @@ class TestNamekoRun:
         process.send_signal(signal.SIGINT)
         wait_until(lambda: process.poll() is not None)
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert list(range(200)) == undelivered_numbers(tmp_path)
 
     def test_broker_lost(
