@@ -309,7 +309,7 @@ class TestDiskAlarm:
         wait_until(lambda: said.saying("has an alarm and blocks"))
         began = monotonic()
         delivery.stop(1)
-        assert monotonic() - began < 2
+        assert monotonic() - began < 20
 
         stats = check_sum(delivery)
         assert (1, 1500) == (stats["confirmed"], stats["undelivered"])

@@ -95,10 +95,13 @@ class TestHighWater:
         assert [] == undelivered.texts
         assert 5000 == len(received.wait_for(5000))
 
-    def test_without_a_broker(self, nowhere: str, make_delivery: Make) -> None:
+    def test_without_a_broker(
+        self, nowhere: str, make_delivery: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """
         With nobody to make room, a log call does not wait.
         """
+        monkeypatch.setattr("nameko_eventlog.delivery.broker_delivery.ROOM_SECONDS", 60)
         delivery = make_delivery(nowhere, buffer_size=10)
         wait_until(lambda: delivery._relay._changes.is_lost)
         eventlet.sleep(1.1)
@@ -106,7 +109,7 @@ class TestHighWater:
         for number in range(100):
             delivery.accept(make_message(number))
 
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 30
         assert {"waiting": 10, "undelivered": 90}.items() <= check_sum(delivery).items()
 
     def test_cut_in_a_loop(
@@ -143,7 +146,7 @@ class TestHighWater:
         for number in range(300):
             delivery.accept(make_message(number))
 
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 20
         assert 200 == check_sum(delivery)["undelivered"]
 
     def test_not_for_long_when_refusing(
@@ -158,7 +161,7 @@ class TestHighWater:
         for number in range(200):
             delivery.accept(make_message(number))
 
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         stats = check_sum(delivery)
         assert (10, 140) == (stats["confirmed"], stats["undelivered"])
         assert 140 == len(undelivered)
@@ -179,7 +182,7 @@ class TestHighWater:
         for number in range(20):
             delivery.accept(make_message(number))
 
-        assert 1 <= time.monotonic() - began < 5
+        assert 1 <= time.monotonic() - began < 15
         assert 10 == check_sum(delivery)["undelivered"]
 
     @pytest.mark.parametrize("place", ["hub", "signal", "finalizer", "thread"])
@@ -525,7 +528,7 @@ class TestStop:
         began = time.monotonic()
         delivery.stop(0.5)
 
-        assert 0.4 < time.monotonic() - began < 1.5
+        assert 0.4 < time.monotonic() - began < 8
         assert 200 == len({one["properties"]["message_id"] for one in undelivered.objects})
         assert 200 == check_sum(delivery)["undelivered"]
 
@@ -544,7 +547,7 @@ class TestStop:
         began = time.monotonic()
         delivery.stop(0.5)
 
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 8
         assert 199 == len(undelivered)
         check_sum(delivery)
 
@@ -558,7 +561,7 @@ class TestStop:
         began = time.monotonic()
         delivery.stop(10)
 
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8
 
     def test_while_connecting(self, proxied: str, proxy: Proxy, make_delivery: Make) -> None:
         """
@@ -571,7 +574,7 @@ class TestStop:
         began = time.monotonic()
         delivery.stop(0.2)
 
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 8
         assert 1 == check_sum(delivery)["undelivered"]
 
     def test_comes_back_meanwhile(
@@ -696,6 +699,6 @@ class TestStop:
         delivery.stop(0)
         stopping.wait()
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         assert 1 == len(undelivered)
         assert 1 == len(said.saying("event logs of foo: 1 accepted"))

@@ -173,7 +173,7 @@ class TestBrokerDown:
         with pytest.raises(NotConfirmed) as raised:
             delivery.deliver(make_message(1))
 
-        assert 0.3 <= time.monotonic() - began < 2
+        assert 0.3 <= time.monotonic() - began < 8
         assert not raised.value.sent
         assert {"accepted": 0, "waiting": 0}.items() <= check_sum(delivery).items()
         proxy.refusing = False

@@ -252,7 +252,7 @@ class TestContainer:
             began = time.monotonic()
             container.stop()
 
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 8
         bodies = [json.loads(one["body"]) for one in undelivered.objects]
         assert list(range(100)) == [body["data"]["number"] for body in bodies]
 
@@ -485,7 +485,7 @@ class TestNamekoRun:
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: process.poll() is not None)
 
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert list(range(200)) == undelivered_numbers(tmp_path)
 
 

@@ -124,7 +124,7 @@ class TestFullQueue:
         began = monotonic()
         delivery.stop(0.5)
 
-        assert monotonic() - began < 3
+        assert monotonic() - began < 15
         assert {"confirmed": 50, "undelivered": 1_950}.items() <= check_sum(delivery).items()
         assert 1_950 == len(undelivered)
         full.close()

@@ -285,14 +285,14 @@ class TestConnections:
             client.settimeout(0.1)
             client.sendall(sent)
             with suppress(ConnectionError):
-                while time.monotonic() - began < 6:
+                while time.monotonic() - began < 20:
                     if sent:
                         client.sendall(b"x")
                     with suppress(TimeoutError):
                         if not client.recv(100):
                             break
 
-        assert 2 < time.monotonic() - began < 6
+        assert 2 < time.monotonic() - began < 20
 
     def test_idle(self, shared: Explorer) -> None:
         """
@@ -305,7 +305,7 @@ class TestConnections:
             with suppress(ConnectionResetError):
                 assert b"" == client.recv(100)
 
-        assert 0.5 < time.monotonic() - began < 5
+        assert 0.5 < time.monotonic() - began < 20
 
     def test_slow_reader(self, explorer: Start) -> None:
         """
