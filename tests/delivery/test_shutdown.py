@@ -229,15 +229,15 @@ def _held_up() -> tuple[type[Service], Any]:
 class TestContainer:
     def test_stop(self, rabbit_config: Any, bound: Received, run_service: Any) -> None:
         """
-        ``container.stop()`` delivers 10,000 event logs that are in the outbox.
+        ``container.stop()`` delivers 3,000 event logs that are in the outbox.
         """
         container = run_service(Service, rabbit_config)
         with entrypoint_hook(container, "log") as log:
-            log(10_000)
+            log(3_000)
         container.stop()
 
-        assert list(range(10_000)) == wait_for(bound, 10_000)
-        assert 10_000 == check_sum(delivery_of(container))["confirmed"]
+        assert list(range(3_000)) == wait_for(bound, 3_000)
+        assert 3_000 == check_sum(delivery_of(container))["confirmed"]
 
     def test_stop_with_the_broker_down(
         self, without_broker: Any, run_service: Any, undelivered: Lines
