@@ -72,23 +72,29 @@ lowest: ## make quick with the oldest versions that pyproject.toml allows
 .PHONY: test
 test: rabbitmq postgresql chromium ## the suite on this Python with both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
-	@# Side by side. What is measured takes two to three times as long, so that is one of them, with
-	@# fewer of Hypothesis' examples. make test-all has the faults on Nameko 3, too; the tutorial has
-	@# an environment of its own.
-	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
-	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
-		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
-	$(MAKE) faults VENV=$(VENV) NAMEKO='$(NAMEKO2)' ) \
-		> $$log 2>&1 & other=$$!; \
-	passed=yes; \
-	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
-		TESTS='--hypothesis-profile=brief --ignore tests/faults' && \
-	$(MAKE) browser wheel VENV=$(VENV) || passed=; \
-	wait $$other || passed=; \
-	cat $$log; \
-	test -n "$$passed"
+	@mkdir -p build
+	@# Two at a time, the longest first; whichever ends is followed by the next. Each shows what it
+	@# has printed when it ends.
+	@printf '%s\n' nameko3 measured faults browser wheel | xargs -n 1 -P 2 $(SHELL) -c '\
+		echo "==> begins: $$0"; \
+		status=0; $(MAKE) test-$$0 > build/test-$$0.log 2>&1 || status=$$?; \
+		cat build/test-$$0.log; \
+		exit $$status'
 	$(call say,coverage)
 	@$(VENV)/bin/python -m coverage report --fail-under=95
+
+# What is measured takes two to three times as long, so that is one of them, with fewer of
+# Hypothesis' examples. make test-all has the faults on Nameko 3, too; the tutorial has an
+# environment of its own.
+.PHONY: test-measured test-nameko3 test-faults test-browser test-wheel
+test-measured:
+	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
+		TESTS='--hypothesis-profile=brief --ignore tests/faults'
+test-nameko3:
+	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
+		TESTS='--ignore tests/faults --ignore tests/tutorial'
+test-faults test-browser test-wheel: test-%:
+	@$(MAKE) $* NAMEKO='$(NAMEKO2)'
 
 .PHONY: test-all
 test-all: rabbitmq postgresql ## the suite on Python 3.10 to 3.13, where they exist, with both Namekos
