@@ -143,12 +143,21 @@ class Running:
         """
         Whether it answers HTTP within ten seconds.
         """
+        return self._get("alive") == b"yes"
+
+    def is_settled(self) -> bool:
+        """
+        Whether the broker has confirmed all.
+        """
+        return self._get("waiting") == b"0"
+
+    def _get(self, page: str) -> bytes:
         try:
-            url = f"http://127.0.0.1:{self.port}/alive"
+            url = f"http://127.0.0.1:{self.port}/{page}"
             with urllib.request.urlopen(url, timeout=10) as response:
-                return bool(response.read() == b"yes")
+                return bytes(response.read())
         except OSError:
-            return False
+            return b""
 
     def kill(self) -> None:
         """

@@ -70,7 +70,7 @@ class TestKilled:
             restart(broker, proxy, queue)
         running.stop_logging()
         wait_until(lambda: running.is_done)
-        queue.wait_for(running.logged, timeout=120)
+        wait_until(running.is_settled, timeout=120)
         running.stop()
 
         logged = running.logged

@@ -224,7 +224,7 @@ class TestDiskFull:
         assert running.is_alive()
         proxy.refusing = False
         undelivered = running.undelivered
-        queue.wait_for([number for number in running.logged if number not in undelivered])
+        wait_until(running.is_settled)
         running.stop()
 
         taken = queue.take_all()
