@@ -21,7 +21,7 @@ from tests.delivery.conftest import make_message
 from tests.examples import examples
 
 
-COUNT = 12
+COUNT = 6
 
 
 def _write() -> bytes:
