@@ -383,6 +383,19 @@ class Broker:
         """
         self.api("DELETE", f"vhosts/{vhost}")
 
+    @contextlib.contextmanager
+    def user(self, name: str, vhost: str, configure: str, write: str, read: str) -> Iterator[None]:
+        """
+        Have a user with the password ``secret``, who has these permissions in a vhost.
+        """
+        self.api("PUT", f"users/{name}", {"password": "secret", "tags": ""})
+        try:
+            permissions = {"configure": configure, "write": write, "read": read}
+            self.api("PUT", f"permissions/{vhost}/{name}", permissions)
+            yield
+        finally:
+            self.api("DELETE", f"users/{name}")
+
     def _write_configuration(self) -> dict[str, str]:
         for name in ("home", "mnesia", "log", "generated"):
             (self.folder / name).mkdir()

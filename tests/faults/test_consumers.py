@@ -383,16 +383,18 @@ class TestHungCall:
         The broker's ``consumer_timeout`` starts no second call, and advises to delete no queue.
         """
         handled.failing = lambda body: Event().wait() if body["data"]["number"] == 0 else None
-        for name, value in (("consumer_timeout", 1500), ("channel_tick_interval", 500)):
-            broker.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+        setting = (
+            "application:set_env(rabbit, consumer_timeout, {}),"
+            " application:set_env(rabbit, channel_tick_interval, {})."
+        )
+        broker.ctl("eval", setting.format(1_500, 500))
         try:
             log = start(rabbit_config, "shop")
             send(rabbit_config, numbered(0), numbered(1))
             wait_until(lambda: "is lost to its consumer" in caplog.text)
             wait_until(lambda: "is back for its consumer" in caplog.text)
         finally:
-            broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
-            broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
+            broker.ctl("eval", setting.format(1_800_000, 60_000))
         consumer = get_extension(log, EventLogConsumer)
         wait_until(lambda: consumer.stats()["returned"])
         send(rabbit_config, numbered(2))
