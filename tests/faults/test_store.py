@@ -148,7 +148,7 @@ class TestStore:
                     rabbit_config["AMQP_URI"],
                     {"spool": str(spool)},
                     folder=folder,
-                    PAUSE=0.02,
+                    PAUSE=0.1,
                 )
             )
         for kill in range(KILLS):
