@@ -35,6 +35,7 @@ from tests.waiting import wait_until
 
 
 QUEUE = "eventlog-log.handle"
+ALONE = f"{QUEUE}.alone"
 
 
 def numbered(number: int) -> amqp.Message:
@@ -60,6 +61,15 @@ def dead(config: dict[str, Any]) -> list[int]:
         while (letter := queue.get(no_ack=True)) is not None:
             found.append(letter.decode()["data"]["number"])
     return found
+
+
+def waiting(config: dict[str, Any]) -> int:
+    """
+    How many messages are in the queue, and in that of those that are handled alone.
+    """
+    with Connection(config["AMQP_URI"]) as connection:
+        queues = [kombu.Queue(name, channel=connection.default_channel) for name in (QUEUE, ALONE)]
+        return sum(queue.queue_declare(passive=True)[1] for queue in queues)
 
 
 class Process:
@@ -139,7 +149,11 @@ def bind(config: dict[str, Any]) -> None:
     """
     with Connection(config["AMQP_URI"]) as connection:
         channel = connection.default_channel
-        for name, exchange in ((QUEUE, event_exchange("shop")), (f"{QUEUE}.dead-letters", None)):
+        for name, exchange in (
+            (QUEUE, event_exchange("shop")),
+            (f"{QUEUE}.dead-letters", None),
+            (ALONE, None),
+        ):
             kombu.Queue(
                 name,
                 exchange,
@@ -195,13 +209,15 @@ class TestCrash:
         log = process(BATCH=0, POISON=-1, SECONDS=0.2)
         send(rabbit_config, *map(numbered, range(200)))
         for _ in range(4):
-            ready, _ = lengths(rabbit_config)
+            before = waiting(rabbit_config)
             log.run()
-            wait_until(lambda ready=ready: lengths(rabbit_config)[0] < ready, interval=0.02)
+            wait_until(lambda before=before: waiting(rabbit_config) < before, interval=0.02)
             log.kill()
-            wait_until(lambda: lengths(rabbit_config)[0] + len(log.handled) >= 200, interval=0.02)
+            wait_until(lambda: waiting(rabbit_config) + len(log.handled) >= 200, interval=0.02)
         log.run()
-        wait_until(lambda: len(log.handled) + lengths(rabbit_config)[1] >= 200, interval=0.1)
+        wait_until(  # one after the other, if they are handled alone
+            lambda: len(log.handled) + lengths(rabbit_config)[1] >= 200, timeout=200, interval=0.1
+        )
         assert [] == dead(rabbit_config)
         assert 200 == len(log.handled)
 
