@@ -24,6 +24,8 @@ export PIP_NO_INPUT := 1
 # Settings of the caller's shell must not reach the tests.
 unexport PYTHONPATH
 unexport PYTEST_ADDOPTS
+# Each process that a test starts would compile all of this once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 ifeq ($(shell test -t 1 && echo terminal),)
@@ -70,23 +72,28 @@ lowest: ## make quick with the oldest dependencies that pyproject.toml allows
 .PHONY: test
 test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
-	@# Two runs in parallel. The one with coverage takes two to three times as long, so it gets fewer
-	@# of Hypothesis' examples, and the other one gets the faults. make test-all runs the faults on
-	@# Nameko 3, too. The tutorial has its own environment, so once is enough.
-	@log=$$(mktemp); trap 'kill $$other 2> /dev/null || true; rm -f $$log' EXIT; \
-	( $(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
-		TESTS='--ignore tests/faults --ignore tests/tutorial' && \
-	$(MAKE) faults VENV=$(VENV) NAMEKO='$(NAMEKO2)' ) \
-		> $$log 2>&1 & other=$$!; \
-	passed=yes; \
-	$(MAKE) suite VENV=$(VENV) NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
-		TESTS='--hypothesis-profile=brief --ignore tests/faults' && \
-	$(MAKE) browser wheel VENV=$(VENV) || passed=; \
-	wait $$other || passed=; \
-	cat $$log; \
-	test -n "$$passed"
+	@mkdir -p build
+	@# Two at a time, the longest first. Each prints its output when it ends.
+	@printf '%s\n' nameko3 measured faults browser wheel | xargs -n 1 -P 2 $(SHELL) -c '\
+		echo "==> begins: $$0"; \
+		status=0; $(MAKE) test-$$0 > build/test-$$0.log 2>&1 || status=$$?; \
+		cat build/test-$$0.log; \
+		exit $$status'
 	$(call say,coverage)
 	@$(VENV)/bin/python -m coverage report --fail-under=95
+
+# The run with coverage takes two to three times as long, so it gets fewer of Hypothesis'
+# examples. make test-all runs the faults on Nameko 3, too. The tutorial has its own
+# environment, so once is enough.
+.PHONY: test-measured test-nameko3 test-faults test-browser test-wheel
+test-measured:
+	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
+		TESTS='--hypothesis-profile=brief --ignore tests/faults'
+test-nameko3:
+	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
+		TESTS='--ignore tests/faults --ignore tests/tutorial'
+test-faults test-browser test-wheel: test-%:
+	@$(MAKE) $* NAMEKO='$(NAMEKO2)'
 
 .PHONY: test-all
 test-all: rabbitmq postgresql ## all tests on each installed Python from 3.10 to 3.13, with both Namekos

@@ -10,12 +10,14 @@ eventlet.monkey_patch()
 
 import contextlib
 import gc
+import itertools
 import logging
 import pathlib
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Any
@@ -83,8 +85,38 @@ def pytest_runtest_makereport(
     report = yield
     broker = getattr(item, "funcargs", {}).get("broker")
     if report.failed and broker is not None:
-        report.sections.append(("RabbitMQ's log", broker.log[-5000:]))
+        report.sections.append(("RabbitMQ's log", broker.recent_log))
     return report
+
+
+_LONG = 50
+"""So many elements are not shown in full, when two collections of them differ."""
+
+
+def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:
+    """
+    Show what differs in long collections: how many elements, and the first few of them.
+    """
+    collections = (list, tuple, set, frozenset)
+    if not (isinstance(left, collections) and isinstance(right, collections)):
+        return None
+    if max(len(left), len(right)) < _LONG:
+        return None
+    try:
+        lefts, rights = Counter(left), Counter(right)
+    except TypeError:  # what they hold has no hash
+        return None
+    lines = [f"{len(left)} elements {op} {len(right)} elements"]
+    for side, alone in (("left", lefts - rights), ("right", rights - lefts)):
+        if alone:
+            first = ", ".join(repr(one)[:100] for one in itertools.islice(alone.elements(), 5))
+            lines.append(f"{alone.total()} on the {side} alone: {first}, ...")
+    if len(lines) == 1 and isinstance(left, list) and isinstance(right, list):
+        number = next(
+            (n for n, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1]), None
+        )
+        lines.append(f"the same ones, in another order from index {number} on")
+    return lines
 
 
 class Watchdog:
@@ -146,7 +178,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         watchdog.rest()
 
 
-_SERVERS = {"broker", "postgresql"}
+_SERVERS = {"broker", "postgresql", "tls_broker"}
 """Fixtures that start a server."""
 
 
@@ -317,7 +349,7 @@ def run_service(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     yield run
 
     for container in reversed(containers):
-        with eventlet.Timeout(30):
+        with eventlet.Timeout(60):
             container.stop()
 
 

@@ -51,7 +51,8 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "shared_buffers": "64MB",
     "max_connections": "50",
-    "autovacuum_naptime": "5s",
+    # each test has a database of its own, and it would visit hundreds
+    "autovacuum_naptime": "1h",
     # after a kill; file by file takes a minute on a busy machine (PostgreSQL 14 and later)
     "recovery_init_sync_method": "syncfs",
 }

@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import socket
@@ -72,6 +73,12 @@ def _thread_states(group: int) -> list[str]:
                 states.append(pathlib.Path(thread).read_text().rpartition(")")[2].split()[0])
     return states
 
+
+# What each start and each test makes it say.
+_CHATTER = re.compile(
+    r"accepting AMQP connection|authenticated and granted access|\[info\].*closing AMQP"
+    r"|Feature flag|\[info\].*(vhost|message store|Recovering \d+ queues|permissions for user)"
+)
 
 _PORTS = random.SystemRandom().sample(range(10_000, 32_000), 22_000)
 
@@ -224,6 +231,14 @@ class Broker:
         texts = [path.read_text("utf-8", "replace") for path in paths]
         return "\n".join(texts)
 
+    @property
+    def recent_log(self) -> str:
+        """
+        The last lines of it, without the connections and vhosts that come and go with each test.
+        """
+        lines = (self.folder / "log" / "broker.log").read_text("utf-8", "replace").splitlines()
+        return "\n".join([line for line in lines if line and not _CHATTER.search(line)][-30:])
+
     def start(self) -> None:
         """
         Start the broker and wait until it serves AMQP and its HTTP API.
@@ -245,7 +260,8 @@ class Broker:
             if self._server.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise BrokerError(
-                    f"RabbitMQ did not start in {self.startup_timeout} s. Its log:\n{self.log}"
+                    f"RabbitMQ did not start in {self.startup_timeout} s. Its log ends:"
+                    f"\n{self.log[-4000:]}"
                 )
             time.sleep(0.05)
 
@@ -366,6 +382,19 @@ class Broker:
         Delete a vhost with all that is in it; its clients get disconnected.
         """
         self.api("DELETE", f"vhosts/{vhost}")
+
+    @contextlib.contextmanager
+    def user(self, name: str, vhost: str, configure: str, write: str, read: str) -> Iterator[None]:
+        """
+        Have a user with the password ``secret``, who has these permissions in a vhost.
+        """
+        self.api("PUT", f"users/{name}", {"password": "secret", "tags": ""})
+        try:
+            permissions = {"configure": configure, "write": write, "read": read}
+            self.api("PUT", f"permissions/{vhost}/{name}", permissions)
+            yield
+        finally:
+            self.api("DELETE", f"users/{name}")
 
     def _write_configuration(self) -> dict[str, str]:
         for name in ("home", "mnesia", "log", "generated"):

@@ -138,6 +138,6 @@ class TestExplore:
             assert "foo" in get(f"{base}/map")
         finally:
             process.send_signal(signal.SIGTERM)
-            end, _ = process.communicate(timeout=30)
+            end, _ = process.communicate(timeout=120)
         assert "==> ends\n" == end
         assert 0 == process.returncode

@@ -289,7 +289,7 @@ class TestReadme:
         The first example, copied into two files, prints event logs under ``nameko run``.
         """
         first, _ = self.copied(tmp_path, configurations=1)
-        with self.running(tmp_path, first) as process, eventlet.Timeout(30):
+        with self.running(tmp_path, first) as process, eventlet.Timeout(60):
             line = process.stdout.readline()
 
         assert "'event_type': 'till_closed', 'data': {'amount': 5}}" in line
@@ -352,7 +352,7 @@ class TestReadme:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         assert 0 == process.returncode
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 30.0, interval: float = 0.01) -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 60.0, interval: float = 0.01) -> T:
     """
     Call *condition* until what it returns is true, and return that.
 

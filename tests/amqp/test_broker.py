@@ -318,15 +318,15 @@ class TestPermissions:
         page = (ROOT / "docs" / "operating.md").read_text()
         permissions = re.findall(r"set_permissions -p / foo '(.*)' '(.*)' '(.*)'", page)[0]
         vhost = uri.rpartition("/")[2]
-        broker.ctl("add_user", "foo", "secret")
-        broker.ctl("set_permissions", "-p", vhost, "foo", *permissions)
         fan_in = Exchange("eventlog", type="topic", durable=True)
-        with contextlib.closing(Received(uri, exchange=fan_in)) as received:
+        with (
+            broker.user("foo", vhost, *permissions),
+            contextlib.closing(Received(uri, exchange=fan_in)) as received,
+        ):
             delivery = make_delivery(
                 uri.replace("guest:guest", "foo:secret"), route={"fan_in_exchange": "eventlog"}
             )
             delivery.deliver(make_message(1))
 
             assert [1] == received.wait_for(1)
-        assert [] == said.saying("could not")
-        broker.ctl("delete_user", "foo")
+            assert [] == said.saying("could not")

@@ -67,7 +67,7 @@ class Running:
         """
         Wait for its end, and return the exit code.
         """
-        with eventlet.Timeout(30):
+        with eventlet.Timeout(60):
             return int(self._thread.wait())
 
     def end(self) -> None:

@@ -265,7 +265,7 @@ def test_extra_missing() -> None:
     """
     script = "import sys; sys.modules['rich'] = None; from _nameko_eventlog import run; run()"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=30
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120
     )
 
     assert "rich is not installed: pip install 'nameko-eventlog[cli]'\n" == done.stderr
@@ -293,7 +293,7 @@ main()
             env={name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
 
         assert 0 == done.returncode
@@ -312,7 +312,7 @@ def test_no_warnings(tmp_path: pathlib.Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
 
     assert 2 == done.returncode

@@ -9,7 +9,9 @@ import re
 from typing import Any
 
 import pytest
+from nameko.testing.utils import get_extension
 
+from nameko_eventlog import EventLogConsumer
 from tests.consuming.conftest import Handled, Shop, Start, lengths, pay
 from tests.waiting import wait_until
 
@@ -40,7 +42,8 @@ class TestDeadLetters:
         the earliest, and says how many there were.
         """
         handled.failing = refuse
-        start(rabbit_config, "shop", max_attempts=1)
+        log = start(rabbit_config, "shop", max_attempts=1)
+        consumer = get_extension(log, EventLogConsumer)
         shop = run_service(Shop, rabbit_config)
 
         def lines() -> list[str]:
@@ -50,7 +53,8 @@ class TestDeadLetters:
         pay(shop, 0)
         wait_until(lambda: len(lines()) == 1)  # it comes when the broker has the dead letter
         pay(shop, 1, 2)
-        wait_until(lambda: lengths(rabbit_config) == (0, 3))
+        wait_until(lambda: consumer.stats()["dead_letters"] == 3)
+        assert (0, 3) == lengths(rabbit_config)
         (first,) = lines()
         monkeypatch.setattr("nameko_eventlog.consuming.turns.LOG_SECONDS", 0)
         pay(shop, 3)

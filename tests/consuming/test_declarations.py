@@ -84,10 +84,7 @@ class TestPermissions:
             for one in found.groups()
         ]
         uri = rabbit_config["AMQP_URI"]
-        broker.ctl("add_user", "bar", "secret")
-        try:
-            vhost = uri.rpartition("/")[2]
-            broker.ctl("set_permissions", "-p", vhost, "bar", *permissions)
+        with broker.user("bar", uri.rpartition("/")[2], *permissions):
             config = {**rabbit_config, "AMQP_URI": uri.replace("guest:guest", "bar:secret")}
             with global_config(config):
                 handled.failing = reject
@@ -95,8 +92,6 @@ class TestPermissions:
                 send(rabbit_config, numbered(0))
                 wait_until(lambda: lengths(rabbit_config) == (0, 1))
                 log.stop()
-        finally:
-            broker.ctl("delete_user", "bar")
 
         assert [0] == handled.numbers
         assert "ACCESS_REFUSED" not in caplog.text

@@ -96,7 +96,7 @@ class Received:
                     break
         channel.close()
 
-    def wait_for(self, count: int, timeout: float = 20) -> list[int]:
+    def wait_for(self, count: int, timeout: float = 60) -> list[int]:
         """
         Wait until so many different messages have come, and return the numbers in order.
         """

@@ -309,7 +309,7 @@ class TestDiskAlarm:
         wait_until(lambda: said.saying("publishing blocked by an alarm"))
         began = monotonic()
         delivery.stop(1)
-        assert monotonic() - began < 8  # a second, and the time for 1,500 lines
+        assert monotonic() - began < 20  # a second, and the time for 1,500 lines
 
         stats = check_sum(delivery)
         assert (1, 1500) == (stats["confirmed"], stats["undelivered"])

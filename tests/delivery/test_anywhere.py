@@ -132,7 +132,7 @@ class Cycle:
 gc.disable()  # in the midst of ContextVar.set() it may crash CPython before 3.12
 with event_log_dispatcher({{"AMQP_URI": sys.argv[1]}}, "foo") as eventlog:
     every(0.002, lambda: log("signal"))
-    for number in range(5_000):
+    for number in range(2_000):
         Cycle()
         log("main", Collecting() if number % 200 == 0 else "")
         if number % 200 == 100:
@@ -196,4 +196,4 @@ def test_sum_of_log_calls(uri: str, received: Received) -> None:
     assert stats["accepted"] == len(arrived)
     assert {("main", n) for n in range(counts["main"])} <= arrived
     assert {"main", "signal", "__del__"} == {place for place, _ in arrived}
-    assert stats["not_forwarded"] >= 2_000  # what __del__ logs within __str__ is certain
+    assert stats["not_forwarded"] >= 800  # what __del__ logs within __str__ is certain

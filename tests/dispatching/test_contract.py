@@ -110,7 +110,7 @@ def handled(
     def is_of_another(context: Any, body: Any, raised: Any) -> bool:
         return raised is not None or handler != body["entrypoint_name"]
 
-    with entrypoint_waiter(container, handler, timeout=10, callback=is_of_another) as result:
+    with entrypoint_waiter(container, handler, timeout=60, callback=is_of_another) as result:
         fire()
     body: dict[str, Any] = result.get()
     return body

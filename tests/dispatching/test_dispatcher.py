@@ -723,7 +723,7 @@ class TestMessage:
         foo = run_service(FooService, any_config)
         bar = run_service(Bar, any_config)
 
-        with entrypoint_waiter(bar, "handle", timeout=10) as result:
+        with entrypoint_waiter(bar, "handle", timeout=60) as result:
             data = {"language": "en", "call_id_stack": ["web.get.1"]}
             with entrypoint_hook(foo, "foo_method", data) as hook:
                 hook(lambda service: logger.info("paid"))

@@ -175,7 +175,7 @@ class TestNamekoRun:
             "loggers": {"foo_service": {"level": "INFO", "handlers": ["eventlog"]}},
         }
         nameko_run("bar", CONSUMER, {})
-        wait_until(lambda: is_bound(broker, rabbit_config), timeout=30)
+        wait_until(lambda: is_bound(broker, rabbit_config))
         foo = nameko_run(
             "foo",
             SENDER,
@@ -194,9 +194,7 @@ class TestNamekoRun:
 
         expected = (WORKERS + 1) * (1 + 3 * ROUNDS)
         received = tmp_path / "received.jsonl"
-        wait_until(
-            lambda: received.exists() and received.read_text().count("\n") >= expected, timeout=30
-        )
+        wait_until(lambda: received.exists() and received.read_text().count("\n") >= expected)
         foo.send_signal(signal.SIGTERM)
         foo.wait(20)
         lines = [json.loads(line) for line in received.read_text().splitlines()]

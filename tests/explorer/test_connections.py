@@ -212,7 +212,7 @@ class TestOverdue:
             places.cut_overdue()
             return waiting.is_cut and slow.is_cut
 
-        wait_until(is_cut, timeout=5)
+        wait_until(is_cut)
         assert [False, False] == [working.is_cut, sending.is_cut]
         assert b"" == read_all(held[0][0]) == read_all(held[3][0])
 

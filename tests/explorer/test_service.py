@@ -40,6 +40,9 @@ from tests.waiting import wait_until
 Start = Callable[..., Explorer]
 Stored = Callable[..., list[str]]
 
+# cheap, where the password is not what is tested
+HASH = generate_password_hash("secret", "pbkdf2:sha256:1000")
+
 TRACE: tuple[dict[str, Any], ...] = (
     {
         "service_name": "web",
@@ -745,7 +748,7 @@ class TestServing:
         "section",
         [
             {"allow_anonymous": True},
-            {"username": "ops", "password_hash": generate_password_hash("secret")},
+            {"username": "ops", "password_hash": HASH},
         ],
     )
     def test_any_host(self, explorer: Start, stored: Stored, section: dict[str, Any]) -> None:
@@ -768,7 +771,7 @@ class TestServing:
         Credentials that cannot be read are none.
         """
         stored({})
-        running = explorer(username="ops", password_hash=generate_password_hash("secret"))
+        running = explorer(username="ops", password_hash=HASH)
         answer = running.get("/", headers={"Authorization": given})
 
         assert 401 == answer.status
@@ -828,7 +831,7 @@ class TestServing:
         not wait.
         """
         stored({})
-        running = explorer(username="ops", password_hash=generate_password_hash("secret"))
+        running = explorer(username="ops", password_hash=HASH)
         began = time.monotonic()
         guesses = [
             running.get("/", credentials=("ops", f"{number}")).status
@@ -867,7 +870,7 @@ class TestProcess:
             stderr=subprocess.DEVNULL,
         ) as process:
             try:
-                wait_until(lambda: accepts(address), timeout=30)
+                wait_until(lambda: accepts(address))
                 process.terminate()
                 assert 0 == process.wait(5)
             finally:

@@ -85,7 +85,7 @@ class Running:
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         # what waits for a stalled disk is in memory alone, and a busy machine's disk stalls
-        given = {"COUNT": -1, "PAUSE": 0.001, "BATCH": 10, "DISK_PATIENCE": 60, **environment}
+        given = {"COUNT": -1, "PAUSE": 0.005, "BATCH": 10, "DISK_PATIENCE": 60, **environment}
         nameko = pathlib.Path(sys.executable).with_name("nameko")
         with (folder / "out").open("ab") as out:  # of a failed test, pytest keeps it
             self.process = subprocess.Popen(
@@ -141,14 +141,23 @@ class Running:
 
     def is_alive(self) -> bool:
         """
-        Whether it answers HTTP within two seconds.
+        Whether it answers HTTP within ten seconds.
         """
+        return self._get("alive") == b"yes"
+
+    def is_settled(self) -> bool:
+        """
+        Whether the broker has confirmed all.
+        """
+        return self._get("waiting") == b"0"
+
+    def _get(self, page: str) -> bytes:
         try:
-            url = f"http://127.0.0.1:{self.port}/alive"
-            with urllib.request.urlopen(url, timeout=2) as response:
-                return bool(response.read() == b"yes")
+            url = f"http://127.0.0.1:{self.port}/{page}"
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return bytes(response.read())
         except OSError:
-            return False
+            return b""
 
     def kill(self) -> None:
         """

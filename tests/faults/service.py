@@ -15,7 +15,7 @@ import eventlet
 from nameko.extensions import Entrypoint
 from nameko.web.handlers import http
 
-from nameko_eventlog import EventLogDispatcher
+from nameko_eventlog import EventLogDispatcher, process_stats
 from nameko_eventlog.delivery.spool import disk
 
 
@@ -72,3 +72,10 @@ class Foo:
         Answer.
         """
         return "yes"
+
+    @http("GET", "/waiting")
+    def waiting(self, request: object) -> str:
+        """
+        Tell how many event logs are not confirmed yet.
+        """
+        return str(process_stats()["foo"]["waiting"])

@@ -69,8 +69,8 @@ class TestKilled:
             eventlet.sleep(seed.random())
             restart(broker, proxy, queue)
         running.stop_logging()
-        wait_until(lambda: running.is_done, timeout=30)
-        queue.wait_for(running.logged, timeout=120)
+        wait_until(lambda: running.is_done)
+        wait_until(running.is_settled, timeout=120)
         running.stop()
 
         logged = running.logged

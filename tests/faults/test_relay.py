@@ -60,7 +60,7 @@ class TestFullQueue:
             delivery.accept(make_message(number))
             if number % 20 == 0:
                 eventlet.sleep(0.005)
-        assert 6_000 == len(other.wait_for(6_000, timeout=5))
+        assert 6_000 == len(other.wait_for(6_000))
         wait_until(lambda: said.saying("event logs refused by broker"))
 
         assert len(other.ids) - 6_000 < 20
@@ -68,11 +68,11 @@ class TestFullQueue:
         assert (6_000, 0) == (stats["accepted"], stats["undelivered"])
         assert stats["refused"] == stats["waiting"] >= 5_900
         assert not delivery._relay.is_healthy
-        full.wait_for(6_000, timeout=30)
+        full.wait_for(6_000)
         wait_until(settled(delivery))
         assert {"confirmed": 6_000, "refused": 0}.items() <= check_sum(delivery).items()
         assert 1 == len(said.saying("event logs refused by broker"))
-        wait_until(lambda: said.saying("all refused event logs accepted"), timeout=15)
+        wait_until(lambda: said.saying("all refused event logs accepted"))
         full.close()
         other.close()
 
@@ -91,7 +91,7 @@ class TestFullQueue:
         stats = check_sum(delivery)
         assert 4_000 - 50 == stats["waiting"]
         assert 200 <= stats["refused"] <= 200 + WINDOW
-        full.wait_for(4_000, timeout=30)
+        full.wait_for(4_000)
         wait_until(settled(delivery))
         assert 4_000 == check_sum(delivery)["confirmed"]
         full.close()
@@ -124,7 +124,7 @@ class TestFullQueue:
         began = monotonic()
         delivery.stop(0.5)
 
-        assert monotonic() - began < 3
+        assert monotonic() - began < 15
         assert {"confirmed": 50, "undelivered": 1_950}.items() <= check_sum(delivery).items()
         assert 1_950 == len(undelivered)
         full.close()
@@ -147,7 +147,7 @@ class TestFanInDeleted:
         delivery.deliver(make_message(0))
         with Connection(uri) as connection:
             FAN_IN(connection.default_channel).delete()
-            wait_until(lambda: exists(uri), timeout=5)
+            wait_until(lambda: exists(uri))
         fan_in = Received(uri, exchange=FAN_IN)
         numbers = itertools.count(1)
         wait_until(
@@ -255,7 +255,7 @@ class TestHold:
                 queue.unbind_from(EXCHANGE, routing_key="log_event")
             if number % 2_000 == 1_700:
                 queue.bind_to(EXCHANGE, routing_key="log_event")
-        wait_until(settled(delivery), timeout=30)
+        wait_until(settled(delivery))
 
         assert set(range(6_000)) == set(received.wait_for(6_000))
         assert 6_000 == len(received.ids)
@@ -306,11 +306,11 @@ class TestLateConfirms:
         proxy.delay = 0.15
         for number in range(1, 1_001):
             delivery.accept(make_message(number))
-        wait_until(settled(delivery), timeout=60)
+        wait_until(settled(delivery))
         for number in range(1_001, 1_501):
             delivery.accept(make_message(number))
             eventlet.sleep(0.002)
-        wait_until(settled(delivery), timeout=60)
+        wait_until(settled(delivery))
 
         assert set(range(1_501)) == set(received.wait_for(1_501))
         stats = check_sum(delivery)

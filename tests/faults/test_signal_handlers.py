@@ -115,7 +115,7 @@ class TestStorm:
         blowing.end()
         wait_until(lambda: delivery.stats()["waiting"] <= 0, timeout=60)
         by_name = {json.loads(one["body"])["number"] for one in undelivered.objects}
-        received.wait_for(len(accepted - by_name), timeout=30)
+        received.wait_for(len(accepted - by_name), timeout=60)
         received.read()
 
         arrived = set(received.numbers)

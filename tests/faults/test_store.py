@@ -29,8 +29,7 @@ from tests.rabbitmq import Broker
 from tests.waiting import wait_until
 
 
-KILLS = 20
-EACH = 50_000  # event logs of each of two publishers
+KILLS = 8
 
 
 class Store:
@@ -133,12 +132,12 @@ class TestStore:
         seed: random.Random,
     ) -> None:
         """
-        SIGKILL twenty times, broker and database restarted twice: each event log is there once.
+        SIGKILL eight times, broker and database restarted twice: each event log is there once.
         """
         server: PostgreSQL | None = None
         if database.startswith("postgresql"):
             server = request.getfixturevalue("postgresql")
-        wait_until(lambda: is_there(rabbit_config, "eventlog-store"), timeout=30)
+        wait_until(lambda: is_there(rabbit_config, "eventlog-store"))
         publishers = []
         for name in ("one", "two"):
             folder = tmp_path / name
@@ -149,22 +148,24 @@ class TestStore:
                     rabbit_config["AMQP_URI"],
                     {"spool": str(spool)},
                     folder=folder,
-                    COUNT=EACH,
-                    PAUSE=0.008,
+                    PAUSE=0.1,
                 )
             )
         for kill in range(KILLS):
-            eventlet.sleep(seed.uniform(1, 3))
+            before = tpool.execute(count, database)
+            wait_until(lambda before=before: tpool.execute(count, database) > before, interval=0.1)
+            eventlet.sleep(seed.random())
             store.kill()
-            if kill in (5, 14):
+            if kill in (2, 5):
                 broker.kill()
                 broker.start()
-            if kill in (8, 17) and server is not None:
+            if kill in (3, 6) and server is not None:
                 server.kill()
                 eventlet.sleep(seed.random())
                 server.start()
             store.start()
         for publisher in publishers:
+            publisher.stop_logging()
             wait_until(lambda publisher=publisher: publisher.is_done, timeout=120)
         for publisher, name in zip(publishers, ("one", "two"), strict=True):
             wait_until(settled(publisher, tmp_path / name / "spool"), timeout=120)
@@ -176,6 +177,6 @@ class TestStore:
 
         stored, rejected = tpool.execute(numbers, database)
         print(f"{len(logged)} accepted, {len(stored)} rows, {len(set(stored))} of them distinct")
-        assert 2 * EACH == len(logged)
+        assert len(logged) > 1_000
         assert sorted(logged) == sorted(stored)
         assert 0 == rejected

@@ -251,7 +251,7 @@ class TestConnections:
             began = time.monotonic()
             assert 200 == shared.status()
             assert time.monotonic() - began < 5
-        wait_until(lambda: shared.sockets == before, timeout=10)
+        wait_until(lambda: shared.sockets == before)
 
         assert shared.process.poll() is None
         limit = "connections, the limit" if addresses > 1 else "the limit for one address"
@@ -285,14 +285,14 @@ class TestConnections:
             client.settimeout(0.1)
             client.sendall(sent)
             with suppress(ConnectionError):
-                while time.monotonic() - began < 6:
+                while time.monotonic() - began < 20:
                     if sent:
                         client.sendall(b"x")
                     with suppress(TimeoutError):
                         if not client.recv(100):
                             break
 
-        assert 2 < time.monotonic() - began < 6
+        assert 2 < time.monotonic() - began < 20
 
     def test_idle(self, shared: Explorer) -> None:
         """
@@ -305,7 +305,7 @@ class TestConnections:
             with suppress(ConnectionResetError):
                 assert b"" == client.recv(100)
 
-        assert 0.5 < time.monotonic() - began < 5
+        assert 0.5 < time.monotonic() - began < 20
 
     def test_slow_reader(self, explorer: Start) -> None:
         """
@@ -324,10 +324,10 @@ class TestConnections:
                 client.connect(("127.0.0.1", running.port))
                 client.sendall(head.encode())
             large = f"/event-log.json?id={LARGE_ID}"
-            wait_until(lambda: running.status(large) == 503, timeout=10)
+            wait_until(lambda: running.status(large) == 503)
             assert 200 == running.status()
-            wait_until(lambda: running.status(large) == 200, timeout=10)
-            wait_until(lambda: running.sockets == before, timeout=10)
+            wait_until(lambda: running.status(large) == 200)
+            wait_until(lambda: running.sockets == before)
 
     def test_resets(self, shared: Explorer) -> None:
         """
@@ -530,7 +530,7 @@ class TestPasswords:
         Who guesses without end behind a proxy keeps nobody out who has the right password.
         """
         running = explorer(PASSWORD_PAUSE_SECONDS=0.5)
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + 60
         is_in = []
 
         def guess(number: int) -> list[int]:
@@ -558,7 +558,7 @@ class TestPasswords:
         time, the right password gets in when it is tried again.
         """
         running = explorer(PASSWORD_PAUSE_SECONDS=0.5)
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 60
         is_in = []
 
         def guess(number: int) -> None:

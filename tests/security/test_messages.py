@@ -12,7 +12,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import amqp
@@ -556,9 +556,9 @@ class TestBounds:
         """
         error = UnicodeDecodeError("utf-8", b"\xff" * 32 * MIB, 0, 1, "invalid start byte")
 
-        begun = monotonic()
+        begun = process_time()
         assert len(describe_error(ValueError(error, 10**100_000, [["x" * MIB]]))) <= 1000
-        assert monotonic() - begun < 0.5
+        assert process_time() - begun < 0.5
 
     def test_integers(self) -> None:
         """

@@ -474,9 +474,9 @@ class TestClients:
         Nameko's own client in scripts is answered, errors included.
         """
         client = (
-            ClusterRpcClient(uri=rabbit_config["AMQP_URI"], timeout=10)
+            ClusterRpcClient(uri=rabbit_config["AMQP_URI"], timeout=60)
             if NAMEKO == 3
-            else ClusterRpcProxy(rabbit_config, timeout=10)
+            else ClusterRpcProxy(rabbit_config, timeout=60)
         )
         with client as cluster:
             assert [] == cluster.eventlog_store.services()

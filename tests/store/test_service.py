@@ -169,9 +169,7 @@ class TestPermissions:
         assert found
         uri = rabbit_config["AMQP_URI"]
         database = f"sqlite:///{tmp_path}/eventlog.db"
-        broker.ctl("add_user", "store", "secret")
-        try:
-            broker.ctl("set_permissions", "-p", uri.rpartition("/")[2], "store", *found.groups())
+        with broker.user("store", uri.rpartition("/")[2], *found.groups()):
             shop = run_service(Shop, rabbit_config)
             config = {**rabbit_config, "AMQP_URI": uri.replace("guest:guest", "store:secret")}
             with global_config(config):
@@ -180,12 +178,10 @@ class TestPermissions:
                 stored(database, 1)
                 with (
                     global_config(rabbit_config),
-                    ClusterRpcProxy(rabbit_config, timeout=10) as proxy,
+                    ClusterRpcProxy(rabbit_config, timeout=60) as proxy,
                 ):
                     (service,) = proxy.eventlog_store.services()
                 store.stop()
-        finally:
-            broker.ctl("delete_user", "store")
 
         assert "shop" == service["service_name"]
         assert "ACCESS_REFUSED" not in caplog.text

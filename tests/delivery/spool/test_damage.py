@@ -17,7 +17,7 @@ from tests.delivery.spool.spooling import adopted, written
 from tests.examples import examples
 
 
-COUNT = 12
+COUNT = 6
 
 
 def _write() -> bytes:

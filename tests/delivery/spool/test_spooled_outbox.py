@@ -126,7 +126,7 @@ class TestBrokerAway:
         began = time.monotonic()
         delivery.deliver(make_message())
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 8
         assert 1 == check_sum(delivery)["waiting"]
 
     def test_stop_and_start(
