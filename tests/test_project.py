@@ -14,8 +14,11 @@ import sys
 
 import pytest
 
+from nameko_eventlog import EventLogDispatcher
 from nameko_eventlog.cli.stored import query
+from nameko_eventlog.config import CAPTURE_STAGES
 from nameko_eventlog.explorer.views import FILTERS
+from nameko_eventlog.store.answers import ENTRYPOINT_FAILED
 from nameko_eventlog.store.parameters import Filters
 
 
@@ -294,6 +297,27 @@ class TestRooms:
         }
 
         assert modules == {"__init__"} | MAY_IMPORT.keys() | SHARED
+
+
+class TestCaptureStages:
+    @pytest.mark.parametrize("stage", CAPTURE_STAGES)
+    def test_documented(self, stage):
+        """
+        Each stage is in the guide, in the reference, in the example and in the API.
+        """
+        attribute = f"ENTRYPOINT_{stage.upper()}"
+
+        assert f"entrypoint_{stage}" == getattr(EventLogDispatcher, attribute)
+        assert f"`{stage}`" in (ROOT / "docs/how-to/auto-capture.md").read_text("utf-8")
+        assert f"`{stage}`" in (ROOT / "docs/reference/configuration.md").read_text("utf-8")
+        assert stage in (ROOT / "example_config.yaml").read_text("utf-8")
+        assert attribute in (ROOT / "docs/reference/api.md").read_text("utf-8")
+
+    def test_recognized(self):
+        """
+        The store recognizes the event type of failed calls.
+        """
+        assert ENTRYPOINT_FAILED == EventLogDispatcher.ENTRYPOINT_FAILED
 
 
 class TestFilters:

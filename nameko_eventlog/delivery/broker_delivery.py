@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import weakref
@@ -17,6 +18,7 @@ from eventlet.greenthread import GreenThread
 from greenlet import GreenletExit
 
 from logging_ext import forwarding
+from nameko_eventlog.amqp.broker import Broker
 from nameko_eventlog.amqp.message import as_json
 from nameko_eventlog.amqp.route import Route
 from nameko_eventlog.amqp.settings import PublisherSettings
@@ -27,6 +29,7 @@ from nameko_eventlog.delivery.marks import Marker, replay_secret
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox, Outbox
 from nameko_eventlog.delivery.relay import Relay
 from nameko_eventlog.delivery.spool.spooled_outbox import SpooledOutbox
+from nameko_eventlog.delivery.target import MakeTarget
 from nameko_eventlog.delivery.waiting import HubThread, may_yield
 from nameko_eventlog.exceptions import NotConfirmed
 
@@ -106,9 +109,16 @@ class BrokerDelivery:
         settings: How to connect and to publish.
         route: Where to publish.
         config: The dispatcher's configuration.
+        make_target: Makes what the relay publishes to, if that is not a broker.
     """
 
-    def __init__(self, settings: PublisherSettings, route: Route, config: Config) -> None:
+    def __init__(
+        self,
+        settings: PublisherSettings,
+        route: Route,
+        config: Config,
+        make_target: MakeTarget | None = None,
+    ) -> None:
         self._settings = settings
         self._route = route
         self._config = config
@@ -125,8 +135,8 @@ class BrokerDelivery:
         self._relay = Relay(
             outbox=self._outbox,
             ledger=self._ledger,
-            settings=settings,
-            route=route,
+            make_target=make_target or functools.partial(Broker, settings, route),
+            service=route.service,
             identifiers=self._identifiers,
             undeliver=self._undeliver,
             confirm_timeout=config.confirm_timeout,

@@ -14,9 +14,7 @@ from greenlet import GreenletExit
 
 from logging_ext import forwarding
 from nameko_eventlog.addresses import masked_text
-from nameko_eventlog.amqp.broker import Broker, BrokerTimeout, blames_message
-from nameko_eventlog.amqp.route import Route
-from nameko_eventlog.amqp.settings import PublisherSettings
+from nameko_eventlog.amqp.broker import BrokerTimeout, blames_message
 from nameko_eventlog.backoff import backoff
 from nameko_eventlog.delivery.changes import Changes
 from nameko_eventlog.delivery.entry import OutboxEntry
@@ -24,6 +22,7 @@ from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.in_flight import FIRST_BACKOFF, LAST_BACKOFF, InFlight
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
+from nameko_eventlog.delivery.target import MakeTarget
 from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
 
@@ -59,8 +58,8 @@ class Relay:
     Args:
         outbox: The outbox.
         ledger: Counts the outcomes.
-        settings: How to connect and to publish.
-        route: Where to publish.
+        make_target: Makes what it publishes to.
+        service: The service's name, for log lines.
         identifiers: Makes the message ids.
         undeliver: Called with a message that cannot be delivered, and the reason.
         confirm_timeout: Seconds that the broker has to confirm.
@@ -82,8 +81,8 @@ class Relay:
         self,
         outbox: Outbox,
         ledger: Ledger,
-        settings: PublisherSettings,
-        route: Route,
+        make_target: MakeTarget,
+        service: str,
         identifiers: UUID7Generator,
         undeliver: Callable[[OutboxEntry, str], None],
         confirm_timeout: float,
@@ -94,7 +93,7 @@ class Relay:
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
-        self._broker = Broker(settings, route, self._answered, self._returned)
+        self._target = make_target(self._answered, self._returned)
         self._identifiers = identifiers
         self._undeliver = undeliver
         self._confirm_timeout = confirm_timeout
@@ -111,7 +110,7 @@ class Relay:
         self._finished = Event()
         self._failures = 0  # sessions that ended with nothing confirmed, in a row
         self._changes = Changes(
-            route.service, lambda: self._broker.address, lambda: self._outbox.waiting
+            service, lambda: self._target.address, lambda: self._outbox.waiting
         )
         self.connections = 0  # how many were opened
         self._confirmed_at = 0.0  # when a confirm last arrived, or the connection was opened
@@ -199,7 +198,7 @@ class Relay:
         """
         How many seconds the broker's alarms have blocked publishing.
         """
-        return self._broker.blocked_seconds
+        return self._target.blocked_seconds
 
     @property
     def refused(self) -> int:
@@ -214,7 +213,7 @@ class Relay:
         """
         self._abandoned = True
         interrupt.release(self)
-        self._broker.abandon()
+        self._target.abandon()
 
     # -- the green thread
 
@@ -226,7 +225,7 @@ class Relay:
                 try:
                     try:
                         self._session()
-                    except self._broker.errors as exc:
+                    except self._target.errors as exc:
                         self._lose(exc)
                 except Exception as exc:
                     self._fail(exc)
@@ -241,7 +240,7 @@ class Relay:
             self._thread = eventlet.spawn(self._run)
             raise
         finally:
-            self._broker.close(orderly=False)
+            self._target.close(orderly=False)
             if not is_restarted and not self._finished.ready():
                 self._finished.send(None)
 
@@ -264,7 +263,7 @@ class Relay:
         self._settle()
         kept = claimed(list(self._outbox.taken), self._outbox, self._ledger.withdrawn)
         self._in_flight.restore(kept, monotonic())
-        self._broker.open()
+        self._target.open()
         self.connections += 1
         if self._is_done():
             return
@@ -276,18 +275,18 @@ class Relay:
         self._returned_ids.clear()
         self._longest_wait = 0.0
         while not self._is_done():
-            self._changes.blocked(self._broker.blocked_since is not None)
+            self._changes.blocked(self._target.blocked_since is not None)
             sent = not self._changes.is_blocked and self._publish()
             # half of the messages in flight: callers that waited for these continue while the
             # broker works on the other half
             limit = min(ACKS, self._in_flight.sent // 2 + 1)
             try:
-                read = self._broker.read(limit)
+                read = self._target.read(limit)
             finally:
                 self._settle()
             now = monotonic()
             if now - heartbeat_at >= 1:
-                self._broker.check_heartbeat()
+                self._target.check_heartbeat()
                 heartbeat_at = now
                 self._declare(now)
                 self._check_refusals(now)
@@ -297,8 +296,8 @@ class Relay:
             if read == limit or ((sent or read) and self._has_more_to_send(now)):
                 eventlet.sleep(0)
             else:
-                self._notifier.wait(LOOK, self._broker.socket)
-        self._broker.close(orderly=True)
+                self._notifier.wait(LOOK, self._target.socket)
+        self._target.close(orderly=True)
 
     def _has_more_to_send(self, now: float) -> bool:
         in_flight = self._in_flight
@@ -326,7 +325,7 @@ class Relay:
         try:
             with (
                 eventlet.Timeout(self._patience, BrokerTimeout("writing timed out")),
-                self._broker.batch(),
+                self._target.batch(),
             ):
                 for message in batch:
                     if self._in_flight.is_full:
@@ -346,25 +345,25 @@ class Relay:
             message.message_id = self._identifiers.make(message.timestamp)
         if message.was_sent:
             self._ledger.republished.increment()
-        message.was_sent = self._broker.confirms
+        message.was_sent = self._target.confirms
         now = monotonic()
         is_probe = self._warn_unroutable and self._probe is None and now - self._probed_at >= PROBE
-        tag = self._broker.next_tag
+        tag = self._target.next_tag
         self._in_flight.send(tag, now)
         try:
-            self._broker.publish(message, is_probe or self._hold_unroutable)
-        except self._broker.transient_errors:
+            self._target.publish(message, is_probe or self._hold_unroutable)
+        except self._target.transient_errors:
             raise
         except Exception as exc:
             # a signal handler may have raised it, so that one failure does not blame the message
             message.failures += 1
-            blamed = message.failures > 2 or self._broker.is_above_a_frame(message)
-            if not (blamed and self._broker.is_open):
+            blamed = message.failures > 2 or self._target.is_above_a_frame(message)
+            if not (blamed and self._target.is_open):
                 raise
             self._in_flight.confirm(tag)
             self._give_up(message, f"the message cannot be encoded: {exc!r}", sent=False)
             return
-        if not self._broker.confirms:
+        if not self._target.confirms:
             self._answered(tag, False, True)
         elif is_probe:
             self._probe = tag
@@ -376,7 +375,7 @@ class Relay:
         """
         if not self._changes.is_blocked and (at_once or now - self._declared_at >= DECLARE):
             self._declared_at = now
-            self._broker.declare()
+            self._target.declare()
 
     def _check_confirms(self, now: float) -> None:
         sent_at = self._in_flight.sent_at
@@ -389,7 +388,7 @@ class Relay:
         if sent_at is None or self._changes.is_blocked:
             return
         # of the oldest message; confirms of others do not reset it
-        waited = now - max(sent_at, self._broker.unblocked_at)
+        waited = now - max(sent_at, self._target.unblocked_at)
         if waited > self._confirm_timeout:
             self._longest_wait = max(self._longest_wait, waited)
             self._long_wait_at = now
@@ -496,13 +495,13 @@ class Relay:
         """
         Prepare for the next connection after this one was lost or could not be made.
         """
-        self._broker.close(orderly=False)
+        self._target.close(orderly=False)
         blamed = blames_message(exc)
         lost = self._in_flight.lose(alone=blamed)
         if blamed and len(lost) == 1:
             lost[0].failures += 1
         for message in lost:
-            if message.failures >= 2 or self._broker.is_above_a_frame(message):
+            if message.failures >= 2 or self._target.is_above_a_frame(message):
                 self._give_up(
                     message, f"the broker rejects it: {masked_text(str(exc))}", sent=True
                 )
@@ -512,7 +511,7 @@ class Relay:
         """
         Prepare to restart after an error in our own code.
         """
-        self._broker.close(orderly=False)
+        self._target.close(orderly=False)
         self._in_flight.lose(alone=False)
         self._changes.failed(exc)
 

@@ -8,7 +8,6 @@ import difflib
 import inspect
 import logging
 from collections.abc import Iterable, Mapping
-from time import monotonic
 from typing import Any
 
 from nameko.exceptions import ConfigurationError
@@ -145,16 +144,16 @@ def _unredacted_arguments(entrypoint: Any, args: Any, kwargs: Any) -> dict[str, 
         return {"args": shown if args else [], "kwargs": dict(kwargs)}
 
 
-def outcome(started: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]:
+def outcome(duration: float, entrypoint: Any, exc_info: Any) -> Mapping[str, Any]:
     """
     Return the metadata of a call that has ended.
 
     Args:
-        started: When it began, by the monotonic clock.
+        duration: How long it took, in seconds.
         entrypoint: The bound entrypoint extension.
         exc_info: The triple of the exception that ended it, or None.
     """
-    metadata: dict[str, Any] = {"duration": round(monotonic() - started, 6)}
+    metadata: dict[str, Any] = {"duration": round(duration, 6)}
     if exc_info is not None:
         metadata["exception"] = exception_as_data(exc_info)
         metadata["expected"] = isinstance(exc_info[1], as_tuple(entrypoint.expected_exceptions))

@@ -114,12 +114,12 @@ class _Worker:
     The state that the hooks of one worker share.
     """
 
-    __slots__ = ("has_result", "sink", "started")
+    __slots__ = ("duration", "sink", "started")
 
     def __init__(self, sink: DispatchingSink) -> None:
         self.sink = sink
-        self.has_result = False
         self.started = monotonic()
+        self.duration: float | None = None  # until the call has ended
 
     def is_current(self) -> bool:
         """
@@ -278,10 +278,7 @@ class EventLogDispatcher(EventDispatcher):
         """
         Dispatch ``entrypoint_completed`` or ``entrypoint_failed``, if this stage is captured.
         """
-        if exc_info is None:
-            self._capture_stage(worker_ctx, "completed", "ENTRYPOINT_COMPLETED", None)
-        else:
-            self._capture_stage(worker_ctx, "failed", "ENTRYPOINT_FAILED", exc_info)
+        self._capture_end(worker_ctx, exc_info)
 
     def worker_teardown(self, worker_ctx: Any) -> None:
         """
@@ -303,14 +300,19 @@ class EventLogDispatcher(EventDispatcher):
         """
         try:
             worker = self._workers.get(worker_ctx)
-            if worker is None or worker.has_result:
+            if worker is None or worker.duration is not None:
                 return
             exc = compat.thread_error(thread)
         except Exception:
             report("could not read how a worker of %s ended", self._service)
             return
         if exc is not None:
-            exc_info = (type(exc), exc, exc.__traceback__)
+            self._capture_end(worker_ctx, (type(exc), exc, exc.__traceback__))
+
+    def _capture_end(self, worker_ctx: Any, exc_info: Any) -> None:
+        if exc_info is None:
+            self._capture_stage(worker_ctx, "completed", "ENTRYPOINT_COMPLETED", None)
+        else:
             self._capture_stage(worker_ctx, "failed", "ENTRYPOINT_FAILED", exc_info)
 
     def _capture_stage(self, worker_ctx: Any, stage: str, attribute: str, exc_info: Any) -> None:
@@ -320,8 +322,10 @@ class EventLogDispatcher(EventDispatcher):
                 set_sink(worker.sink)  # a nested worker that was killed left its own
             if worker is None:
                 return
-            worker.has_result = stage != "fired"
-            if stage == "fired" and self._captures("failed", worker_ctx.entrypoint):
+            if stage != "fired":
+                if worker.duration is None:  # stages of one moment share it
+                    worker.duration = monotonic() - worker.started
+            elif self._captures("failed", worker_ctx.entrypoint):
                 compat.before_exit(self.container, worker_ctx, self._worker_exited)
             if not self._captures(stage, worker_ctx.entrypoint):
                 return
@@ -333,8 +337,8 @@ class EventLogDispatcher(EventDispatcher):
                         getattr(self, attribute),  # a subclass may have a property
                         call_arguments(worker_ctx) if self._capture.arguments else None,
                         None
-                        if stage == "fired"
-                        else outcome(worker.started, worker_ctx.entrypoint, exc_info),
+                        if worker.duration is None
+                        else outcome(worker.duration, worker_ctx.entrypoint, exc_info),
                     )
                 )
             finally:

@@ -250,7 +250,7 @@ class TestAboveAFrame:
         """
         delivery = make_delivery(uri)
         message = make_message(1, headers={"a": "x" * size})
-        link = delivery._relay._broker
+        link = delivery._relay._target
 
         assert link.is_above_a_frame(message) is (size > 130_950)
         if size < 130_950:
@@ -298,7 +298,7 @@ class TestAbandon:
         if child == 0:
             status = 1
             try:
-                link = delivery._relay._broker
+                link = delivery._relay._target
                 link.close(orderly=True)
                 status = 0
             finally:

@@ -303,4 +303,4 @@ class TestWithoutIt:
 
         assert list(range(502)) == received.wait_for(502)
         assert 502 == check_sum(delivery)["confirmed"]
-        assert delivery._relay._broker._publisher is None
+        assert delivery._relay._target._publisher is None

@@ -101,7 +101,7 @@ class TestDelivery:
         wait_until(settled(delivery))
 
         assert list(range(3002)) == tls_received.wait_for(3002)
-        assert isinstance(delivery._relay._broker.socket, ssl.SSLSocket)
+        assert isinstance(delivery._relay._target.socket, ssl.SSLSocket)
         assert 3002 == check_sum(delivery)["confirmed"]
 
     def test_frozen(

@@ -303,7 +303,7 @@ def hang_up(delivery: BrokerDelivery) -> None:
     """
     End the connection to the broker from this side of it.
     """
-    number = os.dup(delivery._relay._broker.socket.fileno())
+    number = os.dup(delivery._relay._target.socket.fileno())
     with socket.socket(fileno=number) as plain:  # that of TLS would forget its TLS by it
         plain.shutdown(socket.SHUT_RDWR)
 

@@ -105,14 +105,14 @@ class TestRelay:
         delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
         thread = delivery._relay._thread
-        publish = delivery._relay._broker.publish
+        publish = delivery._relay._target.publish
 
         def pressing(*args: Any) -> None:
             monkeypatch.undo()
             press()
             publish(*args)
 
-        monkeypatch.setattr(delivery._relay._broker, "publish", pressing)
+        monkeypatch.setattr(delivery._relay._target, "publish", pressing)
         for number in range(1, 200):
             delivery.accept(make_message(number))
         with pytest.raises(KeyboardInterrupt):

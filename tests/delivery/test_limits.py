@@ -82,7 +82,7 @@ def hang_up_without_a_file(delivery: BrokerDelivery) -> None:
     """
     End the connection to the broker from this side of it.
     """
-    delivery._relay._broker.socket.shutdown(2)
+    delivery._relay._target.socket.shutdown(2)
 
 
 class TestHeldUp:

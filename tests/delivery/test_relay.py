@@ -177,7 +177,7 @@ class TestBrokerDown:
         assert not raised.value.sent
         assert {"accepted": 0, "waiting": 0}.items() <= check_sum(delivery).items()
         proxy.refusing = False
-        wait_until(lambda: delivery._relay._broker.is_open)
+        wait_until(lambda: delivery._relay._target.is_open)
         delivery.deliver(make_message(2))
         assert [2] == received.wait_for(1)
         assert raised.value.message_id not in received.ids
@@ -427,11 +427,11 @@ class TestPoison:
         A message that closes the channel twice when sent alone is given up.
         """
         delivery = make_delivery(uri, settings={"expiration": 60})
-        original = delivery._relay._broker.publish
+        original = delivery._relay._target.publish
 
         def publish(message: Any, mandatory: bool) -> None:
             if message.event_type == "bad":  # RabbitMQ: invalid expiration, 406
-                link = delivery._relay._broker
+                link = delivery._relay._target
                 before = link._settings
                 object.__setattr__(before, "expiration", -1)
                 try:
@@ -441,7 +441,7 @@ class TestPoison:
             else:
                 original(message, mandatory)
 
-        delivery._relay._broker.publish = publish  # type: ignore[method-assign]
+        delivery._relay._target.publish = publish  # type: ignore[method-assign]
         for number in range(20):
             delivery.accept(make_message(number, event_type="bad" if number == 10 else "good"))
         wait_until(settled(delivery))
@@ -513,7 +513,7 @@ class TestUnroutable:
 
         found: list[Received] = []
         delivery = make_delivery(uri, start=False)
-        relay, broker = delivery._relay, delivery._relay._broker
+        relay, broker = delivery._relay, delivery._relay._target
         confirm, broker._on_confirm = broker._on_confirm, fail
         delivery.accept(make_message(0))
         delivery.start()
@@ -549,7 +549,7 @@ class TestFailure:
         delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
         failures = [ZeroDivisionError("ours"), ZeroDivisionError("ours")]
-        link = delivery._relay._broker
+        link = delivery._relay._target
         original = link.read
 
         def read(limit: int) -> bool:
@@ -598,10 +598,10 @@ class TestFailure:
         assert first is not None
 
         def interrupt(limit: int) -> bool:
-            del delivery._relay._broker.read  # type: ignore[misc]
+            del delivery._relay._target.read  # type: ignore[misc]
             raise KeyboardInterrupt
 
-        delivery._relay._broker.read = interrupt  # type: ignore[method-assign]
+        delivery._relay._target.read = interrupt  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             delivery.deliver(make_message(1))
         delivery.deliver(make_message(2))
@@ -617,13 +617,13 @@ class TestForwarding:
         """
         delivery = make_delivery(uri)
         found: list[bool] = []
-        original = delivery._relay._broker.read
+        original = delivery._relay._target.read
 
         def read(limit: int) -> bool:
             found.append(forwarding.suspended.get())
             return original(limit)
 
-        monkeypatch.setattr(delivery._relay._broker, "read", read)
+        monkeypatch.setattr(delivery._relay._target, "read", read)
         delivery.deliver(make_message())
 
         assert {True} == set(found)

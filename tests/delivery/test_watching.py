@@ -71,7 +71,7 @@ class TestStats:
         before = check_sum(delivery)["blocked_seconds"]
 
         assert before >= 1
-        assert delivery._relay._broker.blocked_since is None
+        assert delivery._relay._target.blocked_since is None
 
 
 class TestProcess:
