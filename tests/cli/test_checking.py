@@ -354,7 +354,7 @@ class TestCheck:
             ({"serializer": "yml"}, "WRONG  configuration: Nameko rejects it: Please"),
             ({"ACCEPT": ["json", "no"]}, "WRONG  configuration: Nameko rejects it"),
             ({"TRANSPORT_OPTIONS": [1]}, "WRONG  broker: TRANSPORT_OPTIONS must be a mapping"),
-            ({"AMQP_URI": "amqp://h?nonsense=1"}, "WRONG  broker: the broker of event logs"),
+            ({"AMQP_URI": "amqp://h?nonsense=1"}, "WRONG  broker: invalid broker address"),
             ({"AMQP_URI": ["amqp://h", 5]}, "or a list of such addresses"),
             ({"EVENTLOG_DISPATCHER": {"uri": "amqp:h"}}, "EVENTLOG_DISPATCHER: uri must be"),
         ],

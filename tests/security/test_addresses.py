@@ -108,7 +108,7 @@ class Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.parts.append(logging.Formatter().format(record))
 
-    def describe_error(self, exc: BaseException) -> None:
+    def add_error(self, exc: BaseException) -> None:
         """
         Keep what an exception says, with its causes as a traceback prints them.
         """
@@ -116,11 +116,11 @@ class Said(logging.Handler):
         self.parts += traceback.format_exception(exc)
 
     @contextmanager
-    def told_if_raised(self) -> Iterator[None]:
+    def adding_errors(self) -> Iterator[None]:
         try:
             yield
         except (ConfigurationError, DatabaseError, NotConfirmed, ValueError) as exc:
-            self.told(exc)
+            self.add_error(exc)
 
     def words(self) -> set[str]:
         """
@@ -283,7 +283,7 @@ class TestRefused:
                 try:
                     read(config)
                 except ConfigurationError as exc:
-                    said.told(exc)
+                    said.add_error(exc)
                     refused.append(read)
 
         assert set() == said.words()
@@ -306,7 +306,7 @@ class TestRefused:
                 lambda: parse_store_config({"EVENTLOG_STORE": {"uri": address}}),
                 lambda: count_before(address, datetime.now(timezone.utc)),
             ):
-                with said.told_if_raised():
+                with said.adding_errors():
                     use()
 
         assert set() == said.words()
@@ -377,7 +377,7 @@ class TestCommands:
                 said.parts.append(result.output)
                 assert result.exit_code != 0 or command != ["check"]
                 if result.exception is not None and not isinstance(result.exception, SystemExit):
-                    said.told(result.exception)
+                    said.add_error(result.exception)
                     raise result.exception
 
         assert set() == said.words()
@@ -419,7 +419,7 @@ class TestRunning:
             "AMQP_URI": uris if is_list else uris[0],
             "EVENTLOG_DISPATCHER": {"confirm_timeout": 0.5, "flush_timeout": 0},
         }
-        with listening() as said, said.told_if_raised():
+        with listening() as said, said.adding_errors():
             with event_log_dispatcher(config, "shop") as dispatch:
                 dispatch("paid")
 
@@ -457,9 +457,9 @@ class TestRunning:
             "EVENTLOG_DISPATCHER": {"confirm_timeout": 3, "flush_timeout": 0},
         }
         with listening() as said:
-            with said.told_if_raised():
+            with said.adding_errors():
                 EventLogQuery(database).services()
-            with said.told_if_raised(), event_log_dispatcher(config, "shop") as dispatch:
+            with said.adding_errors(), event_log_dispatcher(config, "shop") as dispatch:
                 dispatch("paid")
 
         assert set() == said.words()
