@@ -416,7 +416,7 @@ class TestTraces:
         """
         A chain of call stacks that were cut is followed so far, and said to be longer.
         """
-        monkeypatch.setattr("nameko_eventlog.store.queries.TRACE_STEPS", 20)
+        monkeypatch.setattr("nameko_eventlog.store.trace_search.TRACE_STEPS", 20)
         store(
             *(
                 body(call_id=f"s.m.{at}", call_stack=[f"s.m.{at - 1}", f"s.m.{at}"])

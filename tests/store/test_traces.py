@@ -219,7 +219,7 @@ class TestTrace:
         """
         A trace ends somewhere, and says so.
         """
-        monkeypatch.setattr("nameko_eventlog.store.queries.TRACE_ROWS", 50)
+        monkeypatch.setattr("nameko_eventlog.store.trace_search.TRACE_ROWS", 50)
         writer = EventLogWriter(database, ["json"])
         writer.write([message(body()) for _ in range(60)])
         writer.close()
