@@ -218,7 +218,7 @@ class Spool:
         start, end = segment.written, segment.written + len(line)
         in_memory: tuple[Iterator[object], ...] = ()
         name, value = "unread", segment.unread + 1
-        if queue is not None and not self.unread:
+        if queue is not None and not self._has_unread():
             name, value = "read_up_to", end
             in_memory = (
                 map(segment.unsettled.__setitem__, (start,), (None,)),
@@ -235,6 +235,13 @@ class Spool:
             step,
         )
         return bool(in_memory)
+
+    def _has_unread(self) -> bool:
+        for directory in self._directories:
+            for segment in directory.segments:
+                if segment.unread:
+                    return True
+        return False
 
     def _append(self, line: bytes) -> Segment:
         """
