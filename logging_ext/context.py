@@ -17,7 +17,7 @@ class EventSink(Protocol):
     Where event logs go.
 
     Log calls call ``emit``. It must not raise an ``Exception``, and must not wait until the event
-    log has arrived somewhere. That of `nameko_eventlog` may yield to the relay, for two seconds
+    log has arrived somewhere. That of ``nameko_eventlog`` may yield to the relay, for two seconds
     at most, and writes to a file if there is a spool.
     """
 

@@ -109,8 +109,8 @@ def consumer_stats() -> dict[str, dict[str, float]]:
     Return the counts of each handler of event logs that runs in this process.
 
     Returns:
-        The counts of the reference, by service and method: ``"eventlog_store.store"``. The counts
-        of several instances of a service are added up, except ``held_seconds``, where the maximum
+        By service and method, ``"eventlog_store.store"``, the counts of the reference. Those of
+        several instances of a service are added up, except ``held_seconds``, where the maximum
         is taken.
 
     .. versionadded:: 0.1.0

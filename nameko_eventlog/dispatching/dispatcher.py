@@ -54,10 +54,6 @@ class Dispatch:
     The injected callable: dispatches event logs in a worker's context.
 
     `nameko_eventlog.EventLogDispatcher` makes it; a service never does.
-
-    Args:
-        sink: The worker's sink.
-        delivery: The delivery whose counts `stats` returns.
     """
 
     __slots__ = ("_delivery", "_sink")
