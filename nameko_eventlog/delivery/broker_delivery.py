@@ -47,6 +47,9 @@ HELD_UP_SECONDS = 1.0
 ROOM_SECONDS = 2.0
 """The most seconds that a log call yields to the relay to make room in the outbox."""
 
+UNDELIVERED_ATTEMPTS = 4
+"""How often logging an undelivered event log is tried: a signal handler may interrupt it."""
+
 _undelivered = logging.getLogger("nameko_eventlog.undelivered")
 
 
@@ -411,15 +414,19 @@ class BrokerDelivery:
         """
         Log the whole message as undelivered. The caller counts it after that.
         """
-        self._identify(message)
         # records that the handlers log meanwhile could be undelivered too, and so on
         was_suspended = forwarding.suspended.get()
         try:
-            forwarding.suspended.set(True)
-            try:
-                self._log_undelivered(message, reason)
-            except Exception:  # maybe raised by a signal handler: better twice than never
-                self._log_undelivered(message, reason)
+            for attempt in range(1, UNDELIVERED_ATTEMPTS + 1):
+                try:
+                    forwarding.suspended.set(True)
+                    self._identify(message)
+                    self._log_undelivered(message, reason)
+                except Exception:  # maybe raised by a signal handler: better twice than never
+                    if attempt == UNDELIVERED_ATTEMPTS:
+                        raise
+                else:
+                    return
         except Exception:
             with contextlib.suppress(Exception):
                 _log.exception("a log handler raised on an undelivered event log")
