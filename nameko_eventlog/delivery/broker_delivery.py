@@ -4,12 +4,9 @@ Delivery for one service instance: its outbox, its relay, and their start and en
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import logging
-import os
-import weakref
 from time import monotonic, time
 from typing import Protocol
 
@@ -27,6 +24,7 @@ from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.marks import Marker, replay_secret
 from nameko_eventlog.delivery.outbox import Ledger, Level, MemoryOutbox, Outbox
+from nameko_eventlog.delivery.process import deliveries
 from nameko_eventlog.delivery.relay import Relay
 from nameko_eventlog.delivery.spool.spooled_outbox import SpooledOutbox
 from nameko_eventlog.delivery.target import MakeTarget
@@ -151,7 +149,7 @@ class BrokerDelivery:
         # looked up once, because every log call uses them
         self._put = self._outbox.put
         self._notice = self._relay.notice
-        _deliveries.add(self)
+        deliveries.add(self)
 
     @property
     def is_closed(self) -> bool:
@@ -447,43 +445,3 @@ class BrokerDelivery:
             reason,
             self._marker.mark,
         )
-
-
-def process_stats() -> dict[str, dict[str, int]]:
-    """
-    Return the counts of each service that runs in this process, by service name.
-
-    The counts are those of the injected callable's ``stats()``, summed over the instances of a
-    service.
-
-    .. versionadded:: 0.1.0
-    """
-    found: dict[str, dict[str, int]] = {}
-    for delivery in list(_deliveries):
-        if delivery.is_closed:
-            continue
-        stats = delivery.stats()
-        known = found.setdefault(delivery.service, {})
-        for name, count in stats.items():
-            is_maximum = name in ("not_forwarded", "oldest_seconds")
-            before = known.get(name, 0)
-            known[name] = max(before, count) if is_maximum else before + count
-    return found
-
-
-_deliveries: weakref.WeakSet[BrokerDelivery] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for delivery in list(_deliveries):
-        delivery.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-@atexit.register
-def _at_exit() -> None:
-    for delivery in list(_deliveries):
-        with contextlib.suppress(Exception):  # so that the others stop as well
-            delivery.interpreter_ends()

@@ -22,6 +22,7 @@ from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.delivery.in_flight import FIRST_BACKOFF, LAST_BACKOFF, InFlight
 from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
+from nameko_eventlog.delivery.patience import Patience
 from nameko_eventlog.delivery.target import MakeTarget
 from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
@@ -37,9 +38,6 @@ LOOK = 0.1
 
 PATIENCE = 1.0
 """Seconds without a confirm after which the broker no longer counts as healthy."""
-
-LONGEST_PATIENCE = 600.0
-"""The most seconds that the broker gets to confirm, when ``confirm_timeout`` is too short."""
 
 PROBE = 1.0
 """Seconds between two messages that test whether a queue receives event logs."""
@@ -96,7 +94,6 @@ class Relay:
         self._target = make_target(self._answered, self._returned)
         self._identifiers = identifiers
         self._undeliver = undeliver
-        self._confirm_timeout = confirm_timeout
         self._warn_unroutable = unroutable == "warn"
         self._hold_unroutable = unroutable == "hold"
         self._hub_thread = hub_thread
@@ -121,9 +118,7 @@ class Relay:
         self._returned_ids: set[str] = set()
         self._refused_at = 0.0
         self._declared_at = 0.0
-        self._patience = confirm_timeout  # seconds to wait for a confirm
-        self._longest_wait = 0.0  # for a confirm; 0 unless longer than confirm_timeout
-        self._long_wait_at = 0.0
+        self._patience = Patience(confirm_timeout, self._changes)
 
     # -- called by BrokerDelivery
 
@@ -268,12 +263,11 @@ class Relay:
         if self._is_done():
             return
         self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
-        self._long_wait_at = self._confirmed_at  # connecting does not show that confirms are fast
+        self._patience.connected(self._confirmed_at)
         self._changes.is_blocked = False
         self._probe = None
         self._probe_returned = False
         self._returned_ids.clear()
-        self._longest_wait = 0.0
         while not self._is_done():
             self._changes.blocked(self._target.blocked_since is not None)
             sent = not self._changes.is_blocked and self._publish()
@@ -324,7 +318,7 @@ class Relay:
             return False
         try:
             with (
-                eventlet.Timeout(self._patience, BrokerTimeout("writing timed out")),
+                eventlet.Timeout(self._patience.seconds, BrokerTimeout("writing timed out")),
                 self._target.batch(),
             ):
                 for message in batch:
@@ -332,7 +326,7 @@ class Relay:
                         break
                     self._send(message)
         except BrokerTimeout:
-            self._wait_longer()
+            self._patience.double()
             raise
         self._settle()
         return True
@@ -389,33 +383,10 @@ class Relay:
             return
         # of the oldest message; confirms of others do not reset it
         waited = now - max(sent_at, self._target.unblocked_at)
-        if waited > self._confirm_timeout:
-            self._longest_wait = max(self._longest_wait, waited)
-            self._long_wait_at = now
-            if waited > self._patience:
-                timeout = BrokerTimeout(f"no confirm within {self._patience} s")
-                self._wait_longer()
-                raise timeout
-        elif self._patience > self._confirm_timeout:
-            self._wait_shorter(now)
-
-    def _wait_longer(self) -> None:
-        """
-        Give the broker more time on the next connection: all its confirms may take so long.
-
-        If the relay published again before every confirm, that would never end.
-        """
-        most = max(LONGEST_PATIENCE, self._confirm_timeout)
-        self._patience = min(self._patience * 2, most)
-
-    def _wait_shorter(self, now: float) -> None:
-        """
-        Return to ``confirm_timeout`` after confirms have arrived in time for long enough.
-        """
-        if now - self._long_wait_at > 10 * self._patience:
-            self._patience = self._confirm_timeout
-            self._longest_wait = 0.0
-            self._changes.quick()
+        if self._patience.is_over(waited, now):
+            timeout = BrokerTimeout(f"no confirm within {self._patience.seconds} s")
+            self._patience.double()
+            raise timeout
 
     def _check_refusals(self, now: float) -> None:
         in_flight = self._in_flight
@@ -457,8 +428,7 @@ class Relay:
         self._outbox.settle_all(messages, self._ledger.confirmed)
         self._confirmed = []
         self._changes.found()
-        if self._longest_wait:
-            self._changes.slow(self._longest_wait, self._patience, self._confirm_timeout)
+        self._patience.confirmed()
 
     def _routed(self, messages: list[OutboxEntry]) -> list[OutboxEntry]:
         """
