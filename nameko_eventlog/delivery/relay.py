@@ -24,6 +24,7 @@ from nameko_eventlog.delivery.interrupt import interrupt
 from nameko_eventlog.delivery.outbox import Ledger, Outbox, claimed
 from nameko_eventlog.delivery.patience import Patience
 from nameko_eventlog.delivery.target import MakeTarget
+from nameko_eventlog.delivery.unroutable import Unroutable
 from nameko_eventlog.delivery.waiting import HubThread, Notifier
 
 
@@ -38,9 +39,6 @@ LOOK = 0.1
 
 PATIENCE = 1.0
 """Seconds without a confirm after which the broker no longer counts as healthy."""
-
-PROBE = 1.0
-"""Seconds between two messages that test whether a queue receives event logs."""
 
 DECLARE = 10.0
 """Seconds between repeated declarations of the exchanges and bindings."""
@@ -91,11 +89,8 @@ class Relay:
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
-        self._target = make_target(self._answered, self._returned)
         self._identifiers = identifiers
         self._undeliver = undeliver
-        self._warn_unroutable = unroutable == "warn"
-        self._hold_unroutable = unroutable == "hold"
         self._hub_thread = hub_thread
         self._notifier = Notifier(hub_thread)
         self.notice = self._notifier.notify
@@ -112,13 +107,11 @@ class Relay:
         self.connections = 0  # how many were opened
         self._confirmed_at = 0.0  # when a confirm last arrived, or the connection was opened
         self._healthy_at = 0.0
-        self._probe: int | None = None
-        self._probed_at = 0.0
-        self._probe_returned = False
-        self._returned_ids: set[str] = set()
         self._refused_at = 0.0
         self._declared_at = 0.0
         self._patience = Patience(confirm_timeout, self._changes)
+        self._unroutable = Unroutable(unroutable, self._changes)
+        self._target = make_target(self._answered, self._unroutable.returned)
 
     # -- called by BrokerDelivery
 
@@ -153,17 +146,13 @@ class Relay:
         return self._thread is not None and not self._abandoned
 
     @property
-    def _is_held(self) -> bool:
-        return self._hold_unroutable and self._changes.is_unroutable
-
-    @property
     def is_healthy(self) -> bool:
         """
         Whether the broker confirms, so that waiting for a moment makes room in the outbox.
         """
         return (
             not self._changes.is_blocked
-            and not self._is_held
+            and not self._unroutable.is_held
             and monotonic() - self._healthy_at < PATIENCE
         )
 
@@ -265,9 +254,7 @@ class Relay:
         self._confirmed_at = self._declared_at = heartbeat_at = monotonic()
         self._patience.connected(self._confirmed_at)
         self._changes.is_blocked = False
-        self._probe = None
-        self._probe_returned = False
-        self._returned_ids.clear()
+        self._unroutable.connected()
         while not self._is_done():
             self._changes.blocked(self._target.blocked_since is not None)
             sent = not self._changes.is_blocked and self._publish()
@@ -295,7 +282,7 @@ class Relay:
 
     def _has_more_to_send(self, now: float) -> bool:
         in_flight = self._in_flight
-        if self._changes.is_blocked or in_flight.is_full or self._is_held:
+        if self._changes.is_blocked or in_flight.is_full or self._unroutable.is_held:
             return False
         waiting = self._outbox.waiting - in_flight.sent - in_flight.aside
         return (waiting > 0 and not in_flight.is_aside_full) or in_flight.may_retry(now)
@@ -305,12 +292,12 @@ class Relay:
         Write the next batch; return whether there was one.
         """
         now, limit = monotonic(), BATCH
-        if self._is_held:
-            if self._in_flight.sent or now - self._probed_at < PROBE:
+        if self._unroutable.is_held:
+            if self._in_flight.sent or not self._unroutable.may_probe(now):
                 return False
             # returned messages first, in their order
             self._in_flight.restore(list(self._outbox.taken), now)
-            self._probed_at = now
+            self._unroutable.probed_at = now
             self._declare(now, at_once=True)
             limit = 1
         batch = self._in_flight.next(limit, now, self._outbox.take)
@@ -341,11 +328,11 @@ class Relay:
             self._ledger.republished.increment()
         message.was_sent = self._target.confirms
         now = monotonic()
-        is_probe = self._warn_unroutable and self._probe is None and now - self._probed_at >= PROBE
+        is_probe = self._unroutable.wants_probe(now)
         tag = self._target.next_tag
         self._in_flight.send(tag, now)
         try:
-            self._target.publish(message, is_probe or self._hold_unroutable)
+            self._target.publish(message, is_probe or self._unroutable.holds)
         except self._target.transient_errors:
             raise
         except Exception as exc:
@@ -360,8 +347,8 @@ class Relay:
         if not self._target.confirms:
             self._answered(tag, False, True)
         elif is_probe:
-            self._probe = tag
-            self._probed_at = now
+            self._unroutable.probe = tag
+            self._unroutable.probed_at = now
 
     def _declare(self, now: float, at_once: bool = False) -> None:
         """
@@ -400,11 +387,8 @@ class Relay:
         """
         Handle a confirm or a refusal of one message, or of all up to it.
         """
-        if self._probe is not None and (tag == self._probe or (multiple and tag > self._probe)):
-            self._probe = None
-            if self._changes.routed(not self._probe_returned, is_held=False):
-                self._declare(monotonic(), at_once=True)
-            self._probe_returned = False
+        if self._unroutable.confirmed(tag, multiple):
+            self._declare(monotonic(), at_once=True)
         messages = self._in_flight.confirm(tag, multiple, taken)
         if taken:
             self._confirmed += messages
@@ -420,8 +404,8 @@ class Relay:
             return
         self._confirmed_at = monotonic()
         self._failures = 0
-        if self._hold_unroutable:
-            messages = self._routed(messages)
+        if self._unroutable.holds:
+            messages = self._keep_returned(messages)
         for message in messages:
             if message.waiter is not None:  # before settling: better twice than never
                 message.waiter.confirm()
@@ -430,19 +414,16 @@ class Relay:
         self._changes.found()
         self._patience.confirmed()
 
-    def _routed(self, messages: list[OutboxEntry]) -> list[OutboxEntry]:
+    def _keep_returned(self, messages: list[OutboxEntry]) -> list[OutboxEntry]:
         """
-        Return the messages that a queue has received; the others are kept to be sent again.
+        Keep the messages that no queue has received, to send them again; return the others.
         """
-        routed = messages
-        if self._returned_ids:
-            routed = [m for m in messages if m.message_id not in self._returned_ids]
-            returned = [m for m in messages if m.message_id in self._returned_ids]
+        received, returned = self._unroutable.split(messages)
+        if returned:
             self._in_flight.send_again(returned)
-            self._returned_ids.difference_update(m.message_id or "" for m in returned)
-        if messages:
-            self._changes.routed(len(routed) == len(messages), is_held=True)
-        return routed
+            self._confirmed = received  # first: whoever interrupts this must not settle the others
+            self._unroutable.forget(returned)
+        return received
 
     def _refuse(self, messages: list[OutboxEntry], now: float) -> None:
         """
@@ -452,14 +433,9 @@ class Relay:
         is_again = any(message.refusals for message in messages)
         for message in messages:
             self._in_flight.refuse(message, now)
-            self._returned_ids.discard(message.message_id or "")
+        self._unroutable.forget(messages)
         if is_again:
             self._changes.refusing(self._in_flight.refused)
-
-    def _returned(self, message_id: str) -> None:
-        self._probe_returned = True
-        if self._hold_unroutable:
-            self._returned_ids.add(message_id)
 
     def _lose(self, exc: BaseException) -> None:
         """

@@ -491,10 +491,10 @@ class TestUnroutable:
         delivery = make_delivery(uri)
         delivery.deliver(make_message(0))
         assert 1 == len(said.saying("no queue receives"))
-        delivery._relay._probed_at = 0.0
+        delivery._relay._unroutable.probed_at = 0.0
         delivery.deliver(make_message(1))
         received = Received(uri)
-        delivery._relay._probed_at = 0.0
+        delivery._relay._unroutable.probed_at = 0.0
         delivery.deliver(make_message(2))
 
         assert 1 == len(said.saying("no queue receives"))
@@ -518,11 +518,11 @@ class TestUnroutable:
         delivery.accept(make_message(0))
         delivery.start()
         wait_until(lambda: found)
-        probed_at = relay._probed_at
+        probed_at = relay._unroutable.probed_at
         wait_until(
             lambda: (
                 delivery.accept(make_message(1))
-                or (relay._probed_at > probed_at and relay._probe is None)
+                or (relay._unroutable.probed_at > probed_at and relay._unroutable.probe is None)
             ),
             interval=0.05,
         )
