@@ -230,6 +230,18 @@ class TestRooms:
         assert paths
         assert set() == found
 
+    def test_py_amqp(self):
+        """
+        Only its room imports py-amqp.
+        """
+        found = {
+            path.parent.name
+            for path in (ROOT / "nameko_eventlog").rglob("*.py")
+            if is_within("amqp", {name.partition(".")[0] for name in imported_by(path)})
+        }
+
+        assert {"amqp"} == found
+
     def test_shared(self):
         """
         What all share imports no room, but for the settings that it reads for one.

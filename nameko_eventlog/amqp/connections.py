@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from amqp.exceptions import MessageNacked as MessageNacked
 from kombu import Connection
 from kombu.transport import pyamqp
 from nameko.exceptions import ConfigurationError

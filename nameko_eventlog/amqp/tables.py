@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sys import getsizeof
 from typing import Any
 
-from amqp.serialization import dumps
+from amqp.serialization import dumps, loads
 
 from nameko_eventlog.limits import TABLE_VALUES
 from nameko_eventlog.plain_json import CUT, MAX_DEPTH
@@ -74,6 +74,28 @@ def check_finite(table: Mapping[str, Any]) -> None:
             )
 
 
+def encode_table(table: Mapping[Any, Any]) -> bytes:
+    """
+    Encode *table* as AMQP does.
+
+    Raises:
+        Exception: AMQP does not know one of its values.
+    """
+    encoded: bytes = dumps("F", [dict(table)])
+    return encoded
+
+
+def decode_table(encoded: bytes) -> dict[str, Any]:
+    """
+    Decode what `encode_table` returned.
+
+    Raises:
+        Exception: It is not a table.
+    """
+    (table,), _ = loads("F", encoded, 0)
+    return dict(table)
+
+
 def is_table(value: Any) -> bool:
     """
     Tell whether *value* is a mapping that can be sent as headers.
@@ -82,7 +104,7 @@ def is_table(value: Any) -> bool:
         return False
     try:
         check_finite(value)
-        dumps("F", [dict(value)])
+        encode_table(value)
     except Exception:  # py-amqp raises many types: struct.error, OverflowError, its own
         return False
     return True

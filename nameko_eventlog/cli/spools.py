@@ -12,16 +12,15 @@ from typing import IO, Any
 
 import click
 import kombu
-from amqp.exceptions import MessageNacked
-from amqp.serialization import dumps
 from rich.progress import Progress
 
 from nameko_eventlog import compat
 from nameko_eventlog.addresses import masked, without_secrets
-from nameko_eventlog.amqp.connections import broker_uri, make_connection
+from nameko_eventlog.amqp.connections import MessageNacked, broker_uri, make_connection
 from nameko_eventlog.amqp.message import Message, as_mapping
 from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.amqp.settings import ConnectionSettings, PublisherSettings
+from nameko_eventlog.amqp.tables import encode_table
 from nameko_eventlog.cli.replaying import (
     LineReader,
     Publication,
@@ -330,7 +329,7 @@ def _check_frame(connection: kombu.Connection, publication: Publication | None) 
     most = getattr(connection.connection, "frame_max", None)
     if publication is None or most is None:
         return
-    if len(dumps("F", [publication.options["headers"]])) + _OTHER_PROPERTIES > most:
+    if len(encode_table(publication.options["headers"])) + _OTHER_PROPERTIES > most:
         raise Refused(f"its headers do not fit into one of the broker's frames ({most} bytes)")
 
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from amqp.serialization import dumps
 from nameko.constants import HEADER_PREFIX
 
 from nameko_eventlog import limits
-from nameko_eventlog.amqp.tables import is_table
+from nameko_eventlog.amqp.tables import encode_table, is_table
 
 
 _PREFIX = f"{HEADER_PREFIX}."
@@ -56,4 +55,4 @@ def context_data(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _can_be_continued(data: Mapping[str, Any]) -> bool:
     # a worker sends its context data with each event and call, which would fail
-    return is_table(data) and len(dumps("F", (data,))) <= limits.CONTEXT_BYTES
+    return is_table(data) and len(encode_table(data)) <= limits.CONTEXT_BYTES

@@ -7,10 +7,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from amqp.serialization import dumps
-
 from nameko_eventlog.amqp.received import ATTEMPTS, ReceivedMessage
-from nameko_eventlog.amqp.tables import check_finite
+from nameko_eventlog.amqp.tables import check_finite, encode_table
 from nameko_eventlog.describing import MAX_REASON
 
 
@@ -103,7 +101,7 @@ def _short(value: Any) -> str | None:
 def _can_be_sent(headers: dict[Any, Any], most: int | None = None) -> bool:
     try:
         check_finite(headers)
-        size = len(dumps("F", (headers,)))
+        size = len(encode_table(headers))
     except Exception:  # py-amqp cannot write everything that it can read
         return False
     return most is None or size <= most

@@ -8,9 +8,9 @@ import logging
 from typing import Any
 
 import eventlet
-from amqp.exceptions import MessageNacked
 from kombu import Producer
 
+from nameko_eventlog.amqp.connections import MessageNacked
 from nameko_eventlog.amqp.received import ReceivedMessage
 from nameko_eventlog.consuming.dead_letters import make_least_dead_letter
 from nameko_eventlog.consuming.isolation import REASON

@@ -416,7 +416,7 @@ class TestHostName:
             run_service(Service, config)
             wait_until(lambda: said.saying("cannot consume queue"))
 
-        assert "certificate is not valid for 'localhost'" in said.saying("is lost")[0]
+        assert "certificate is not valid for 'localhost'" in said.saying("cannot consume queue")[0]
 
     @pytest.mark.parametrize(
         ("command", "code"), [(["check"], 1), (["tail"], 3), (["spool", "replay", "LOG"], 3)]

@@ -12,10 +12,9 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
-from amqp.serialization import dumps, loads
 
 from nameko_eventlog.amqp.message import shortstr
-from nameko_eventlog.amqp.tables import SharedTable
+from nameko_eventlog.amqp.tables import SharedTable, decode_table, encode_table
 from nameko_eventlog.delivery.entry import OutboxEntry
 from nameko_eventlog.limits import SPOOL_LINE_BYTES
 from nameko_eventlog.plain_json import encode_plain, is_plain
@@ -113,7 +112,7 @@ def encode(message: OutboxEntry) -> bytes:
 
 
 def _as_table(headers: Any) -> str:
-    return base64.b64encode(dumps("F", [dict(headers)])).decode("ascii")
+    return base64.b64encode(encode_table(headers)).decode("ascii")
 
 
 def decode(line: bytes) -> OutboxEntry:
@@ -130,7 +129,7 @@ def decode(line: bytes) -> OutboxEntry:
         stored = _decode_stored(_checked(line))
         headers = stored.headers
         if isinstance(headers, str):
-            (headers,), _ = loads("F", base64.b64decode(headers), 0)
+            headers = decode_table(base64.b64decode(headers))
         body = stored.body.encode("utf-8")
         if stored.body_encoding == "base64":
             body = base64.b64decode(body)
