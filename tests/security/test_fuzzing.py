@@ -120,7 +120,7 @@ class Tail:
                 stderr=err,
             )
 
-    def describe_value(self) -> list[Any]:
+    def shown(self) -> list[Any]:
         """
         Return the event types that it has shown.
         """
@@ -131,7 +131,8 @@ class Tail:
         Return how many it has said are no event logs.
         """
         return sum(
-            line.startswith(b"a message that is no event log") for line in self._lines(self._err)
+            line.startswith(b"skipped a message that is not an event log")
+            for line in self._lines(self._err)
         )
 
     def said(self) -> str:
