@@ -141,7 +141,7 @@ class TestOurs:
         if marked:
             assert "1 published, 1 other lines skipped" in result.stdout
         else:
-            assert "line 2 is refused: it has no mark" in result.stderr
+            assert "line 2 is refused: it has no valid mark" in result.stderr
             result, found = replay(line, options=("--unmarked",))
             assert ([5], 0) == (found, result.exit_code)
 
