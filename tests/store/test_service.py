@@ -396,7 +396,7 @@ class TestEventLogStore:
                     store.query(limit=0)
                 for method in (store.query, store.count, store.service_map):
                     for name in ("method", "cls", "args"):
-                        with pytest.raises(Exception, match=f"InvalidQuery {name}='x': there is"):
+                        with pytest.raises(Exception, match=f"InvalidQuery {name}='x': unknown"):
                             method(**{name: "x"})
 
     def test_server_restarted(
