@@ -299,7 +299,7 @@ class TestIdle:
         name = uri.rsplit("/", 1)[1]
         engine = open_engine(uri)
         with engine.begin() as connection:
-            connection.execute(text(f"ALTER DATABASE {name} SET idle_session_timeout = '50ms'"))
+            connection.execute(text(f"ALTER DATABASE {name} SET idle_session_timeout = '500ms'"))
         engine.dispose()
         start(rabbit_config, uri=uri)
         other = open_engine(uri.replace(name, "postgres"))
