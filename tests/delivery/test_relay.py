@@ -586,6 +586,7 @@ class TestFailure:
         proxy.refusing = False
 
         assert [2] == received.wait_for(1)
+        wait_until(settled(delivery))
         assert {"confirmed": 1, "undelivered": 1}.items() <= check_sum(delivery).items()
 
     def test_interrupted(self, uri: str, received: Received, make_delivery: Make) -> None:
