@@ -74,7 +74,7 @@ test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a 
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@mkdir -p build
 	@# Two at a time, the longest first. Each prints its output when it ends.
-	@printf '%s\n' nameko3 measured faults browser wheel | xargs -n 1 -P 2 $(SHELL) -c '\
+	@printf '%s\n' measured nameko3 faults browser tutorial wheel | xargs -n 1 -P 2 $(SHELL) -c '\
 		echo "==> begins: $$0"; \
 		status=0; $(MAKE) test-$$0 > build/test-$$0.log 2>&1 || status=$$?; \
 		cat build/test-$$0.log; \
@@ -82,16 +82,29 @@ test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a 
 	$(call say,coverage)
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 
+# Tests of code that has nothing to do with Nameko: connections, the outbox and the spool, the limits
+# of the page's server, the store's SQL. One Nameko is enough for them; make test-all runs them on both.
+ONE_NAMEKO := \
+	$(addprefix tests/amqp/test_,broker.py deliveries.py frame_reading.py frame_writing.py received.py) \
+	$(addprefix tests/delivery/spool/test_,disk.py spool.py trouble.py) \
+	$(addprefix tests/delivery/test_,administration.py anywhere.py broker_delivery.py interrupt.py \
+		limits.py relay.py watching.py) \
+	$(addprefix tests/explorer/test_,access.py connections.py passwords.py) \
+	$(addprefix tests/security/test_,numbers.py queries.py replay.py spool.py) \
+	$(addprefix tests/store/test_,files.py levels.py retention.py traces.py)
+
 # The run with coverage takes two to three times as long, so it gets fewer of Hypothesis'
 # examples. make test-all runs the faults on Nameko 3, too. The tutorial has its own
 # environment, so once is enough.
-.PHONY: test-measured test-nameko3 test-faults test-browser test-wheel
+.PHONY: test-measured test-nameko3 test-faults test-browser test-tutorial test-wheel
 test-measured:
 	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
-		TESTS='--hypothesis-profile=brief --ignore tests/faults'
+		TESTS='--hypothesis-profile=brief --ignore tests/faults --ignore tests/tutorial'
 test-nameko3:
 	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
-		TESTS='--ignore tests/faults --ignore tests/tutorial'
+		TESTS='--ignore tests/faults --ignore tests/tutorial $(addprefix --ignore ,$(ONE_NAMEKO))'
+test-tutorial:
+	@$(MAKE) suite NAMEKO='$(NAMEKO2)' TESTS=tests/tutorial
 test-faults test-browser test-wheel: test-%:
 	@$(MAKE) $* NAMEKO='$(NAMEKO2)'
 
