@@ -82,10 +82,11 @@ test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a 
 	$(call say,coverage)
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 
-# Tests of code that has nothing to do with Nameko: connections, the outbox and the spool, the limits
-# of the page's server, the store's SQL. One Nameko is enough for them; make test-all runs them on both.
+# Tests of code that has nothing to do with Nameko: connections, the outbox and the spool, what commands
+# print, the limits of the page's server, the store's SQL. One Nameko is enough for them; make test-all runs them on both.
 ONE_NAMEKO := \
 	$(addprefix tests/amqp/test_,broker.py deliveries.py frame_reading.py frame_writing.py received.py) \
+	$(addprefix tests/cli/test_,filters.py output.py spools.py) \
 	$(addprefix tests/delivery/spool/test_,disk.py spool.py trouble.py) \
 	$(addprefix tests/delivery/test_,administration.py anywhere.py broker_delivery.py interrupt.py \
 		limits.py relay.py watching.py) \
