@@ -234,7 +234,7 @@ class TestTrace:
         expect(page.locator(".waterfall li")).to_have_count(6)
 
         page = visit(shop, "/trace?call=nothing", status=404)
-        expect(page.get_by_role("heading", level=1)).to_have_text("There is no such call")
+        expect(page.get_by_role("heading", level=1)).to_have_text("No such call")
 
 
 class TestMap:
