@@ -251,7 +251,7 @@ class TestTimes:
         page = visit(shop, timezone_id="Asia/Tokyo")
         page.locator(".search summary").click()
         expect(page.locator(".hint")).to_contain_text(
-            "Z is UTC; one without is that of Asia/Tokyo"
+            "Times with a Z are UTC; times without are in Asia/Tokyo"
         )
         page.get_by_label("Since", exact=True).fill(typed)
         go(page.get_by_role("button", name="Search"))
