@@ -313,7 +313,7 @@ class TestEmpty:
         page = visit(shop, "/?event_type=payment_failed&until=6d")
         expect(page.locator(".empty")).to_contain_text("No event log matches")
         page = visit(shop, "/?event_type=payment_failed&since=1s")
-        go(page.get_by_role("link", name="at any time"))
+        go(page.get_by_role("link", name="all times"))
         assert 5 < len(row_ids(page))
 
     def test_wrong(self, visit: Open, shop: Explorer) -> None:
