@@ -86,7 +86,7 @@ def device(tmp_path: pathlib.Path) -> Device:
         device.make()
         subprocess.run([*device.inside, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("the kernel lets this user mount no file; test_spool_damage.py cuts files")
+        pytest.skip("the kernel lets this user mount no file; test_damage.py cuts files")
     return device
 
 

@@ -206,7 +206,7 @@ class TestDiskFull:
         """
         (spool := tmp_path / "spool").mkdir()
         if not may_mount(spool):
-            pytest.skip("the kernel lets this user mount nothing; test_spool.py has a fake one")
+            pytest.skip("the kernel lets this user mount nothing; test_trouble.py limits a file")
         running = run(
             proxied,
             {"spool": str(spool), "buffer_size": 2_000},
