@@ -341,6 +341,7 @@ class TestReplaced:
             time(13, 48),
             Decimal("1.10"),
             uuid.UUID(int=7),
+            uuid.UUID("0190163d-8694-739b-aea5-966c26f8ad91"),
             b"bytes",
             b"\xff",
             2**200,
