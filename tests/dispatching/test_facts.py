@@ -254,9 +254,8 @@ class TestStored:
             messages = sent(lambda sink: sink.deliver(event_type, data, metadata), context)
         except (EventLogTypeError, EventLogValueError):
             return
-        assert event_type == stored(messages)["event_type"].replace("\\u0000", "\0") or (
-            "\ud800" in event_type
-        )
+        decoded = json.loads(json.dumps(event_type))  # two surrogates may be one character
+        assert rows.escape_unstorable(decoded) == stored(messages)["event_type"]
 
     @pytest.mark.parametrize("event_type", [None, 5, "", "x" * 10**4, "\0" * 84, b"x" * 600])
     def test_event_logs_of_others(self, event_type: Any) -> None:
