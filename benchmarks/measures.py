@@ -4,16 +4,20 @@ The measures: who is compared with whom, in how many rounds, and the bounds.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 from benchmarks.databases import addresses
-from benchmarks.queries import PAIR
+from benchmarks.day import ROWS
 from benchmarks.rounds import Result, alternate, in_fresh_process, medians, ratio
 from benchmarks.table import Row
 from tests.rabbitmq import Broker
 
+
+ROWS_A_DAY = int(os.environ.get("ROWS") or ROWS)
+"""How many event logs `volume` stores: ``ROWS``, or those of a day."""
 
 OURS, OLD, CEILING = "ours", "old", "ceiling"
 BOUND = {True: "durable queue", False: "no queue bound"}
@@ -227,52 +231,44 @@ def storing(broker: Broker, rounds: int) -> list[Row]:
     return rows
 
 
-def queries(broker: Broker, rounds: int) -> list[Row]:
+def volume(broker: Broker, rounds: int) -> list[Row]:
     """
-    Measure first pages and traces among a million rows, beside the same among a thousand.
-    """
-    rows = []
-    for database in ("sqlite", "postgresql"):
-        with addresses(database) as make:
-            few, many = (
-                in_fresh_process("queries", database=make(), rows=number, rounds=10 * rounds)
-                for number in (1_000, 1_000_000)
-            )
-        for kind, took in many.items():
-            before = few[kind]
-            name = max(took, key=lambda name: took[name] / before[name])
-            values = (
-                f"{database}, a million rows / a thousand, {kind}; the worst: {name}",
-                f"{took[name]:.2f} ms",
-                f"{before[name]:.2f} ms",
-            )
-            times = took[name] / before[name]
-            bounded = kind != PAIR
-            rows.append(
-                Row.at_most(*values, times, 50) if bounded else Row(*values, f"{times:.3f}")
-            )
-    return rows
-
-
-def explorer(broker: Broker, rounds: int) -> list[Row]:
-    """
-    Measure the explorer's pages among a million rows, beside their SQL alone.
+    Measure a day of a hundred event logs a second: writing it, its size, and each question.
     """
     rows = []
-    for database in ("sqlite", "postgresql"):
+    for database, most_bytes in (("sqlite", 800), ("postgresql", 1_000)):
         with addresses(database) as make:
-            pages = in_fresh_process(
-                "explorer", database=make(), rows=1_000_000, rounds=4 * rounds
+            found = in_fresh_process("volume", database=make(), rows=ROWS_A_DAY, rounds=rounds)
+        rates = found["rates"]
+        rows.append(
+            Row.at_least(
+                f"writer alone, {database}, the last tenth of a day / the first",
+                f"{rates[-1]:,.0f}/s",
+                f"{rates[0]:,.0f}/s",
+                rates[-1] / rates[0],
+                0.8,
             )
-        for name, took in pages.items():
+        )
+        size = found["bytes"]
+        rows.append(
+            Row(
+                f"bytes on disk for each event log, {database}",
+                f"{size:.0f}",
+                "",
+                "",
+                f"<= {most_bytes}",
+                size <= most_bytes,
+            )
+        )
+        for name, (cold, warm, bound) in found["asked"].items():
             rows.append(
                 Row(
-                    f"{name}, a million rows in {database} / its SQL alone",
-                    f"{took['page']:.0f} ms",
-                    f"{took['sql']:.0f} ms",
-                    f"{took['page'] / took['sql']:.2f} x",
-                    "<= 300 ms",
-                    took["page"] <= 300,
+                    f"{database}, {name}; beside it the first answer",
+                    f"{warm:.1f} ms",
+                    f"{cold:.0f} ms",
+                    "",
+                    "" if bound is None else f"<= {bound} ms",
+                    None if bound is None else warm <= bound,
                 )
             )
     return rows
@@ -304,7 +300,6 @@ MEASURES: dict[str, Callable[[Broker, int], list[Row]]] = {
     "group_commit": group_commit,
     "stalls": stalls,
     "storing": storing,
-    "queries": queries,
-    "explorer": explorer,
+    "volume": volume,
     "backlog": backlog,
 }

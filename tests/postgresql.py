@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from tests.rabbitmq import free_ports
 
@@ -96,7 +97,7 @@ class PostgreSQL:
         self._data = self._folder / "data"
         self._log = self._folder / "log"
         self._names = (f"test_{number}" for number in itertools.count())
-        self._user: dict[str, object] = {}
+        self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
             owner = _unprivileged()
             os.chown(self._folder, owner.pw_uid, owner.pw_gid)

@@ -65,9 +65,12 @@ def test_storing(broker: Broker, database: str, side: str) -> None:
     _check(in_fresh_process("storing", uri=uri, **arguments))
 
 
-@pytest.mark.parametrize("measure", ["queries", "explorer"])
-def test_reading(database: str, measure: str) -> None:
+def test_volume(database: str) -> None:
     """
     What measures queries and pages finds them answered, on both databases.
     """
-    _check(in_fresh_process(measure, database=database, rows=1_000, rounds=1))
+    found = in_fresh_process("volume", database=database, rows=5_000, rounds=1)
+
+    assert 10 == len(found["rates"])
+    assert 40 < len(found["asked"])
+    assert all(cold > 0 and warm > 0 for cold, warm, _ in found["asked"].values())

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import click
 
+from nameko_eventlog.cli.calls import calls, latencies
 from nameko_eventlog.cli.checking import check
 from nameko_eventlog.cli.rejected import rejects
 from nameko_eventlog.cli.spools import spool
@@ -24,5 +25,5 @@ def cli() -> None:
     """
 
 
-for _command in (tail, query, trace, count, check, spool, rejects, purge):
+for _command in (tail, query, trace, calls, latencies, count, check, spool, rejects, purge):
     cli.add_command(_command)

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import click
 
 from nameko_eventlog.store.call_ids import names_of
-from nameko_eventlog.store.comparing import is_at, is_contained, is_in, needle_of
+from nameko_eventlog.store.comparing import fold, is_at, is_contained, is_in, needle_of
 from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import normal_level
+from nameko_eventlog.store.packing import searched_part
 from nameko_eventlog.store.parameters import Filters
 from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.typed import parse_duration, parse_equality, parse_moment
@@ -165,7 +166,9 @@ _OPTIONS = (
     click.option("--data-contains", type=Json(), help="An object that the data contain."),
     click.option("--metadata", type=Equality(), multiple=True, help="The same for metadata."),
     click.option("--metadata-contains", type=Json(), help="The same for metadata."),
-    click.option("--text", type=Words(), help="A text anywhere in the event log, in any case."),
+    click.option(
+        "--text", type=Words(), help="A text in the event type, data or metadata, in any case."
+    ),
 )
 _TIMES = (
     click.option("--since", type=Moment(), help="From when: how long ago (2h), or ISO 8601."),
@@ -239,7 +242,10 @@ def matcher(options: dict[str, Any]) -> Callable[[Any], bool]:
             return False
         if types is not None and not types.fullmatch(str(body.get("event_type"))):
             return False
-        if needle is not None and not is_in(needle, body):
+        if needle is not None and not (
+            is_in(needle, searched_part(body))
+            or fold(filters.text or "") in fold(str(body.get("event_type")))
+        ):
             return False
         return all(
             any(is_at(body, keys, value) for keys in ways) for ways, value in filters.equalities

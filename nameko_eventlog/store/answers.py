@@ -111,6 +111,61 @@ class Call(TypedDict):
     event_logs: list[EventLogRow]
 
 
+class FoundCall(TypedDict):
+    """
+    A call, as its event logs tell it.
+
+    ``started`` is ISO 8601, UTC, with milliseconds; ``duration`` is in seconds, and None if no end
+    is known. ``outcome`` is ``running`` (no end is known), ``completed``, ``failed`` or
+    ``failed as expected``. ``level`` is the worst of its event logs' levels, and ``event_logs``
+    their number.
+    """
+
+    call_id: str
+    origin_call_id: str | None
+    parent_call_id: str | None
+    service_name: str
+    entrypoint_name: str | None
+    entrypoint_protocol: str | None
+    caller: str | None
+    started: str
+    duration: float | None
+    outcome: str
+    level: str | None
+    event_logs: int
+
+
+class CallPage(TypedDict):
+    """
+    A page of calls, and the cursor for the next page, or None.
+    """
+
+    calls: list[FoundCall]
+    cursor: str | None
+
+
+class Latency(TypedDict):
+    """
+    The calls of an entrypoint, in a span of time: how many there were, and how long they took.
+
+    ``time`` is the ISO time of the span's beginning, and None if the whole range is one. ``rate``
+    is in calls a second. ``failures`` failed, and ``expected`` failed as expected. ``p50``,
+    ``p95`` and ``p99`` are percentiles of the durations, in seconds, within 5 %; None if no end is
+    known.
+    """
+
+    service_name: str
+    entrypoint_name: str | None
+    time: str | None
+    calls: int
+    rate: float
+    failures: int
+    expected: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
 class Trace(TypedDict):
     """
     All calls that one call led to, each before its children.

@@ -37,7 +37,7 @@ class Cursor:
         parts = [
             filters.digest, self.order, self.since, self.until, self.time_ms, self.message_id,
         ]  # fmt: skip
-        return base64.urlsafe_b64encode(msgspec.json.encode(parts)).decode().rstrip("=")
+        return encode_parts(parts)
 
     @classmethod
     def decode(cls, text: Any, filters: Filters, order: str) -> Cursor:
@@ -47,21 +47,11 @@ class Cursor:
         Raises:
             InvalidQuery: It is not a cursor, or belongs to another query.
         """
-        try:
-            if len(text) > _LONGEST:
-                raise ValueError
-            padded = text + "=" * (-len(text) % 4)
-            digest, order_then, since, until, time_ms, message_id = msgspec.json.decode(
-                base64.b64decode(padded, altchars=b"-_", validate=True),
-                type=tuple[str, str, int | None, int | None, int, str],
-            )
-        except Exception:
-            raise InvalidQuery("cursor", text, _EXPECTED) from None
+        parts = decode_parts(text, tuple[str, str, int | None, int | None, int, str])
+        digest, order_then, since, until, time_ms, message_id = parts
         cursor = cls(order_then, since, until, time_ms, message_id)
         if digest != filters.digest or cursor.order != order:
-            raise InvalidQuery(
-                "cursor", text, "it belongs to another query: pass the same filters and order"
-            )
+            raise foreign(text)
         times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
         if (
             not all(-(2**63) <= one < 2**63 - 1 for one in times)  # the query adds 1
@@ -69,3 +59,37 @@ class Cursor:
         ):
             raise InvalidQuery("cursor", text, _EXPECTED)
         return cursor
+
+
+def encode_parts(parts: Any) -> str:
+    """
+    Return a cursor's values as text.
+    """
+    return base64.urlsafe_b64encode(msgspec.json.encode(parts)).decode().rstrip("=")
+
+
+def decode_parts(text: Any, types: Any) -> Any:
+    """
+    Read a cursor's values from text.
+
+    Raises:
+        InvalidQuery: It is not a cursor with values of these types.
+    """
+    try:
+        if len(text) > _LONGEST:
+            raise ValueError
+        padded = text + "=" * (-len(text) % 4)
+        return msgspec.json.decode(
+            base64.b64decode(padded, altchars=b"-_", validate=True), type=types
+        )
+    except Exception:
+        raise InvalidQuery("cursor", text, _EXPECTED) from None
+
+
+def foreign(text: Any) -> InvalidQuery:
+    """
+    Make the error for a cursor of another query.
+    """
+    return InvalidQuery(
+        "cursor", text, "it belongs to another query: pass the same filters and order"
+    )

@@ -37,6 +37,9 @@ BUSY_SECONDS = 30.0
 CONNECT_SECONDS = 5
 """How long to wait for a connection to PostgreSQL."""
 
+IDLE_SECONDS = 60.0
+"""How long a transaction of PostgreSQL may wait for its writer, which others wait for."""
+
 _CACHE_KIB = 64 * 1024
 """
 The page cache of an SQLite reader, enough for a day of 86,400 rows. With SQLite's default of 2 MiB
@@ -183,8 +186,11 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             sqlite_files.watch_snapshots(
                 engine, path, partial(_failure, url, "it changed while being read: try again")
             )
-    elif deadline is not None:
-        _set_postgresql_timeout(engine, deadline)
+    else:
+        if writes:
+            _end_idle_transactions(engine)
+        if deadline is not None:
+            _set_postgresql_timeout(engine, deadline)
     if deadline is not None:
         _time_transactions(engine, deadline)
     return engine
@@ -315,6 +321,19 @@ def _set_up_sqlite(
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Any) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _end_idle_transactions(engine: Engine) -> None:
+    """
+    Let the server end the transaction of a writer that has stopped, and holds the writers' lock.
+    """
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        with connection.cursor() as cursor:
+            milliseconds = _milliseconds(IDLE_SECONDS)
+            cursor.execute("SET idle_in_transaction_session_timeout = %s", (milliseconds,))
+        connection.commit()
 
 
 def _set_postgresql_timeout(engine: Engine, deadline: Deadline) -> None:

@@ -69,6 +69,13 @@ def level_number(name: str) -> int | None:
     return None if number is None else int(number[1])
 
 
+def level_name(number: int) -> str | None:
+    """
+    Return the normalized name of a level, given by its severity; None for 0, as if it had none.
+    """
+    return normal_level(number) if number else None
+
+
 def expand_levels(values: Iterable[str]) -> tuple[set[str], int | None]:
     """
     Return the levels that a filter selects; ``warning+`` is that level and all above.

@@ -31,10 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from nameko_eventlog.store import packed_matching
 from nameko_eventlog.store.comparing import INDEX, fold, needle_of
 from nameko_eventlog.store.json_text import encode
+from nameko_eventlog.store.packing import PACKED_KEYS
 from nameko_eventlog.store.paths import Keys
-from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.schema import calls, event_logs
 
 
 _BODY = cast(event_logs.c.body, Text)
@@ -53,41 +55,79 @@ def equals(dialect: Dialect, ways: Sequence[Keys], value: Any) -> ColumnElement[
     On PostgreSQL the condition tests containment, which has an index, unless the path may lead
     through a list. For a value that is neither a mapping nor a list, both mean the same.
     """
+    packed = [packed_matching.equals(keys, value) for keys in ways]
+    elements = [keys for keys in ways if keys[0] == "call_stack" and len(keys) > 1]
+    if elements:  # of the two forms of `packing.CallContext.stored`
+        shorter = [keys[1:] for keys in elements]
+        is_element = _has_value(dialect, calls.c.context, [*elements, *shorter], value)
+        packed.append(packed_matching.call_stack_meets(is_element))
+    in_body = _has_value(dialect, event_logs.c.body, ways, value)
+    if dialect.name != "postgresql":
+        in_body = and_(_may_have(_common_text(ways, value)), in_body)
+    return or_(in_body, *(one for one in packed if one is not None))
+
+
+def _has_value(
+    dialect: Dialect, column: ColumnElement[Any], ways: Sequence[Keys], value: Any
+) -> ColumnElement[bool]:
     if dialect.name == "postgresql":
-        return or_(*(_equals_on_postgresql(keys, value) for keys in ways))
-    may_equal = _may_have(_common_text(ways, value))
-    return and_(may_equal, _function("eventlog_equals", encode(ways), encode(value)))
+        return or_(*(_equals_on_postgresql(column, keys, value) for keys in ways))
+    return _function("eventlog_equals", column, encode(ways), encode(value))
 
 
-def _equals_on_postgresql(keys: Keys, value: Any) -> ColumnElement[bool]:
-    found = func.jsonb_extract_path(event_logs.c.body, *keys, type_=JSONB)
+def _equals_on_postgresql(
+    column: ColumnElement[Any], keys: Keys, value: Any
+) -> ColumnElement[bool]:
+    found = func.jsonb_extract_path(column, *keys, type_=JSONB)
     exact: ColumnElement[bool] = found == literal(value, JSONB(none_as_null=False))
     if any(map(INDEX.fullmatch, keys)):
         return exact
     part = value
     for key in reversed(keys):
         part = {key: part}
-    contained = _contains_on_postgresql(part)
+    contained = _contains_on_postgresql(column, part)
     return and_(contained, exact) if isinstance(value, (dict, list)) else contained
 
 
-def _contains_on_postgresql(part: dict[str, Any]) -> ColumnElement[bool]:
-    return event_logs.c.body.op("@>", return_type=Boolean())(literal(part, JSONB()))
+def _contains_on_postgresql(column: ColumnElement[Any], part: Any) -> ColumnElement[bool]:
+    return column.op("@>", return_type=Boolean())(literal(part, JSONB()))
 
 
 def contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
     """
     Make the condition that the body contains *part*, by the rules of PostgreSQL's ``@>``.
     """
+    rest = {key: value for key, value in part.items() if key not in PACKED_KEYS}
+    every = [_body_contains(dialect, rest)] if rest else []
+    for key in part.keys() - rest.keys():
+        value = part[key]
+        ways = [_body_contains(dialect, {key: value}), packed_matching.equals((key,), value)]
+        if key == "call_stack" and isinstance(value, list):
+            context = calls.c.context
+            has_all = [
+                _json_contains(dialect, context, one) for one in (value, {"call_stack": value})
+            ]
+            ways.append(packed_matching.call_stack_meets(or_(*has_all)))
+        every.append(or_(*(one for one in ways if one is not None)))
+    return and_(*every)
+
+
+def _body_contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool]:
+    contained = _json_contains(dialect, event_logs.c.body, part)
     if dialect.name == "postgresql":
-        return _contains_on_postgresql(part)
-    may_contain = _may_have(max(_texts(part), key=len, default=""))
-    return and_(may_contain, _function("eventlog_contains", encode(part)))
+        return contained
+    return and_(_may_have(max(_texts(part), key=len, default="")), contained)
+
+
+def _json_contains(dialect: Dialect, column: ColumnElement[Any], part: Any) -> ColumnElement[bool]:
+    if dialect.name == "postgresql":
+        return _contains_on_postgresql(column, part)
+    return _function("eventlog_contains", column, encode(part))
 
 
 def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
     """
-    Make the condition that *text* occurs in the body's JSON, in any case.
+    Make the condition that *text* occurs in the JSON of a stored body, in any case.
     """
     needle = needle_of(text)
     if dialect.name == "postgresql":
@@ -97,7 +137,18 @@ def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
         found = collate(_BODY, "C").op("~", return_type=Boolean())(pattern)
         # as a number, because the planner assumes that the operator matches next to nothing
         return cast(found, Integer) > literal(0)
-    return and_(_may_have(needle), _function("eventlog_has_text", needle))
+    return and_(_may_have(needle), _function("eventlog_has_text", event_logs.c.body, needle))
+
+
+def is_part(dialect: Dialect, column: ColumnElement[str], text: str) -> ColumnElement[bool]:
+    """
+    Make the condition that *text* occurs in the name in *column*, in any case.
+    """
+    needle = fold(text)
+    if dialect.name == "postgresql":
+        pattern = literal(_expression(needle), Text)
+        return collate(column, "C").op("~", return_type=Boolean())(pattern)
+    return _function("eventlog_has_text", column, needle)
 
 
 def is_named(
@@ -116,8 +167,9 @@ def _liked(pattern: str) -> str:
     return re.sub("[%_~]", lambda one: f"~{one[0]}", pattern).replace("*", "%")
 
 
-def _function(name: str, *arguments: str) -> ColumnElement[bool]:
-    condition: ColumnElement[bool] = getattr(func, name)(_BODY, *arguments, type_=Boolean())
+def _function(name: str, column: ColumnElement[Any], *arguments: str) -> ColumnElement[bool]:
+    value = cast(column, Text)
+    condition: ColumnElement[bool] = getattr(func, name)(value, *arguments, type_=Boolean())
     return condition == literal(1)
 
 

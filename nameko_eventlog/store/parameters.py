@@ -200,6 +200,12 @@ class Filters:
         """
         return bool(self.equalities or self.containments or self.text)
 
+    def within(self, since: int | None, until: int | None) -> Filters:
+        """
+        Return the filters with another time range.
+        """
+        return replace(self, since=since, until=until)
+
     def takes_level(self, level: str | None) -> bool:
         """
         Tell whether the filters select a level, given by its normalized name.

@@ -13,7 +13,7 @@ from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.schema import metadata
 from nameko_eventlog.store.writing import EventLogWriter, has_id
 
 
@@ -61,9 +61,10 @@ def try_tables(uri: str) -> str:
         if not migration.is_current:
             return description
         with database_errors(engine.url), engine.begin() as connection:
-            for table in (event_logs, rejects):
-                names = [one.name for one in table.columns]
-                nothing = select(table).where(false())
+            for table in metadata.sorted_tables:
+                columns = [one for one in table.columns if not one.system]
+                names = [one.name for one in columns]
+                nothing = select(*columns).where(false())
                 connection.execute(table.insert().from_select(names, nothing))
         return description
     finally:

@@ -4,35 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Connection,
-    Text,
-    case,
-    cast,
-    func,
-    literal,
-    or_,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Text, and_, cast, func, or_, select
 
-from nameko_eventlog.limits import (
-    DISTINCT_NAMES,
-    PAGE_BYTES,
-    QUERY_SECONDS,
-)
-from nameko_eventlog.store import scanning, statements
+from nameko_eventlog.limits import DISTINCT_NAMES, PAGE_BYTES, QUERY_SECONDS
+from nameko_eventlog.store import counting, statements
 from nameko_eventlog.store.answers import (
-    ENTRYPOINT_FAILED,
-    FAILURE_LEVELS,
+    CallPage,
     Count,
     EventLogRow,
+    Latency,
     Link,
     Page,
     ServiceInfo,
@@ -47,8 +32,11 @@ from nameko_eventlog.store.databases import (
     open_engine,
 )
 from nameko_eventlog.store.deadlines import Deadline
+from nameko_eventlog.store.finding_calls import CallFilters, find_calls
+from nameko_eventlog.store.latencies import find_latencies
 from nameko_eventlog.store.levels import UNNAMED
-from nameko_eventlog.store.listing import read_row, read_rows, take_within
+from nameko_eventlog.store.listing import BodyReader, take_within
+from nameko_eventlog.store.paging import find_positions
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -59,19 +47,20 @@ from nameko_eventlog.store.parameters import (
     check_limit,
     default_since,
 )
-from nameko_eventlog.store.patterns import Patterns
-from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.positions import message_id_of, position_of, time_of, uuid_bytes
+from nameko_eventlog.store.schema import event_logs, series
+from nameko_eventlog.store.sql_functions import TimeOf
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.trace_search import TraceSearch
 from nameko_eventlog.store.unseen import find_unseen
 
 
 GROUPS = {
-    "service": event_logs.c.service_name,
-    "event_type": event_logs.c.event_type,
-    "entrypoint": event_logs.c.entrypoint_name,
-    "level": event_logs.c.level,
-    "time_note": event_logs.c.time_note,
+    "service": series.c.service_name,
+    "event_type": series.c.event_type,
+    "entrypoint": series.c.entrypoint_name,
+    "level": series.c.level,
+    "time_note": series.c.time_note,
 }
 
 
@@ -163,22 +152,17 @@ class EventLogQuery:
             wanted = wanted.up_to_now()
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            found: Iterable[Any]
-            if scanning.is_needed(connection, wanted):
-                found = scanning.page(connection, wanted, order, limit + 1, start)
-            else:
-                statements.allow_parallel(connection, wanted)
-                statement = statements.page(self._dialect, wanted, order, limit + 1, start)
-                found = connection.execute(statement)
-            kept, is_all = take_within(found, limit, PAGE_BYTES)
-            rows = read_rows(connection, kept)
-        following = None
-        if not is_all:
-            end = kept[-1]
-            following = Cursor(
-                order, wanted.since, wanted.until, end.time_ms, end.message_id
-            ).encode(wanted)
-        return {"event_logs": rows, "cursor": following}
+            statements.allow_parallel(connection, wanted)
+            after = None if start is None else position_of(start.message_id, start.time_ms)
+            positions = find_positions(connection, wanted, order, limit + 1, after)
+            taken = take_within(connection, positions[:limit], PAGE_BYTES)
+            following = None
+            if taken.number < len(positions):
+                end = positions[taken.number - 1]
+                following = Cursor(
+                    order, wanted.since, wanted.until, time_of(end), self._id_at(connection, end)
+                ).encode(wanted)
+        return {"event_logs": taken.rows, "cursor": following}
 
     def count(
         self,
@@ -204,29 +188,13 @@ class EventLogQuery:
         """
         wanted = _parse(filters)
         check_choice("group_by", group_by, (*GROUPS, "time"))
-        if type(bucket) is not int or not 0 < bucket < 10**9:
-            raise InvalidQuery("bucket", bucket, "pass an integer number of seconds, above 0")
+        _check_bucket(bucket)
         limit = check_limit(limit)
         wanted = _in_range(wanted)
-        number = func.count()
-        group: ColumnElement[Any]
-        if group_by == "time":
-            length = literal(bucket * 1000, BigInteger)
-            group = event_logs.c.time_ms - event_logs.c.time_ms % length
-            ranking = group.desc()
-        else:
-            group = GROUPS[group_by] + ""  # keeps SQLite from scanning the column's whole index
-            ranking = number.desc()
+        group: ColumnElement[Any] | int = bucket * 1000 if group_by == "time" else GROUPS[group_by]
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            label = group.label("of")
-            counted = connection.execute(
-                select(label, number)
-                .where(*statements.conditions(self._dialect, wanted))
-                .group_by(label)
-                .order_by(ranking if group_by != "time" else label.desc(), label.nulls_first())
-                .limit(limit)
-            ).all()
+            counted = counting.count(connection, wanted, group, limit)
         if group_by == "time":
             return [{"group": format_time(of), "count": many} for of, many in reversed(counted)]
         return [{"group": of, "count": many} for of, many in counted]
@@ -235,8 +203,9 @@ class EventLogQuery:
         """
         Count the calls between services, by default those of the last 24 hours.
 
-        A call has failed if one of its event logs has the level ``error`` or above, or reports the
-        failure. Event logs from outside calls are not counted.
+        A call counts at the time of its first event log. It has failed if one of its event logs
+        has the level ``error`` or above, or reports the failure. Event logs from outside calls are
+        not counted.
 
         Args:
             limit: How many pairs of services, at most 1000: those with the most calls.
@@ -248,21 +217,9 @@ class EventLogQuery:
         wanted = _parse(filters)
         limit = check_limit(limit)
         wanted = _in_range(wanted)
-        row = event_logs.c
-        is_failure = or_(row.level.in_(FAILURE_LEVELS), row.event_type == ENTRYPOINT_FAILED)
-        calls = func.count(row.call_id.distinct())
-        failures = func.count(case((is_failure, row.call_id)).distinct())
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            caller = row.caller
-            service = row.service_name + ""  # keeps SQLite from scanning the column's whole index
-            found = connection.execute(
-                select(caller, service, calls, failures, func.count())
-                .where(row.call_id.is_not(None), *statements.conditions(self._dialect, wanted))
-                .group_by(caller, service)
-                .order_by(calls.desc(), caller.nulls_first(), service)
-                .limit(limit)
-            ).all()
+            found = counting.count_calls(connection, wanted, limit)
         return [
             {
                 "caller": caller,
@@ -273,6 +230,69 @@ class EventLogQuery:
             }
             for caller, service, calls, failures, number in found
         ]
+
+    def calls(
+        self,
+        /,
+        *,
+        order: str = "newest",
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Any,
+    ) -> CallPage:
+        """
+        Return a page of calls.
+
+        Args:
+            order: ``newest`` or ``oldest`` first, by the first event log of each; or ``longest``
+                first, by default of the last 24 hours.
+            limit: How many, at most 1000.
+            cursor: The cursor of a page, for the next page.
+            **filters: Which calls; all filters must match.
+
+                - ``service``, ``entrypoint``, ``caller``: a name or a list of names.
+                - ``outcome``: ``running`` (no end is known), ``completed``, ``failed``, ``failed
+                  as expected``, or a list.
+                - ``min_duration``, ``max_duration``: in seconds.
+                - ``since``, ``until``: a datetime or ISO 8601, of a call's first event log;
+                  ``until`` is exclusive.
+
+        Raises:
+            InvalidQuery: A parameter is invalid.
+        """
+        wanted = CallFilters.parse(**filters)
+        with self._connection() as connection:
+            return find_calls(connection, wanted, order, limit, cursor)
+
+    def latencies(
+        self, /, *, bucket: int | None = None, limit: int = 100, **filters: Any
+    ) -> list[Latency]:
+        """
+        Return how many calls each entrypoint had, how many failed, and how long they took; by
+        default those of the last 24 hours.
+
+        A call counts at the time of its first event log.
+
+        Args:
+            bucket: The length of a span of time, in seconds, for numbers by time; multiples of 600
+                are answered fastest.
+            limit: How many entrypoints, at most 1000: those with the most calls.
+            **filters: ``service``, ``entrypoint``, ``since`` and ``until``, as in `query`.
+
+        Raises:
+            InvalidQuery: A parameter is invalid.
+        """
+        for name, value in filters.items():
+            if name not in ("service", "entrypoint", "since", "until"):
+                raise InvalidQuery(
+                    name, value, "unknown filter; pass one of service, entrypoint, since, until"
+                )
+        if bucket is not None:
+            _check_bucket(bucket)
+        limit = check_limit(limit)
+        wanted = _in_range(Filters.parse(**filters))
+        with self._connection() as connection:
+            return find_latencies(connection, wanted, bucket, limit)
 
     def get(self, message_id: str, *, most_bytes: int | None = None) -> EventLogRow | None:
         """
@@ -285,19 +305,17 @@ class EventLogQuery:
         Raises:
             InvalidQuery: *message_id* is not a non-empty string.
         """
-        is_it = event_logs.c.message_id == check_id("message_id", message_id)
+        is_it = _has_id(check_id("message_id", message_id))
         with self._connection() as connection:
-            if most_bytes is not None:
-                found = connection.execute(select(*statements.ROW).where(is_it)).one_or_none()
-                if found is None or found.body is not None:
-                    return None if found is None else read_row(found)
+            columns = statements.WHOLE if most_bytes is None else statements.ROW
+            found = connection.execute(select(*columns).where(is_it)).first()
+            if found is not None and found.body is None and most_bytes is not None:
                 size = found.size
                 if self._dialect.name == "postgresql" and size <= most_bytes:
                     size = connection.scalar(select(statements.WRITTEN).where(is_it)) or 0
-                if size > most_bytes:
-                    return next(iter(read_rows(connection, [found])), None)
-            found = connection.execute(select(*statements.WHOLE).where(is_it)).one_or_none()
-        return None if found is None else read_row(found)
+                if size <= most_bytes:
+                    found = connection.execute(select(*statements.WHOLE).where(is_it)).first()
+            return None if found is None else BodyReader(connection, [found]).row(found)
 
     def get_json(self, message_id: str) -> str | None:
         """
@@ -306,12 +324,11 @@ class EventLogQuery:
         Raises:
             InvalidQuery: *message_id* is not a non-empty string.
         """
-        statement = select(cast(event_logs.c.body, Text)).where(
-            event_logs.c.message_id == check_id("message_id", message_id)
-        )
+        is_it = _has_id(check_id("message_id", message_id))
+        text = cast(event_logs.c.body, Text).label("text")
         with self._connection() as connection:
-            found: str | None = connection.scalar(statement)
-        return found
+            found = connection.execute(select(*statements.PLACED, text).where(is_it)).first()
+            return None if found is None else BodyReader(connection, [found]).json(found)
 
     def unseen(self, /, **filters: Any) -> list[Unseen]:
         """
@@ -334,24 +351,25 @@ class EventLogQuery:
         """
         Return the services that have event logs, by name.
         """
-        service, time_ms = event_logs.c.service_name, event_logs.c.time_ms
-        answer: list[ServiceInfo] = []
+        own = select(TimeOf(event_logs.c.position)).where(event_logs.c.series_id == series.c.id)
+        position = event_logs.c.position
+        first, last = (
+            own.order_by(order).limit(1).scalar_subquery() for order in (position, position.desc())
+        )
+        service = series.c.service_name
+        times = select(service, first.label("first"), last.label("last")).subquery()
+        statement = (
+            select(times.c.service_name, func.min(times.c.first), func.max(times.c.last))
+            .where(times.c.first.is_not(None))
+            .group_by(times.c.service_name)
+            .order_by(times.c.service_name)
+            .limit(DISTINCT_NAMES)
+        )
         with self._connection() as connection:
-            for name in statements.distinct(connection, service):
-                first, last = (
-                    connection.scalars(
-                        select(time_ms).where(service == name).order_by(order).limit(1)
-                    ).one()
-                    for order in (time_ms, time_ms.desc())
-                )
-                answer.append(
-                    {
-                        "service_name": name,
-                        "first": format_time(first),
-                        "last": format_time(last),
-                    }
-                )
-        return answer
+            return [
+                {"service_name": name, "first": format_time(first), "last": format_time(last)}
+                for name, first, last in connection.execute(statement)
+            ]
 
     def trace(self, call_id: str) -> Trace | None:
         """
@@ -373,30 +391,31 @@ class EventLogQuery:
 
     def _resolve(self, connection: Connection, filters: Filters) -> Filters:
         """
-        Replace patterns by the event types that they match, unless there are too many, and add the
-        unnamed levels that the filters select.
+        Add the unnamed levels that the filters select.
         """
-        if filters.least_level is not None:
-            unnamed = statements.distinct(connection, event_logs.c.level, UNNAMED, MAX_VALUES)
-            levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
-            filters = replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
-        if not filters.patterns:
+        if filters.least_level is None:
             return filters
-        patterns = Patterns(filters.patterns)
-        prefixes = {pattern.split("*")[0] for pattern in filters.patterns}
-        names: set[str] = set()
-        for prefix in prefixes:
-            known = statements.distinct(connection, event_logs.c.event_type, prefix)
-            names |= set(filter(patterns.fullmatch, known))
-            # possibly incomplete, or too many for one statement: test each row instead
-            if len(known) == DISTINCT_NAMES or len(names) > DISTINCT_NAMES:
-                if filters.since is None:
-                    return replace(filters, since=default_since(filters.until))
-                return filters
-        columns = {**filters.columns, "event_type": tuple(sorted(names))}
-        if len(names) > MAX_VALUES and filters.since is None:
-            filters = replace(filters, since=default_since(filters.until))
-        return replace(filters, columns=columns, patterns=())
+        unnamed = statements.distinct(connection, series.c.level, UNNAMED, MAX_VALUES)
+        levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
+        return replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
+
+    def _id_at(self, connection: Connection, position: bytes) -> str:
+        found = select(event_logs.c.message_id).where(event_logs.c.position == position)
+        return connection.scalar(found) or message_id_of(position)
+
+
+def _has_id(message_id: str) -> ColumnElement[bool]:
+    row = event_logs.c
+    has_id = row.message_id == message_id
+    position = uuid_bytes(message_id)
+    if position is None:
+        return has_id
+    return or_(and_(row.position == position, row.message_id.is_(None)), has_id)
+
+
+def _check_bucket(bucket: Any) -> None:
+    if type(bucket) is not int or not 0 < bucket < 10**9:
+        raise InvalidQuery("bucket", bucket, "pass an integer number of seconds, above 0")
 
 
 def _parse(filters: dict[str, Any]) -> Filters:

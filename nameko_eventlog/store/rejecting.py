@@ -18,9 +18,9 @@ from nameko_eventlog.store.databases import (
     database_errors,
     open_engine,
 )
-from nameko_eventlog.store.inserting import insert
+from nameko_eventlog.store.inserting import insert_event_logs
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.schema import rejects
 from nameko_eventlog.store.times import format_time, parse_time
 from nameko_eventlog.store.writing import content_types
 
@@ -123,7 +123,7 @@ class Rejects:
         except Unstorable:
             return False
         with database_errors(self._engine.url), self._engine.begin() as connection:
-            insert(connection, event_logs, [row])
+            insert_event_logs(connection, [row])
             connection.execute(delete(rejects).where(rejects.c.id == id))
         return True
 

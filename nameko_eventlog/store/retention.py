@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, literal, select
 
 from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.databases import (
@@ -20,9 +21,13 @@ from nameko_eventlog.store.databases import (
     database_errors,
     open_engine,
 )
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.deleting import delete_first, delete_unused
+from nameko_eventlog.store.positions import first_at, time_of
+from nameko_eventlog.store.schema import Key, event_logs, rejects
 from nameko_eventlog.store.times import format_time, now_ms, parse_time
 
+
+T = TypeVar("T")
 
 _log = logging.getLogger("nameko_eventlog")
 
@@ -140,7 +145,9 @@ class Retention:
 def _plan(engine: Engine, now: int, days: float) -> Plan:
     check_exists(engine.url)
     with database_errors(engine.url), engine.begin() as connection:
-        newest = connection.scalar(select(func.max(event_logs.c.time_ms)))
+        position = event_logs.c.position
+        last = connection.scalar(select(position).order_by(position.desc()).limit(1))
+        newest = None if last is None else time_of(last)
         if newest is None:
             newest = connection.scalar(select(func.max(rejects.c.rejected_ms)))
         if newest is not None:
@@ -151,15 +158,19 @@ def _plan(engine: Engine, now: int, days: float) -> Plan:
 
 
 def _count(connection: Connection, before: int) -> int:
-    counted = select(func.count()).where(event_logs.c.time_ms < before)
+    counted = select(func.count()).where(_is_before(before))
     return connection.scalar(counted) or 0
+
+
+def _is_before(time_ms: int) -> ColumnElement[bool]:
+    return event_logs.c.position < literal(first_at(time_ms), Key())
 
 
 def _has_rows(connection: Connection, number: int) -> bool:
     """
     Tell whether there are at least *number* event logs, without counting more.
     """
-    some = select(event_logs.c.time_ms).limit(number).subquery()
+    some = select(event_logs.c.position).limit(number).subquery()
     return connection.scalar(select(func.count()).select_from(some)) == number
 
 
@@ -185,26 +196,38 @@ def purge(uri: str, before: datetime, step: int = 1000) -> Iterator[int]:
 def _purge(engine: Engine, before: datetime, step: int) -> Iterator[int]:
     try:
         check_exists(engine.url)
-        for key, time_ms in (
-            (event_logs.c.message_id, event_logs.c.time_ms),
-            (rejects.c.id, rejects.c.rejected_ms),
-        ):
-            old = (
-                select(key)
-                .where(time_ms < parse_time(before))
-                .order_by(time_ms)
-                .limit(step)
-                # another instance that is deleting takes other rows
-                .with_for_update(skip_locked=True)
+        before_ms = parse_time(before)
+        has_deleted = False
+        while deleted := _step(engine, partial(_delete_old, before_ms=before_ms, step=step)):
+            has_deleted = True
+            yield deleted
+        first: int | None = 0 if has_deleted else None
+        while first is not None:
+            first = _step(
+                engine, partial(delete_unused, before_ms=before_ms, first=first, most=step)
             )
-            while True:
-                with database_errors(engine.url), engine.begin() as connection:
-                    deleted = connection.execute(delete(key.table).where(key.in_(old))).rowcount
-                if not deleted:
-                    break
-                yield deleted
+        old = (
+            select(rejects.c.id)
+            .where(rejects.c.rejected_ms < before_ms)
+            .order_by(rejects.c.rejected_ms)
+            .limit(step)
+            # another instance that is deleting takes other rows
+            .with_for_update(skip_locked=True)
+        )
+        statement = delete(rejects).where(rejects.c.id.in_(old))
+        while deleted := _step(engine, lambda connection: connection.execute(statement).rowcount):
+            yield deleted
     finally:
         close_engine(engine)
+
+
+def _delete_old(connection: Connection, before_ms: int, step: int) -> int:
+    return delete_first(connection, _is_before(before_ms), step)
+
+
+def _step(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with database_errors(engine.url), engine.begin() as connection:
+        return work(connection)
 
 
 def count_before(uri: str, before: datetime) -> int:
@@ -218,14 +241,8 @@ def count_before(uri: str, before: datetime) -> int:
     try:
         check_exists(engine.url)
         with database_errors(engine.url), engine.begin() as connection:
-            return sum(
-                connection.scalar(
-                    select(func.count())
-                    .select_from(time_ms.table)
-                    .where(time_ms < parse_time(before))
-                )
-                or 0
-                for time_ms in (event_logs.c.time_ms, rejects.c.rejected_ms)
-            )
+            before_ms = parse_time(before)
+            old_rejects = select(func.count()).where(rejects.c.rejected_ms < before_ms)
+            return _count(connection, before_ms) + (connection.scalar(old_rejects) or 0)
     finally:
         close_engine(engine)

@@ -1,84 +1,171 @@
 """
-The tables: event logs, and rejects.
+The tables: event logs, what they have in common, summaries of them, and rejects.
 
-Each name or id that a filter may select has its own column, and an index that keeps the rows of
-one value in order. Everything else is in ``body``, which is complete.
+What many event logs share is stored once: the names in ``series``, the ids of a call in ``calls``.
+`packing` takes them out of the bodies, and puts them back.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
+    Dialect,
+    Float,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
+    TypeDecorator,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+from nameko_eventlog.store.outcomes import COMPLETED, OUTCOMES
 
 
 metadata = MetaData()
 
+
+class Key(TypeDecorator[bytes]):
+    """
+    Sixteen bytes: a UUID in PostgreSQL, which compares it like bytes.
+    """
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """
+        Return the type of the database.
+        """
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(UUID(as_uuid=False))
+        return dialect.type_descriptor(LargeBinary(16))
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> Any:
+        """
+        Return what the database takes.
+        """
+        return value.hex() if value is not None and dialect.name == "postgresql" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> bytes | None:
+        """
+        Return the bytes of what the database gives.
+        """
+        return bytes.fromhex(value.replace("-", "")) if isinstance(value, str) else value
+
+
 # Compared byte by byte, as in SQLite: the order of ids does not depend on the locale.
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _JSON = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+series = Table(
+    "series",
+    metadata,
+    # The writer numbers them.
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    # Stands for all other columns.
+    Column("key", Key, nullable=False, unique=True),
+    Column("service_name", _TEXT, nullable=False),
+    Column("entrypoint_protocol", _TEXT),
+    Column("entrypoint_name", _TEXT),
+    # The service of the parent call.
+    Column("caller", _TEXT),
+    Column("event_type", _TEXT, nullable=False),
+    Column("level", _TEXT),
+    # What is wrong with the sender's time; usually nothing.
+    Column("time_note", _TEXT),
+    # Whether the event logs have a call id.
+    Column("in_call", Boolean, nullable=False),
+)
+for _name in ("service_name", "entrypoint_name", "caller", "event_type", "level", "time_note"):
+    Index(f"series_{_name}", series.c[_name])
+
+calls = Table(
+    "calls",
+    metadata,
+    # The writer numbers them.
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    # Stand for the call id, and for the call stack: a sender might change the stack during a call.
+    Column("call_key", Key, nullable=False),
+    Column("stack_key", Key, nullable=False),
+    # The call stack, whose last id is the call's own; or an object with both as in the body.
+    Column("context", _JSON, nullable=False),
+    # Stand for the first id of the call stack, and for the id before the call's own if that is
+    # another.
+    Column("origin_key", Key),
+    Column("parent_key", Key),
+    # The summary: see `summaries`.
+    Column("series_id", BigInteger, nullable=False),
+    Column("first", Key, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("last_ms", BigInteger, nullable=False),
+    Column("ended", Key),
+    Column("is_captured", Boolean, nullable=False),
+    Column("duration", Float(53)),
+    Column("outcome", SmallInteger, nullable=False),
+    Column("severity", Integer, nullable=False),
+    Column("is_failed", Boolean, nullable=False),
+    Column("number", Integer, nullable=False),
+)
+Index("calls_call_key", calls.c.call_key, calls.c.stack_key, unique=True)
+Index("calls_origin_key", calls.c.origin_key)
+_is_set = calls.c.parent_key.is_not(None)
+Index("calls_parent_key", calls.c.parent_key, postgresql_where=_is_set, sqlite_where=_is_set)
+Index("calls_first", calls.c.first)
+Index("calls_series", calls.c.series_id, calls.c.first)
+_is_timed = calls.c.duration.is_not(None)
+Index(
+    "calls_duration",
+    calls.c.duration,
+    calls.c.first,
+    postgresql_where=_is_timed,
+    sqlite_where=_is_timed,
+)
+# Most calls are completed.
+_is_unusual = calls.c.outcome != OUTCOMES.index(COMPLETED)
+Index(
+    "calls_outcome",
+    calls.c.outcome,
+    calls.c.first,
+    postgresql_where=_is_unusual,
+    sqlite_where=_is_unusual,
+)
 
 event_logs = Table(
     "event_logs",
     metadata,
-    # Identifies duplicates; the store makes one if the sender gave none.
-    Column("message_id", _TEXT, primary_key=True),
-    # Milliseconds since 1970, from the message id or the body: see `dating`.
-    Column("time_ms", BigInteger, nullable=False),
-    Column("service_name", _TEXT, nullable=False),
-    Column("event_type", _TEXT, nullable=False),
-    Column("entrypoint_protocol", _TEXT),
-    Column("entrypoint_name", _TEXT),
-    Column("level", _TEXT),
-    Column("call_id", _TEXT),
-    # The first id of the call stack, and the id before the call's own.
-    Column("origin_call_id", _TEXT),
-    Column("parent_call_id", _TEXT),
-    # The service of the parent call.
-    Column("caller", _TEXT),
-    # What is wrong with the sender's time; usually nothing.
-    Column("time_note", _TEXT),
+    # In the order of arrival, on SQLite alone.
+    Column("id", Integer, nullable=False, system=True),
+    # Identifies duplicates, and sorts by time: see `positions`.
+    Column("position", Key, primary_key=True),
+    Column("series_id", BigInteger, nullable=False),
+    Column("call", BigInteger),
+    # What is not in the body because it is elsewhere: see `packing`.
+    Column("packed", Integer, nullable=False),
+    # The body's time less the position's, in milliseconds.
+    Column("time_offset", Integer),
+    # Where it is not the position.
+    Column("message_id", _TEXT),
     Column("body", _JSON, nullable=False),
 )
-
-Index("event_logs_time", event_logs.c.time_ms, event_logs.c.message_id)
-for _name in (
-    "service_name",
-    "event_type",
-    "entrypoint_name",
-    "level",
-    "call_id",
-    "origin_call_id",
-    "caller",
-    "time_note",
-):
-    _column = event_logs.c[_name]
-    # Most event logs have no level, and those from outside calls have no call id.
-    _where = _column.is_not(None) if _column.nullable else None
+Index("event_logs_series", event_logs.c.series_id, event_logs.c.position)
+for _name in ("call", "message_id"):
+    _is_set = event_logs.c[_name].is_not(None)
     Index(
         f"event_logs_{_name}",
-        _column,
-        event_logs.c.time_ms,
-        event_logs.c.message_id,
-        postgresql_where=_where,
-        sqlite_where=_where,
+        event_logs.c[_name],
+        postgresql_where=_is_set,
+        sqlite_where=_is_set,
     )
-
-Index(
-    "event_logs_parent_call_id",
-    event_logs.c.parent_call_id,
-    postgresql_where=event_logs.c.parent_call_id.is_not(None),
-    sqlite_where=event_logs.c.parent_call_id.is_not(None),
-)
 
 # For containment in bodies; SQLite has no such index.
 Index(
@@ -88,10 +175,44 @@ Index(
     postgresql_ops={"body": "jsonb_path_ops"},
 ).ddl_if(dialect="postgresql")
 
+counts = Table(
+    "counts",
+    metadata,
+    # The length of the time in seconds, and where it begins.
+    Column("span", Integer, primary_key=True, autoincrement=False),
+    Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("series_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+call_counts = Table(
+    "call_counts",
+    metadata,
+    Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("series_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("outcome", SmallInteger, primary_key=True, autoincrement=False),
+    Column("is_failed", Boolean, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+durations = Table(
+    "durations",
+    metadata,
+    Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("service_name", _TEXT, primary_key=True),
+    # Empty where there is none.
+    Column("entrypoint_name", _TEXT, primary_key=True),
+    Column("bucket", SmallInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 rejects = Table(
     "rejects",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("id", _ID, primary_key=True),
     # When it was rejected, in milliseconds since 1970.
     Column("rejected_ms", BigInteger, nullable=False),
     Column("reason", _TEXT, nullable=False),

@@ -262,6 +262,20 @@ class EventLogStore:
         return self.database.ask("service_map", **parameters)
 
     @rpc(expected_exceptions=(InvalidQuery,))
+    def calls(self, /, **parameters: Any) -> Any:
+        """
+        Return a page of calls: `EventLogQuery.calls`.
+        """
+        return self.database.ask("calls", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
+    def latencies(self, /, **parameters: Any) -> Any:
+        """
+        Return how long calls took: `EventLogQuery.latencies`.
+        """
+        return self.database.ask("latencies", **parameters)
+
+    @rpc(expected_exceptions=(InvalidQuery,))
     def unseen(self, /, **parameters: Any) -> Any:
         """
         Return the filter values that no event log has: `EventLogQuery.unseen`.

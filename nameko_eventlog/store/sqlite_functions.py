@@ -25,6 +25,8 @@ from nameko_eventlog.store.comparing import (
 )
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.patterns import Patterns
+from nameko_eventlog.store.positions import time_of
+from nameko_eventlog.store.summaries import bucket_of
 
 
 _SCANNED = 262_144  # characters of a body between two checks of the deadline
@@ -60,6 +62,8 @@ def register_sqlite_functions(connection: Any, deadline: Deadline | None = None)
         ("eventlog_contains", contains, 2),
         ("eventlog_has_text", has_text, 2),
         ("eventlog_is_named", is_named, 2),
+        ("eventlog_time", time_of, 1),
+        ("eventlog_bucket", bucket_of, 1),
     ):
         connection.create_function(name, arguments, function, deterministic=True)
 

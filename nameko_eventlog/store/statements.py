@@ -1,16 +1,14 @@
 """
-The SQL statements of queries. Parameters are always bound, and never part of the text.
+The conditions of queries, and what they select. Parameters are always bound, and never part of
+the text.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Dialect,
@@ -22,77 +20,41 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    or_,
     select,
-    tuple_,
     type_coerce,
-    union_all,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from nameko_eventlog.limits import DISTINCT_NAMES, LISTED_BODY_BYTES
 from nameko_eventlog.store import matching
-from nameko_eventlog.store.cursors import Cursor
-from nameko_eventlog.store.parameters import MAX_VALUES, Filters
-from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, FAILURE_LEVELS
+from nameko_eventlog.store.packing import call_key
+from nameko_eventlog.store.parameters import Filters
+from nameko_eventlog.store.positions import first_at
+from nameko_eventlog.store.schema import Key, calls, event_logs, series
+from nameko_eventlog.store.sql_functions import StoredBytes
 
 
-# of several filters, the first of these decides which index is used: the most selective
-_BY_SELECTIVITY = (
-    "call_id",
-    "origin_call_id",
-    "time_note",
-    "entrypoint_name",
-    "caller",
-    "event_type",
-    "level",
-    "service_name",
-)
+NAMES = ("service_name", "entrypoint_name", "caller", "event_type", "level", "time_note")
+"""The filters that select series."""
 
-
-class _StoredBytes(FunctionElement[int]):
-    """
-    The size of a body; a large body is not loaded to find it.
-    """
-
-    type = BigInteger()
-    inherit_cache = True
-
-
-# planning a statement with more conditions takes longer than testing the rows
-_MOST_CONDITIONS = 500
+IDS = {"call_id": calls.c.call_key, "origin_call_id": calls.c.origin_key}
+"""The filters that select calls."""
 
 # PostgreSQL's default costs: 0.0025 for any function, 1000 for starting parallel workers
 _PARALLEL = "SET LOCAL cpu_operator_cost = 0.1; SET LOCAL parallel_setup_cost = 0"
 
 
-@compiles(_StoredBytes, "sqlite")
-def _bytes_in_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
-    body = compiler.process(element.clauses, **kwargs)
-    if sqlite3.sqlite_version_info >= (3, 43):  # does not read all of the body
-        return f"octet_length({body})"
-    return f"length(CAST({body} AS BLOB))"
-
-
-@compiles(_StoredBytes, "postgresql")
-def _bytes_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
-    # a body that is large as stored is not decompressed; a smaller one may become much larger
-    body = compiler.process(element.clauses, **kwargs)
-    return (
-        f"CASE WHEN pg_column_size({body}) > {LISTED_BODY_BYTES} THEN pg_column_size({body})"
-        f" ELSE octet_length(CAST({body} AS TEXT)) END"
-    )
-
-
-_SIZE = _StoredBytes(event_logs.c.body)
+_SIZE = StoredBytes(event_logs.c.body)
 
 WRITTEN = func.octet_length(cast(event_logs.c.body, Text))
 """The size of a body as text: PostgreSQL stores it compressed."""
 
+PLACED = tuple(column for column in event_logs.c if column.name not in ("id", "body"))
+"""The columns of an event log except its body."""
+
 ROW = (
-    event_logs.c.message_id,
-    event_logs.c.time_ms,
-    event_logs.c.time_note,
+    *PLACED,
     type_coerce(
         case((_SIZE <= LISTED_BODY_BYTES, event_logs.c.body)), event_logs.c.body.type
     ).label("body"),
@@ -100,16 +62,7 @@ ROW = (
 )
 """The columns of a list of event logs: a large body is left out, and its size is given."""
 
-COLUMNS = tuple(column for column in event_logs.c if column.name != "body")
-"""The columns of an event log except its body."""
-
-WHOLE = (
-    event_logs.c.message_id,
-    event_logs.c.time_ms,
-    event_logs.c.time_note,
-    event_logs.c.body,
-    _SIZE.label("size"),
-)
+WHOLE = (*PLACED, event_logs.c.body, _SIZE.label("size"))
 """The columns of a single event log, with its body."""
 
 
@@ -124,102 +77,99 @@ def allow_parallel(connection: Connection, filters: Filters) -> None:
         connection.exec_driver_sql(_PARALLEL)
 
 
-def page(
-    dialect: Dialect, filters: Filters, order: str, limit: int, start: Cursor | None
-) -> Select[Any]:
-    """
-    Make the statement for a page.
-
-    An index has the rows of each value in order, but not those of several values. So for several
-    values the statement selects the first rows of each, and then the first rows of all these.
-    """
-    lead = next((name for name in _BY_SELECTIVITY if name in filters.columns), None)
-    values = filters.columns[lead] if lead else ()
-    paths = sum(len(ways) for ways, _ in filters.equalities)
-    conditions_each = 1 + paths + len(filters.containments)
-    if (
-        lead is None
-        or not 1 < len(values) <= MAX_VALUES
-        or len(values) * conditions_each > _MOST_CONDITIONS
-    ):
-        return _branch(dialect, filters, order, limit, start)
-    branches = [
-        _branch(
-            dialect,
-            replace(filters, columns={**filters.columns, lead: (value,)}),
-            order,
-            limit,
-            start,
-        )
-        for value in values
-    ]
-    return first_of(branches, order, limit)
-
-
-def first_of(pages: Sequence[Select[Any]], order: str, limit: int) -> Select[Any]:
-    """
-    Make the statement for the first rows of several pages.
-    """
-    every = union_all(*(select(one.subquery()) for one in pages)).subquery()
-    return select(every).order_by(*_ordering(every.c, order)).limit(limit)
-
-
-def _branch(
-    dialect: Dialect, filters: Filters, order: str, limit: int, start: Cursor | None
-) -> Select[Any]:
-    statement = select(*ROW).where(*conditions(dialect, filters))
-    if start is not None:
-        key = tuple_(event_logs.c.time_ms, event_logs.c.message_id)
-        end = tuple_(literal(start.time_ms, BigInteger), literal(start.message_id))
-        statement = statement.where(key < end if order == "newest" else key > end)
-    return statement.order_by(*_ordering(event_logs.c, order)).limit(limit)
-
-
 def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[bool]]:
     """
-    Return the conditions that *filters* stand for.
+    Return the conditions on event logs that *filters* stand for.
     """
     every: list[ColumnElement[bool]] = []
-    for name, values in filters.columns.items():
-        column = event_logs.c[name]
-        if not values:
-            every.append(false())
-        else:
-            every.append(column == values[0] if len(values) == 1 else column.in_(values))
-    if filters.patterns:
-        every.append(matching.is_named(dialect, event_logs.c.event_type, filters.patterns))
-    every += time_range(filters)
-    every += [matching.equals(dialect, ways, value) for ways, value in filters.equalities]
-    every += [matching.contains(dialect, dict(part)) for part in filters.containments]
-    if filters.text:
-        every.append(matching.has_text(dialect, filters.text))
+    if names := name_conditions(dialect, filters):
+        every.append(event_logs.c.series_id.in_(select(series.c.id).where(*names)))
+    if ids := id_conditions(filters):
+        every.append(event_logs.c.call.in_(select(calls.c.id).where(*ids)))
+    every += position_range(filters)
+    every += body_conditions(dialect, filters)
     return every
 
 
-def time_range(
-    filters: Filters, time_ms: ColumnElement[int] = event_logs.c.time_ms
+def name_conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions on series that *filters* stand for.
+    """
+    every: list[ColumnElement[bool]] = []
+    for name in NAMES:
+        values = filters.columns.get(name)
+        if values is not None:
+            every.append(_is_one(series.c[name], values))
+    if filters.patterns:
+        every.append(matching.is_named(dialect, series.c.event_type, filters.patterns))
+    return every
+
+
+def id_conditions(filters: Filters) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions on calls that *filters* stand for.
+    """
+    return [
+        _is_one(column, [call_key(value) for value in filters.columns[name]])
+        for name, column in IDS.items()
+        if name in filters.columns
+    ]
+
+
+def _is_one(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:
+    if not values:
+        return false()
+    is_one: ColumnElement[bool] = column == values[0] if len(values) == 1 else column.in_(values)
+    return is_one
+
+
+def body_conditions(
+    dialect: Dialect, filters: Filters, named: ColumnElement[bool] | None = None
 ) -> Sequence[ColumnElement[bool]]:
     """
-    Return the conditions on *time_ms* for the time range of *filters*.
+    Return the conditions on the content of event logs that *filters* stand for.
+
+    Args:
+        dialect: Of the database.
+        filters: The filters.
+        named: The condition that the event type has the text, if there is one.
     """
-    every = []
-    if filters.since is not None:
-        every.append(time_ms >= filters.since)
-    if filters.until is not None:
-        every.append(time_ms < filters.until)
+    every = [matching.equals(dialect, ways, value) for ways, value in filters.equalities]
+    every += [matching.contains(dialect, dict(part)) for part in filters.containments]
+    if filters.text:
+        in_body = matching.has_text(dialect, filters.text)
+        if named is None:
+            named = event_logs.c.series_id.in_(series_with_text(dialect, filters.text))
+        every.append(or_(in_body, named))
     return every
 
 
-def _ordering(columns: Any, order: str) -> Sequence[ColumnElement[Any]]:
-    keys = (columns.time_ms, columns.message_id)
-    return keys if order == "oldest" else [key.desc() for key in keys]
+def series_with_text(dialect: Dialect, text: str) -> Select[Any]:
+    """
+    Select the series whose event type has *text* in it.
+    """
+    return select(series.c.id).where(matching.is_part(dialect, series.c.event_type, text))
+
+
+def position_range(
+    filters: Filters, position: ColumnElement[bytes] = event_logs.c.position
+) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions on *position* for the time range of *filters*.
+    """
+    every: list[ColumnElement[bool]] = []
+    if filters.since is not None:
+        every.append(position >= literal(first_at(filters.since), Key()))
+    if filters.until is not None:
+        every.append(position < literal(first_at(filters.until), Key()))
+    return every
 
 
 def distinct(
     connection: Connection, column: Any, prefix: str = "", most: int = DISTINCT_NAMES
 ) -> list[str]:
     """
-    Return the distinct values of an indexed column, at most *most*, with one index lookup each.
+    Return the distinct values of a column of series, at most *most*, with an index lookup each.
     """
 
     def least(condition: ColumnElement[bool]) -> Any:
@@ -236,3 +186,18 @@ def distinct(
     )
     statement = select(values.c.value).where(values.c.value.is_not(None)).limit(most)
     return [name for name in connection.scalars(statement) if name.startswith(prefix)]
+
+
+def is_failure() -> ColumnElement[bool]:
+    """
+    Make the condition that the event logs of a series report a failure.
+    """
+    return or_(series.c.level.in_(FAILURE_LEVELS), series.c.event_type == ENTRYPOINT_FAILED)
+
+
+def has_event_logs() -> ColumnElement[bool]:
+    """
+    Make the condition on series that an event log belongs to it.
+    """
+    own: Select[Any] = select(event_logs.c.position).where(event_logs.c.series_id == series.c.id)
+    return own.limit(1).exists()

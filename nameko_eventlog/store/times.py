@@ -39,11 +39,15 @@ def read_iso(text: str) -> datetime:
     return datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
 
 
-def format_time(milliseconds: int) -> str:
+def format_time(milliseconds: int, timespec: str = "milliseconds") -> str:
     """
-    Return a point in time as ISO 8601, UTC, with milliseconds.
+    Return a point in time as ISO 8601, UTC.
+
+    Args:
+        milliseconds: Since 1970.
+        timespec: As of `datetime.isoformat`; what is smaller is cut off.
     """
-    return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds")
+    return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec=timespec)
 
 
 def now_ms() -> int:

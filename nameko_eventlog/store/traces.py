@@ -7,14 +7,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from nameko_eventlog.checking import is_seconds
 from nameko_eventlog.limits import TRACE_CALLS
-from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, Call, EventLogRow, Trace
+from nameko_eventlog.store.answers import Call, EventLogRow, Trace
 from nameko_eventlog.store.call_ids import names_of
+from nameko_eventlog.store.outcomes import (
+    EXPECTED,
+    FAILED,
+    duration_of,
+    is_captured_end,
+    outcome_of,
+)
 from nameko_eventlog.store.times import format_time, parse_time
-
-
-_ENDS = {"entrypoint_completed": "completed", ENTRYPOINT_FAILED: "failed"}
 
 
 def build_trace(origin: str, rows: Iterable[EventLogRow], truncated: bool) -> Trace:
@@ -103,17 +106,15 @@ def _call(call_id: str, parent: str | None, rows: list[EventLogRow]) -> Call:
 
 def _end(rows: list[EventLogRow]) -> EventLogRow | None:
     """
-    Return the event log by which auto capture reports the end of a call.
-
-    A class attribute may change its event type: then it is the last event log with a duration.
+    Return the event log that tells the end of a call.
     """
-    timed = [row for row in rows if is_seconds(row["body"].get("duration"))]
-    captured = [row for row in timed if row["body"]["event_type"] in _ENDS]
+    timed = [row for row in rows if duration_of(row["body"]) is not None]
+    captured = [row for row in timed if is_captured_end(row["body"]["event_type"])]
     return next(reversed(captured or timed), None)
 
 
 def _status(end: EventLogRow | None) -> str | None:
     if end is None:
         return None
-    body = end["body"]
-    return _ENDS.get(body["event_type"]) or ("failed" if "exception" in body else "completed")
+    outcome = outcome_of(end["body"])
+    return FAILED if outcome == EXPECTED else outcome

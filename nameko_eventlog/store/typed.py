@@ -13,13 +13,13 @@ from nameko_eventlog.store.paths import split_path
 from nameko_eventlog.store.times import read_iso
 
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def parse_duration(text: str) -> timedelta:
     """
-    Read ``90s``, ``5m``, ``2h``, ``7d``, ``1w``.
+    Read ``500ms``, ``90s``, ``5m``, ``2h``, ``7d``, ``1w``.
 
     Raises:
         ValueError: It is not a duration, or too long.

@@ -5,18 +5,18 @@ Filter values that no event log has, and suggestions for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from nameko_eventlog.limits import NEAR_CHARACTERS, NEAR_NAMES, NEAR_VALUES
 from nameko_eventlog.store import statements
 from nameko_eventlog.store.answers import Unseen
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.parameters import COLUMNS, Filters
-from nameko_eventlog.store.patterns import Patterns
-from nameko_eventlog.store.schema import event_logs
+from nameko_eventlog.store.schema import calls, series
 
 
 _NEAR = 3  # suggestions, at most
@@ -44,22 +44,23 @@ def find_unseen(
                 continue
             near: list[str] = []
             if name not in _IDS and len(found) < NEAR_VALUES:
-                near = _near(connection, event_logs.c[column], value)
+                near = _near(connection, series.c[column], value)
             found.append({"filter": name, "value": value, "near": near})
     return found
 
 
 def _is_seen(connection: Connection, name: str, value: str) -> bool:
     filters = Filters.parse(**{name: value})
-    column = event_logs.c[COLUMNS[name]]
-    if filters.patterns:
-        patterns = Patterns(filters.patterns)
-        known = statements.distinct(connection, column, value.split("*")[0])
-        return any(map(patterns.fullmatch, known))
-    if filters.least_level is not None:
-        return any(map(filters.takes_level, statements.distinct(connection, column)))
-    (wanted,) = filters.columns[COLUMNS[name]]
-    return connection.execute(select(column).where(column == wanted).limit(1)).first() is not None
+    found: Select[Any]
+    if ids := statements.id_conditions(filters):
+        found = select(calls.c.id).where(*ids)
+    else:
+        if filters.least_level is not None:
+            levels = filter(filters.takes_level, statements.distinct(connection, series.c.level))
+            filters = replace(filters, columns={"level": tuple(levels)})
+        names = statements.name_conditions(connection.dialect, filters)
+        found = select(series.c.id).where(*names, statements.has_event_logs())
+    return connection.execute(found.limit(1)).first() is not None
 
 
 def _near(connection: Connection, column: Any, value: str) -> list[str]:

@@ -24,10 +24,9 @@ from nameko_eventlog.store.databases import (
     open_engine,
 )
 from nameko_eventlog.store.files import check_in_place
-from nameko_eventlog.store.inserting import insert
+from nameko_eventlog.store.inserting import insert_event_logs, insert_rejects
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
-from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.times import now_ms
 
 
@@ -153,8 +152,8 @@ class EventLogWriter:
         with database_errors(self._engine.url):
             try:
                 with self._engine.connect() as connection:  # rolls back when it closes
-                    insert(connection, event_logs, [row for row, _ in portion.rows])
-                    insert(connection, rejects, portion.rejected)
+                    insert_event_logs(connection, [row for row, _ in portion.rows])
+                    insert_rejects(connection, portion.rejected)
             except StatementError as exc:
                 if not _is_about_a_row(exc):
                     raise
@@ -200,12 +199,10 @@ class EventLogWriter:
 
     def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
-        # the same order in all writers, so that two with the same rows do not deadlock
-        rows.sort(key=lambda pair: pair[0]["message_id"])
         try:
             with self._transaction() as connection:
-                inserted = insert(connection, event_logs, [row for row, _ in rows])
-                insert(connection, rejects, rejected)
+                inserted = insert_event_logs(connection, [row for row, _ in rows])
+                insert_rejects(connection, rejected)
             self._count(inserted, len(rows))
         except StatementError as exc:
             if not _is_about_a_row(exc):
@@ -223,14 +220,14 @@ class EventLogWriter:
         for row, message in rows:
             try:
                 with self._transaction() as connection:
-                    inserted = insert(connection, event_logs, [row])
+                    inserted = insert_event_logs(connection, [row])
                 self._count(inserted, 1)
             except StatementError as exc:
                 if not _is_about_a_row(exc):
                     raise
                 rejected.append(make_reject(message, f"the database: {exc.orig or exc}", now))
         with self._transaction() as connection:
-            insert(connection, rejects, rejected)
+            insert_rejects(connection, rejected)
         return rejected
 
     def _count(self, inserted: int, number: int) -> None:

@@ -225,7 +225,7 @@ class TestCheck:
                     "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader_{0}",
                     "GRANT INSERT ON event_logs TO reader_{0}",
                 ],
-                "permission denied for table rejects",
+                "permission denied for table call_counts",
             ),
         ],
     )

@@ -26,6 +26,7 @@ from nameko_eventlog.store.schema import event_logs, rejects
 from tests.faults.conftest import Running, settled
 from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker
+from tests.store.summaries import computed_summaries, stored_summaries
 from tests.waiting import wait_until
 
 
@@ -132,7 +133,8 @@ class TestStore:
         seed: random.Random,
     ) -> None:
         """
-        SIGKILL eight times, broker and database restarted twice: each event log is there once.
+        SIGKILL eight times, broker and database restarted twice: each event log is there once, and
+        so it is in the summaries.
         """
         server: PostgreSQL | None = None
         if database.startswith("postgresql"):
@@ -180,3 +182,5 @@ class TestStore:
         assert len(logged) > 1_000
         assert sorted(logged) == sorted(stored)
         assert 0 == rejected
+        summaries = tpool.execute(stored_summaries, database)
+        assert tpool.execute(computed_summaries, database) == summaries

@@ -1,0 +1,66 @@
+"""
+Positions: sixteen bytes that identify an event log, and sort by its time.
+
+A position has six bytes of time, milliseconds since 1970, as a UUID of version 7 has
+(https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7). Nearly always it is the message id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from uuid import UUID
+
+
+_REST = 10  # bytes behind the time
+_LAST = 2**48 - 1  # milliseconds
+_blake2b = hashlib.blake2b
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def digest(text: str) -> bytes:
+    """
+    Return sixteen bytes that stand for *text*.
+    """
+    return _blake2b(text.encode(), digest_size=16).digest()
+
+
+def uuid_bytes(message_id: str) -> bytes | None:
+    """
+    Return the bytes of a message id that is a UUID in its usual form, or None.
+    """
+    if _UUID.fullmatch(message_id):
+        return bytes.fromhex(message_id.replace("-", ""))
+    return None
+
+
+def position_of(message_id: str, time_ms: int) -> bytes:
+    """
+    Return the position of the event log with a message id and a time.
+    """
+    position = uuid_bytes(message_id)
+    if position is not None and time_of(position) == time_ms:
+        return position
+    rest = _blake2b(message_id.encode(), digest_size=_REST).digest()
+    return first_at(time_ms)[:-_REST] + rest
+
+
+def message_id_of(position: bytes) -> str:
+    """
+    Return the message id that is a position.
+    """
+    return str(UUID(bytes=position))
+
+
+def time_of(position: bytes) -> int:
+    """
+    Return the time of a position, in milliseconds since 1970.
+    """
+    return int.from_bytes(position[:-_REST], "big")
+
+
+def first_at(time_ms: int) -> bytes:
+    """
+    Return the first position of a millisecond.
+    """
+    return min(max(time_ms, 0), _LAST).to_bytes(6, "big") + bytes(_REST)
