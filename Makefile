@@ -86,13 +86,13 @@ test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a 
 # print, the limits of the page's server, the store's SQL. One Nameko is enough for them; make test-all runs them on both.
 ONE_NAMEKO := \
 	$(addprefix tests/amqp/test_,broker.py deliveries.py frame_reading.py frame_writing.py received.py) \
-	$(addprefix tests/cli/test_,filters.py output.py spools.py) \
+	$(addprefix tests/cli/test_,exporting.py filters.py importing.py output.py spools.py) \
 	$(addprefix tests/delivery/spool/test_,disk.py spool.py trouble.py) \
 	$(addprefix tests/delivery/test_,administration.py anywhere.py broker_delivery.py interrupt.py \
 		limits.py relay.py watching.py) \
 	$(addprefix tests/explorer/test_,access.py connections.py passwords.py) \
 	$(addprefix tests/security/test_,numbers.py queries.py replay.py spool.py) \
-	$(addprefix tests/store/test_,files.py levels.py retention.py traces.py)
+	$(addprefix tests/store/test_,exporting.py files.py importing.py levels.py retention.py traces.py)
 
 # The run with coverage takes two to three times as long, so it gets fewer of Hypothesis'
 # examples. make test-all runs the faults on Nameko 3, too. The tutorial has its own

@@ -21,6 +21,7 @@ EXTRAS = {
     "jinja2": "explorer",
     "markupsafe": "explorer",
     "werkzeug": "explorer",
+    "pyarrow": "parquet",
 }
 """The extra that installs each package."""
 

@@ -229,6 +229,15 @@ REPLAY_LINE_VALUES = 1 << 21
 REPLAY_REFUSALS = 1_000
 """The most rejected lines that `spool replay` reports individually."""
 
+EXPORT_SECONDS = 300.0
+"""The longest query of `export`, for a page or a large body."""
+
+IMPORT_LINE_BYTES = 256 << 20
+"""The longest line that `import` reads; its body's text is bounded like that of a message."""
+
+IMPORT_ROWS = 5_000
+"""The most event logs in a transaction of `import`; their weight is bounded as in the store."""
+
 
 def count_values(payload: bytes, content_type: str) -> int:
     """

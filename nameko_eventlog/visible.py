@@ -55,6 +55,20 @@ def visible(text: str, *, has_lines: bool = False) -> str:
     return (_ON_LINES if has_lines else _ON_A_LINE).sub(_escaped, text)
 
 
+def escape_in_json(text: str) -> str:
+    r"""
+    Escape in JSON what `visible` escapes, as ``\u001b``: the JSON's value remains the same.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _ON_A_LINE.sub(_escaped_in_json, text)
+
+
+def _escaped_in_json(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def _escaped(match: re.Match[str]) -> str:
     one = match[0]
     has_use = {"\u200c": _JOINS, "\u200d": _JOINS}.get(one) or (

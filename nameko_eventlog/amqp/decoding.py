@@ -10,6 +10,7 @@ sets.
 from __future__ import annotations
 
 import bz2
+import json
 import lzma
 import math
 import re
@@ -135,13 +136,29 @@ def load(payload: bytes, content_type: str, content_encoding: str | None) -> Any
         Exception: Any error of decoding: the payload came from outside.
     """
     if content_type == JSON:
-        if len(payload) > limits.INTEGER_DIGITS and _has_long_number(payload):
-            raise ValueError(f"a number has more than {limits.INTEGER_DIGITS} digits")
+        _check_digits(payload)
     elif content_type == YAML and _is_yaml_of_kombu():
         from nameko_eventlog.amqp.yaml_bodies import load_yaml
 
         return load_yaml(payload)
     return loads(payload, content_type, content_encoding or "utf-8", accept={content_type})
+
+
+def load_untagged(payload: bytes) -> Any:
+    """
+    Decode JSON without interpreting kombu's tags: an object that has ``__type__`` remains one.
+
+    Raises:
+        ValueError: It is not JSON, or a number is too long.
+        RecursionError: It is nested too deeply.
+    """
+    _check_digits(payload)
+    return json.loads(payload)
+
+
+def _check_digits(payload: bytes) -> None:
+    if len(payload) > limits.INTEGER_DIGITS and _has_long_number(payload):
+        raise ValueError(f"a number has more than {limits.INTEGER_DIGITS} digits")
 
 
 def _is_yaml_of_kombu() -> bool:

@@ -8,6 +8,8 @@ import click
 
 from nameko_eventlog.cli.calls import calls, latencies
 from nameko_eventlog.cli.checking import check
+from nameko_eventlog.cli.exporting import export
+from nameko_eventlog.cli.importing import import_
 from nameko_eventlog.cli.rejected import rejects
 from nameko_eventlog.cli.spools import spool
 from nameko_eventlog.cli.stored import count, purge, query, trace
@@ -25,5 +27,7 @@ def cli() -> None:
     """
 
 
-for _command in (tail, query, trace, calls, latencies, count, check, spool, rejects, purge):
+for _command in (
+    tail, query, trace, calls, latencies, count, check, spool, rejects, export, import_, purge,
+):  # fmt: skip
     cli.add_command(_command)

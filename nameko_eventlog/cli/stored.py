@@ -5,7 +5,6 @@ The commands for the store's database: `query`, `trace`, `count` and `purge`.
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,6 +35,7 @@ from nameko_eventlog.cli.terminal import (
 )
 from nameko_eventlog.limits import SHOWN_CALLS, SHOWN_DEPTH
 from nameko_eventlog.store.answers import Call, EventLogRow
+from nameko_eventlog.store.archive_columns import csv_cell
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import GROUPS, EventLogQuery
@@ -49,12 +49,6 @@ _CSV = (
 )  # fmt: skip
 
 _BAR = 40  # cells of the longest bar
-
-# what spreadsheets take for the beginning of a formula, also after blanks or as wide characters
-_FORMULA = re.compile(r"\s*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n]")
-# a cell separator for spreadsheets in many countries, even within our quotes
-_SEPARATOR = re.compile(r";(?=[\s\"']*[=+\-@\uff0b\uff0d\uff1d\uff20])")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @click.command()
@@ -140,14 +134,7 @@ def _rows(
 
 def _cell(row: EventLogRow, name: str) -> str:
     value = row[name] if name in ("message_id", "time") else row["body"].get(name)  # type: ignore[literal-required]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return _SEPARATOR.sub(r"\\u003b", json_line(value))
-    # https://owasp.org/www-community/attacks/CSV_Injection; a number is no formula
-    is_formula = _FORMULA.match(value) and not _NUMBER.fullmatch(value)
-    shown = _SEPARATOR.sub(r"\\x3b", printable(value))
-    return f"'{shown}" if is_formula else shown
+    return csv_cell(value)
 
 
 @click.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.progress import Progress
 from rich.text import Text
 
 from nameko_eventlog.store.answers import EventLogRow
@@ -56,6 +57,18 @@ def console(is_wide: bool = False) -> Console:
     """
     width = None if sys.stdout.isatty() and not is_wide else 100_000
     return Console(highlight=False, markup=False, width=width, soft_wrap=width is not None)
+
+
+def error_progress(is_quiet: bool = False) -> Progress:
+    """
+    Return a progress bar on standard error, which shows nothing if that is not a terminal.
+
+    Args:
+        is_quiet: Whether it shows nothing on a terminal, either.
+    """
+    return Progress(
+        console=Console(stderr=True), disable=is_quiet or not sys.stderr.isatty(), transient=True
+    )
 
 
 def json_line(value: Any) -> str:

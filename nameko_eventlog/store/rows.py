@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from nameko_eventlog import limits
-from nameko_eventlog.amqp.decoding import JSON, decode_json, load, weight_of
+from nameko_eventlog.amqp.decoding import JSON, decode_json, load, load_untagged, weight_of
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.describing import describe_error, describe_value
 from nameko_eventlog.store.call_ids import names_of
@@ -64,6 +64,31 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         Unstorable: It is not an event log.
     """
     body = decode_body(message, accept)
+    columns = columns_of(body)
+    body_ms = claimed_time(body.get("timestamp"))
+    message_id = message.properties.get("message_id")
+    id_ms = time_of_id(message_id)
+    if message_id is None or message_id == "":
+        message_id = _own_id(body_ms, message.nonce)
+    time_ms, time_note = decide_time(body_ms, id_ms, now)
+    return {
+        "message_id": storable_id(message_id),
+        "time_ms": time_ms,
+        "time_note": time_note,
+        **columns,
+    }
+
+
+def columns_of(body: Any) -> dict[str, Any]:
+    """
+    Return the columns of a row that come from its body, and the body.
+
+    Args:
+        body: The decoded body, which has only JSON's types.
+
+    Raises:
+        Unstorable: It is not the body of an event log.
+    """
     if type(body) is not dict:
         raise Unstorable(f"the body must be a mapping, not {_shown(body)}")
     call_stack = body.get("call_stack")
@@ -73,18 +98,7 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         raise Unstorable(f"call_stack must be a list of call ids, not {_shown(call_stack)}")
     level = normal_level(body.get("level"))
     parent = _bounded("call_stack[-2]", call_stack[-2]) if len(call_stack) > 1 else None
-    body_ms = claimed_time(body.get("timestamp"))
-    message_id = message.properties.get("message_id")
-    id_ms = time_of_id(message_id)
-    if message_id is None or message_id == "":
-        message_id = _own_id(body_ms, message.nonce)
-    else:
-        message_id = escape_unstorable(str(message_id))
-    time_ms, time_note = decide_time(body_ms, id_ms, now)
     return {
-        "message_id": _bounded("message_id", message_id),
-        "time_ms": time_ms,
-        "time_note": time_note,
         "service_name": _text(body, "service_name"),
         "event_type": _text(body, "event_type"),
         "entrypoint_protocol": _text_or_none(body, "entrypoint_protocol"),
@@ -96,6 +110,16 @@ def make_row(message: ReceivedMessage, accept: Collection[str], now: int) -> dic
         "caller": None if parent is None else names_of(parent)[0],
         "body": body,
     }
+
+
+def storable_id(message_id: Any) -> str:
+    """
+    Return a message id as it is stored.
+
+    Raises:
+        Unstorable: It is too long.
+    """
+    return _bounded("message_id", escape_unstorable(str(message_id)))
 
 
 def time_of_id(message_id: Any) -> int | None:
@@ -165,13 +189,15 @@ class _PlainCopier:
         if isinstance(value, (Decimal, UUID)):
             return str(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
-            self._count_bytes(len(value))
+            self._count_bytes((len(value) + 2) // 3 * 4)
             return base64.b64encode(value).decode()
         return escape_unstorable(describe_value(value))
 
     def _text(self, value: str) -> str:
         self._count_bytes(len(value))
-        return escape_unstorable(value)
+        escaped = escape_unstorable(value)
+        self._count_bytes(len(escaped) - len(value))
+        return escaped
 
     def _count_bytes(self, size: int) -> None:
         self._left_bytes -= size
@@ -209,16 +235,12 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         content_type = message.content_type or ""
         message.decoded_weight = weight_of(payload, content_type)
         if len(payload) > _SMALL and content_type == JSON:
-            _check_exponents(payload)
+            _check_exponents(payload, len(payload))
         if content_type == JSON and is_directly_decodable(payload):
             try:
-                body = decode_json(payload)
+                return _decode_directly(payload)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 pass  # NaN, which kombu accepts, or invalid JSON
-            else:
-                if payload.count(b"[") + payload.count(b"{") > limits.BODY_DEPTH:
-                    _check_depth(body)
-                return body
         return make_plain(load(payload, content_type, message.content_encoding))
     except Unstorable:
         raise
@@ -228,8 +250,39 @@ def decode_body(message: ReceivedMessage, accept: Collection[str]) -> Any:
         raise Unstorable(f"the body cannot be decoded: {describe_error(exc)}") from exc
 
 
-def _check_exponents(payload: bytes) -> None:
-    size = len(payload) + _DIGITS_WRITTEN * sum(1 for _ in _EXPONENT.finditer(payload))
+def decode_stored(payload: bytes) -> Any:
+    """
+    Return a body that a store has written as JSON, within the limits of received bodies.
+
+    It has no tags of kombu's that remain to be interpreted. Its JSON may be longer than what was
+    received, because NUL is stored as an escape, for example; so its text is counted instead.
+
+    Raises:
+        Unstorable: It cannot be decoded, or it exceeds a limit.
+    """
+    try:
+        if len(payload) > _SMALL:
+            _check_exponents(payload, 0)
+        if len(payload) <= limits.BODY_VALUES and is_directly_decodable(payload):
+            return _decode_directly(payload)
+        return make_plain(load_untagged(payload))
+    except Unstorable:
+        raise
+    except RecursionError:
+        raise Unstorable(f"the body cannot be decoded: {_TOO_DEEP}") from None
+    except ValueError as exc:
+        raise Unstorable(f"the body cannot be decoded: {describe_error(exc)}") from exc
+
+
+def _decode_directly(payload: bytes) -> Any:
+    body = decode_json(payload)
+    if payload.count(b"[") + payload.count(b"{") > limits.BODY_DEPTH:
+        _check_depth(body)
+    return body
+
+
+def _check_exponents(payload: bytes, size: int) -> None:
+    size += _DIGITS_WRITTEN * sum(1 for _ in _EXPONENT.finditer(payload))
     if size > limits.BODY_BYTES:
         raise Unstorable(
             f"the body has up to {size} bytes when its numbers are written out, more than"

@@ -5,10 +5,11 @@ Writing batches of messages, each in one transaction, or in several if it is ver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from kombu.serialization import registry
 from sqlalchemy import Connection, event
@@ -28,6 +29,9 @@ from nameko_eventlog.store.inserting import insert_event_logs, insert_rejects
 from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
 from nameko_eventlog.store.times import now_ms
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -133,7 +137,7 @@ class EventLogWriter:
             number += 1
             if portion.size >= limits.TRANSACTION_BYTES:
                 break
-        return number, self._write(portion, now)
+        return number, self._repeat_if_closed(partial(self._try_to_write, portion, now))
 
     def try_write(self, messages: Sequence[ReceivedMessage]) -> None:
         """
@@ -158,6 +162,21 @@ class EventLogWriter:
                 if not _is_about_a_row(exc):
                     raise
 
+    def write_rows(self, rows: Sequence[dict[str, Any]]) -> tuple[int, list[tuple[int, str]]]:
+        """
+        Write rows that `make_row` could have made, in one transaction.
+
+        If the database refuses one of them, each is written in its own transaction.
+
+        Returns:
+            How many are new; and the index of each that the database refuses, with the reason.
+
+        Raises:
+            DatabaseError: If the database cannot be used now; some rows may be written.
+        """
+        self.prepare()
+        return self._repeat_if_closed(partial(self._try_to_write_rows, rows))
+
     def close(self) -> None:
         """
         Close the connection.
@@ -179,9 +198,9 @@ class EventLogWriter:
                 raise
             check_in_place(connection)
 
-    def _write(self, portion: _Portion, now: int) -> list[str]:
+    def _repeat_if_closed(self, write: Callable[[], T]) -> T:
         """
-        Write *portion*; if the connection turns out to be closed, repeat it over a new one.
+        Call *write*; if the connection turns out to be closed, repeat it over a new one.
 
         An idle connection may have been closed by the server, a connection pool or a failover,
         which only the next statement shows. If the first attempt was committed after all, the
@@ -190,12 +209,12 @@ class EventLogWriter:
         connections = self._connections
         with database_errors(self._engine.url):
             try:
-                return self._try_to_write(portion, now)
+                return write()
             except DBAPIError as exc:
                 if self._connections != connections or not _is_about_connection(exc):
                     raise
             self.prepare()
-            return self._try_to_write(portion, now)
+            return write()
 
     def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
@@ -229,6 +248,27 @@ class EventLogWriter:
         with self._transaction() as connection:
             insert_rejects(connection, rejected)
         return rejected
+
+    def _try_to_write_rows(
+        self, rows: Sequence[dict[str, Any]]
+    ) -> tuple[int, list[tuple[int, str]]]:
+        try:
+            with self._transaction() as connection:
+                return insert_event_logs(connection, rows), []
+        except StatementError as exc:
+            if not _is_about_a_row(exc):
+                raise
+        number = 0
+        refused = []
+        for index, row in enumerate(rows):
+            try:
+                with self._transaction() as connection:
+                    number += insert_event_logs(connection, [row])
+            except StatementError as exc:
+                if not _is_about_a_row(exc):
+                    raise
+                refused.append((index, f"the database: {exc.orig or exc}"))
+        return number, refused
 
     def _count(self, inserted: int, number: int) -> None:
         self._counts.rows += inserted

@@ -289,7 +289,6 @@ class TestWriter:
         with EventLogQuery(uri) as query:
             assert [] == query.query()["event_logs"]
 
-
     def test_stopped_in_the_middle(
         self, postgresql: PostgreSQL, message: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
