@@ -31,6 +31,8 @@ from nameko_eventlog.store.sql_functions import TimeOf
 from nameko_eventlog.store.summaries import CALL_SPAN, COUNT_SPANS
 
 
+_GROWTH = 8  # how many times more minutes are looked at, if the last ones were too few
+
 _LATEST = 2**48 - 1  # milliseconds since 1970, of a position
 
 
@@ -91,32 +93,65 @@ def count(
     Returns:
         The groups, with their numbers; those by time begin with the latest.
     """
-    is_by_time = isinstance(group, int)
+    if not isinstance(group, int):
+        return _count_by_name(connection, filters, group, limit)
+    seconds, rest = divmod(group, 1000)
+    spans = [span for span in COUNT_SPANS if not (seconds % span or rest)]
+    if spans or _needs_rows(filters):
+        return _count_by_time(connection, filters, group, limit, spans)
+    begin, end = range_of(filters)
+    minutes = limit * group // 60_000 + 2
+    while True:  # there are no counts of such short spans: look at the latest rows first
+        since = max(begin, _latest_minute(connection, filters, minutes))
+        found = _count_by_time(connection, filters.within(since, end), group, limit, spans)
+        if len(found) == limit or since == begin:
+            return found
+        minutes *= _GROWTH
+
+
+def _count_by_name(
+    connection: Connection, filters: Filters, group: ColumnElement[Any], limit: int
+) -> list[tuple[Any, int]]:
     if _needs_rows(filters):
-        counted = _of_rows(connection, filters, is_by_time)
+        counted = _of_rows(connection, filters, is_by_time=False)
     else:
-        seconds, rest = divmod(group, 1000) if isinstance(group, int) else (0, 0)
-        spans = [
-            span for span in sorted(COUNT_SPANS, reverse=True) if not (seconds % span or rest)
-        ]
-        if not spans:
-            filters = _latest(connection, filters, group, limit)
-        counted = _of_spans(filters, spans, is_by_time and not spans)
-    label: ColumnElement[Any]
-    if isinstance(group, int):
-        length = literal(group, BigInteger)
-        label = (counted.c.begin_ms - counted.c.begin_ms % length).label("of")
-    else:
-        label = group.label("of")
-    number = func.sum(counted.c.number)
-    names = statements.name_conditions(connection.dialect, filters)
+        counted = _of_spans(connection, filters, COUNT_SPANS)
+    some = _by_series(counted)
+    label, number = group.label("of"), func.sum(some.c.number)
     statement = (
         select(label, number)
-        .join(series, series.c.id == counted.c.series_id)
-        .where(*names)
+        .join(series, series.c.id == some.c.series_id)
         .group_by(label)
         .having(number > 0)
-        .order_by(label.desc() if is_by_time else number.desc(), label.nulls_first())
+        .order_by(number.desc(), label.nulls_first())
+        .limit(limit)
+    )
+    return [(of, int(many)) for of, many in connection.execute(statement)]
+
+
+def _by_series(counted: Subquery) -> Subquery:
+    """
+    Add numbers up by series before their names are looked up: there are fewer series than numbers.
+    """
+    number = func.sum(counted.c.number).label("number")
+    return select(counted.c.series_id, number).group_by(counted.c.series_id).subquery()
+
+
+def _count_by_time(
+    connection: Connection, filters: Filters, group: int, limit: int, spans: Sequence[int]
+) -> list[tuple[Any, int]]:
+    if _needs_rows(filters):
+        counted = _of_rows(connection, filters, is_by_time=True)
+    else:
+        counted = _of_spans(connection, filters, spans, is_by_time=not spans)
+    length = literal(group, BigInteger)
+    label = (counted.c.begin_ms - counted.c.begin_ms % length).label("of")
+    number = func.sum(counted.c.number)
+    statement = (
+        select(label, number)
+        .group_by(label)
+        .having(number > 0)
+        .order_by(label.desc())
         .limit(limit)
     )
     return [(of, int(many)) for of, many in connection.execute(statement)]
@@ -126,7 +161,7 @@ def _needs_rows(filters: Filters) -> bool:
     return bool(filters.needs_range or statements.id_conditions(filters))
 
 
-def _of_rows(connection: Connection, filters: Filters, is_by_time: bool) -> Subquery:
+def _of_rows(connection: Connection, filters: Filters, *, is_by_time: bool) -> Subquery:
     """
     Count the rows that meet *filters*.
     """
@@ -154,23 +189,36 @@ def _count_rows(
     )
 
 
-def _of_spans(filters: Filters, spans: Sequence[int], is_by_time: bool) -> Subquery:
+def _of_spans(
+    connection: Connection, filters: Filters, spans: Sequence[int], *, is_by_time: bool = False
+) -> Subquery:
+    """
+    Count event logs by the names and times of *filters*, from counts as far as there are some.
+    """
     row = counts.c
     begin, end = range_of(filters)
     selects: list[Select[Any]] = []
     for piece in cut(begin, end, spans):
         if piece.span:
-            in_piece = (
-                row.span == piece.span,
-                row.begin_ms >= piece.begin,
-                row.begin_ms < piece.end,
-            )
-            selects.append(select(row.begin_ms, row.series_id, row.number).where(*in_piece))
+            conditions = [
+                row.span == piece.span, row.begin_ms >= piece.begin, row.begin_ms < piece.end,
+                *_in_series(connection, filters, row.series_id),
+            ]  # fmt: skip
+            selects.append(select(row.begin_ms, row.series_id, row.number).where(*conditions))
         else:
-            whole = filters.within(piece.begin, piece.end)
-            in_range = statements.position_range(whole)
-            selects.append(_count_rows(in_range, is_by_time, piece.begin))
+            conditions = [
+                *statements.position_range(filters.within(piece.begin, piece.end)),
+                *_in_series(connection, filters, event_logs.c.series_id),
+            ]
+            selects.append(_count_rows(conditions, is_by_time, piece.begin))
     return united(selects)
+
+
+def _in_series(
+    connection: Connection, filters: Filters, series_id: ColumnElement[int]
+) -> Sequence[ColumnElement[bool]]:
+    names = statements.name_conditions(connection.dialect, filters)
+    return [series_id.in_(select(series.c.id).where(*names))] if names else ()
 
 
 def united(selects: Sequence[Select[Any]]) -> Subquery:
@@ -185,33 +233,27 @@ def range_of(filters: Filters) -> tuple[int, int]:
     return since, _LATEST if filters.until is None else max(filters.until, since)
 
 
-def _latest(
-    connection: Connection, filters: Filters, group: ColumnElement[Any] | int, limit: int
-) -> Filters:
+def _latest_minute(connection: Connection, filters: Filters, number: int) -> int:
     """
-    Let the range begin where the latest *limit* groups by time must have been found.
+    Return where the last *number* minutes begin in which there is an event log, or 0.
     """
-    begin, _ = range_of(filters)
-    minute = min(COUNT_SPANS)
-    length = group if isinstance(group, int) else 0
-    most = limit * (length // (minute * 1000) + 2)
-    names = statements.name_conditions(connection.dialect, filters)
+    row = counts.c
+    begin, end = range_of(filters)
     found = (
-        select(counts.c.begin_ms)
-        .join(series, series.c.id == counts.c.series_id)
+        select(row.begin_ms)
         .where(
-            counts.c.span == minute,
-            counts.c.begin_ms > begin - minute * 1000,
-            counts.c.number > 0,
-            *names,
+            row.span == min(COUNT_SPANS),
+            row.begin_ms > begin - min(COUNT_SPANS) * 1000,
+            row.begin_ms < end,
+            row.number > 0,
+            *_in_series(connection, filters, row.series_id),
         )
         .distinct()
-        .order_by(counts.c.begin_ms.desc())
-        .offset(most)
+        .order_by(row.begin_ms.desc())
+        .offset(number - 1)
         .limit(1)
     )
-    earliest = connection.scalar(found)
-    return filters if earliest is None else filters.within(max(begin, earliest), filters.until)
+    return connection.scalar(found) or 0
 
 
 def count_calls(
@@ -234,17 +276,24 @@ def count_calls(
     )
     if not is_summary:
         return _count_calls_by_rows(connection, filters, limit)
-    counted = of_calls(filters)
     numbers: dict[tuple[str | None, str], tuple[int, int, int]] = {}
+    counted = of_calls(connection, filters)
     failures = case((counted.c.is_failed, counted.c.number), else_=0)
+    some = (
+        select(
+            counted.c.series_id,
+            func.sum(counted.c.number).label("number"),
+            func.sum(failures).label("failures"),
+        )
+        .group_by(counted.c.series_id)
+        .subquery()
+    )
     for caller, service, many, failed in connection.execute(
-        _by_pair(connection, filters, counted, func.sum(counted.c.number), func.sum(failures))
+        _by_pair(some, func.sum(some.c.number), func.sum(some.c.failures))
     ):
         numbers[caller, service] = (int(many), int(failed), 0)
-    rows = _of_spans(filters, sorted(COUNT_SPANS, reverse=True), False)
-    for caller, service, many in connection.execute(
-        _by_pair(connection, filters, rows, func.sum(rows.c.number))
-    ):
+    rows = _by_series(_of_spans(connection, filters, COUNT_SPANS))
+    for caller, service, many in connection.execute(_by_pair(rows, func.sum(rows.c.number))):
         known = numbers.get((caller, service), (0, 0, 0))
         numbers[caller, service] = (*known[:2], int(many))
     found = [
@@ -254,34 +303,38 @@ def count_calls(
     return found[:limit]
 
 
-def _by_pair(
-    connection: Connection, filters: Filters, counted: Subquery, *numbers: ColumnElement[Any]
-) -> Select[Any]:
-    names = statements.name_conditions(connection.dialect, filters)
+def _by_pair(counted: Subquery, *numbers: ColumnElement[Any]) -> Select[Any]:
     pair = (series.c.caller, series.c.service_name)
     return (
         select(*pair, *numbers)
         .join_from(counted, series, series.c.id == counted.c.series_id)
-        .where(series.c.in_call, *names)
+        .where(series.c.in_call)
         .group_by(*pair)
     )
 
 
-def of_calls(filters: Filters) -> Subquery:
+def of_calls(connection: Connection, filters: Filters) -> Subquery:
     """
-    Count calls by series, and by whether they failed.
+    Count calls by series, and by whether they failed, by the names and times of *filters*.
     """
     row, call = call_counts.c, calls.c
     begin, end = range_of(filters)
     selects: list[Select[Any]] = []
     for piece in cut(begin, end, [CALL_SPAN]):
         if piece.span:
-            in_piece = (row.begin_ms >= piece.begin, row.begin_ms < piece.end)
-            selects.append(select(row.series_id, row.is_failed, row.number).where(*in_piece))
+            conditions = [
+                row.begin_ms >= piece.begin, row.begin_ms < piece.end,
+                *_in_series(connection, filters, row.series_id),
+            ]  # fmt: skip
+            selects.append(select(row.series_id, row.is_failed, row.number).where(*conditions))
         else:
+            conditions = [
+                *first_within(piece.begin, piece.end),
+                *_in_series(connection, filters, call.series_id),
+            ]
             selects.append(
                 select(call.series_id, call.is_failed, func.count().label("number"))
-                .where(*first_within(piece.begin, piece.end))
+                .where(*conditions)
                 .group_by(call.series_id, call.is_failed)
             )
     return united(selects)

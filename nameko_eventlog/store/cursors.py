@@ -5,39 +5,39 @@ Cursors: where a page ended, so that the next one begins there.
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from nameko_eventlog.store.parameters import Filters, InvalidQuery
-from nameko_eventlog.store.rows import escape_unstorable
 
 
 _LONGEST = 10_000
+_LATEST = 2**53  # milliseconds
+_POSITION = re.compile("[0-9a-f]{32}")
 _EXPECTED = "pass the cursor of a page, unchanged"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """
-    Where a page ended, and the time range of the pages.
+    Where a page of event logs ended, and the time range of the pages.
     """
 
     order: str
     since: int | None
     until: int | None
-    time_ms: int
-    message_id: str
+    position: bytes
 
     def encode(self, filters: Filters) -> str:
         """
         Return the cursor as text, which is valid for these filters only.
         """
-        parts = [
-            filters.digest, self.order, self.since, self.until, self.time_ms, self.message_id,
-        ]  # fmt: skip
-        return encode_parts(parts)
+        return encode_parts(
+            [filters.digest, self.order, self.since, self.until, self.position.hex()]
+        )
 
     @classmethod
     def decode(cls, text: Any, filters: Filters, order: str) -> Cursor:
@@ -47,18 +47,26 @@ class Cursor:
         Raises:
             InvalidQuery: It is not a cursor, or belongs to another query.
         """
-        parts = decode_parts(text, tuple[str, str, int | None, int | None, int, str])
-        digest, order_then, since, until, time_ms, message_id = parts
-        cursor = cls(order_then, since, until, time_ms, message_id)
-        if digest != filters.digest or cursor.order != order:
+        digest, order_then, since, until, position = decode_parts(
+            text, tuple[str, str, int | None, int | None, str]
+        )
+        if digest != filters.digest or order_then != order:
             raise foreign(text)
-        times = (cursor.time_ms, cursor.since or 0, cursor.until or 0)
-        if (
-            not all(-(2**63) <= one < 2**63 - 1 for one in times)  # the query adds 1
-            or escape_unstorable(message_id) != message_id
-        ):
+        if not all(abs(one or 0) < _LATEST for one in (since, until)):
             raise InvalidQuery("cursor", text, _EXPECTED)
-        return cursor
+        return cls(order_then, since, until, read_position(position, text))
+
+
+def read_position(value: str, text: Any) -> bytes:
+    """
+    Read a position, which a cursor has as hexadecimal digits.
+
+    Raises:
+        InvalidQuery: It is none; *text* is the cursor.
+    """
+    if not _POSITION.fullmatch(value):
+        raise InvalidQuery("cursor", text, _EXPECTED)
+    return bytes.fromhex(value)
 
 
 def encode_parts(parts: Any) -> str:

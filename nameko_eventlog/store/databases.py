@@ -188,7 +188,7 @@ def open_engine(uri: str, *, writes: bool = False, deadline: Deadline | None = N
             )
     else:
         if writes:
-            _end_idle_transactions(engine)
+            _prepare_writers(engine)
         if deadline is not None:
             _set_postgresql_timeout(engine, deadline)
     if deadline is not None:
@@ -323,9 +323,12 @@ def _set_up_sqlite(
         connection.exec_driver_sql(begin)
 
 
-def _end_idle_transactions(engine: Engine) -> None:
+def _prepare_writers(engine: Engine) -> None:
     """
     Let the server end the transaction of a writer that has stopped, and holds the writers' lock.
+
+    Writers look rows up by keys only. Without statistics, which a table has only after a while,
+    the planner would rather read all of a table that grows.
     """
 
     @event.listens_for(engine, "connect")
@@ -333,6 +336,7 @@ def _end_idle_transactions(engine: Engine) -> None:
         with connection.cursor() as cursor:
             milliseconds = _milliseconds(IDLE_SECONDS)
             cursor.execute("SET idle_in_transaction_session_timeout = %s", (milliseconds,))
+            cursor.execute("SET enable_seqscan = off")
         connection.commit()
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, o
 from nameko_eventlog.store import statements
 from nameko_eventlog.store.answers import CallPage, FoundCall
 from nameko_eventlog.store.counting import of_calls
-from nameko_eventlog.store.cursors import decode_parts, encode_parts, foreign
+from nameko_eventlog.store.cursors import decode_parts, encode_parts, foreign, read_position
 from nameko_eventlog.store.levels import level_name
 from nameko_eventlog.store.listing import decoded
 from nameko_eventlog.store.outcomes import COMPLETED, OUTCOMES
@@ -173,11 +173,8 @@ def _read_cursor(text: Any, wanted: CallFilters, order: str) -> tuple[CallFilter
     digest, order_then, since, until, duration, first = decode_parts(text, kinds)
     if digest != wanted.digest or order_then != order:
         raise foreign(text)
-    try:
-        position = bytes.fromhex(first)
-    except ValueError:
-        position = b""
-    if len(position) != 16 or (order == "longest") > (duration is not None):
+    position = read_position(first, text)
+    if order == "longest" and duration is None:
         raise InvalidQuery("cursor", text, "pass the cursor of a page, unchanged")
     names = replace(wanted.names, since=since, until=until)
     return replace(wanted, names=names), _End(duration, position)
@@ -245,14 +242,8 @@ def _is_few(connection: Connection, wanted: CallFilters) -> bool:
     """
     Tell whether the names and times select so few calls that they can be sorted.
     """
-    counted = of_calls(wanted.names)
-    names = statements.name_conditions(connection.dialect, wanted.names)
-    number = connection.scalar(
-        select(func.sum(counted.c.number))
-        .join_from(counted, series, series.c.id == counted.c.series_id)
-        .where(series.c.in_call, *names)
-    )
-    return (number or 0) <= _FEW
+    counted = of_calls(connection, wanted.names)
+    return (connection.scalar(select(func.sum(counted.c.number))) or 0) <= _FEW
 
 
 def _answer(found: Any) -> FoundCall:

@@ -125,35 +125,37 @@ def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[di
     by_id: dict[str, dict[str, Any]] = {}
     for row in rows:
         by_id.setdefault(row["message_id"], row)
-    by_position: dict[bytes, dict[str, Any]] = {}
-    odd: dict[str, dict[str, Any]] = {}
     for message_id, row in by_id.items():
-        row["position"] = position = position_of(message_id, row["time_ms"])
-        row["uuid"] = uuid = uuid_bytes(message_id)
-        if uuid is not None:
-            by_position[uuid] = row
-        if uuid != position:
-            odd[message_id] = row
-    known = _known_positions(connection, by_position)
+        row["position"] = position_of(message_id, row["time_ms"])
+        row["uuid"] = uuid_bytes(message_id)
+    odd = {one for one, row in by_id.items() if row["uuid"] != row["position"]}
+    taken = _taken_positions(connection, by_id.values())
     known_ids = _known_ids(connection, by_id, odd)
-    return sorted(
-        (
-            row
-            for message_id, row in by_id.items()
-            if row["uuid"] not in known and message_id not in known_ids
-        ),
-        key=itemgetter("position"),
-    )
+    new = []
+    for message_id, row in by_id.items():
+        if taken.get(row["uuid"], message_id) is None or message_id in known_ids:
+            continue
+        salt = 0
+        while row["position"] in taken:  # by another event log
+            salt += 1
+            row["position"] = position_of(message_id, row["time_ms"], salt)
+        taken[row["position"]] = message_id
+        new.append(row)
+    return sorted(new, key=itemgetter("position"))
 
 
-def _known_positions(connection: Connection, wanted: Collection[bytes]) -> set[bytes]:
+def _taken_positions(
+    connection: Connection, rows: Collection[dict[str, Any]]
+) -> dict[bytes | None, str | None]:
     """
-    Return those of *wanted* that are message ids of the table.
+    Return which of the positions and UUIDs of *rows* are positions of the table, with the message
+    id that is there, if it is not the position.
     """
-    if not wanted:
-        return set()
+    wanted = {row["position"] for row in rows} | {row["uuid"] for row in rows} - {None}
     column = event_logs.c
     columns = (column.position, column.message_id)
+    if not wanted:
+        return {}
     # mostly nothing is stored yet from the time of a batch
     near = connection.execute(
         select(*columns)
@@ -163,7 +165,7 @@ def _known_positions(connection: Connection, wanted: Collection[bytes]) -> set[b
     found: Iterable[Any] = near
     if len(near) > _MOST_NEAR:
         found = bulk.find(connection, column.position, wanted, *columns)
-    return {as_key(position) for position, message_id in found if message_id is None}
+    return {as_key(position): message_id for position, message_id in found}
 
 
 def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[str]) -> set[str]:

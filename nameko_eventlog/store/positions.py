@@ -34,14 +34,20 @@ def uuid_bytes(message_id: str) -> bytes | None:
     return None
 
 
-def position_of(message_id: str, time_ms: int) -> bytes:
+def position_of(message_id: str, time_ms: int, salt: int = 0) -> bytes:
     """
     Return the position of the event log with a message id and a time.
+
+    Args:
+        message_id: The id. Of a UUID all but the time is kept, and with it the order of a sender.
+        time_ms: The time, in milliseconds since 1970.
+        salt: Another number gives another position.
     """
-    position = uuid_bytes(message_id)
-    if position is not None and time_of(position) == time_ms:
-        return position
-    rest = _blake2b(message_id.encode(), digest_size=_REST).digest()
+    uuid = uuid_bytes(message_id)
+    if uuid is None or salt:
+        rest = _blake2b(f"{salt} {message_id}".encode(), digest_size=_REST).digest()
+    else:
+        rest = uuid[-_REST:]
     return first_at(time_ms)[:-_REST] + rest
 
 

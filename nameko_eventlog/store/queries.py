@@ -47,7 +47,7 @@ from nameko_eventlog.store.parameters import (
     check_limit,
     default_since,
 )
-from nameko_eventlog.store.positions import message_id_of, position_of, time_of, uuid_bytes
+from nameko_eventlog.store.positions import uuid_bytes
 from nameko_eventlog.store.schema import event_logs, series
 from nameko_eventlog.store.sql_functions import TimeOf
 from nameko_eventlog.store.times import format_time
@@ -153,15 +153,13 @@ class EventLogQuery:
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
             statements.allow_parallel(connection, wanted)
-            after = None if start is None else position_of(start.message_id, start.time_ms)
+            after = None if start is None else start.position
             positions = find_positions(connection, wanted, order, limit + 1, after)
             taken = take_within(connection, positions[:limit], PAGE_BYTES)
             following = None
             if taken.number < len(positions):
                 end = positions[taken.number - 1]
-                following = Cursor(
-                    order, wanted.since, wanted.until, time_of(end), self._id_at(connection, end)
-                ).encode(wanted)
+                following = Cursor(order, wanted.since, wanted.until, end).encode(wanted)
         return {"event_logs": taken.rows, "cursor": following}
 
     def count(
@@ -398,10 +396,6 @@ class EventLogQuery:
         unnamed = statements.distinct(connection, series.c.level, UNNAMED, MAX_VALUES)
         levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
         return replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
-
-    def _id_at(self, connection: Connection, position: bytes) -> str:
-        found = select(event_logs.c.message_id).where(event_logs.c.position == position)
-        return connection.scalar(found) or message_id_of(position)
 
 
 def _has_id(message_id: str) -> ColumnElement[bool]:

@@ -24,8 +24,8 @@ from nameko_eventlog.store.outcomes import (
 )
 
 
-COUNT_SPANS = (60, 3600)
-"""The lengths of time, in seconds, for which event logs are counted."""
+COUNT_SPANS = (1800, 60)
+"""The lengths of time, in seconds, for which event logs are counted; the longest first."""
 
 CALL_SPAN = 600
 """The length of time, in seconds, for which calls and their durations are counted."""

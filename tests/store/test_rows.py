@@ -21,6 +21,7 @@ from sqlalchemy import delete, func, select
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+from nameko_eventlog.store import EventLogQuery
 from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.positions import time_of
@@ -290,6 +291,36 @@ class TestStoredOnce:
         finally:
             writer.close()
             engine.dispose()
+
+    def test_same_position(self, database: str) -> None:
+        """
+        Event logs that would have the same position are stored beside each other, each once.
+        """
+        writer = EventLogWriter(database, ["json"])
+        at = now_ms() // 1000 * 1000
+        usual = str(UUID(int=at << 80 | 0x7 << 76 | 0x2 << 62 | 4711))
+        ahead = str(UUID(int=(at + 86_400_000) << 80 | 0x7 << 76 | 0x2 << 62 | 4711))
+        messages = [
+            make_message(body(timestamp=format_time(at), data={"number": one}), message_id=one)
+            for one in (ahead, usual)
+        ]
+        for some in (messages[:1], messages[1:], messages, messages[::-1]):
+            assert [] == writer.write(some)
+        writer.close()
+        with EventLogQuery(database) as query:
+            found = [one["message_id"] for one in query.query(since="2020-01-01")["event_logs"]]
+            pages = [query.query(limit=1, order="oldest", since="2020-01-01")]
+            pages.append(
+                query.query(limit=1, order="oldest", since="2020-01-01", cursor=pages[0]["cursor"])
+            )
+            assert {usual, ahead} == {page["event_logs"][0]["message_id"] for page in pages}
+            for one in (ahead, usual):
+                kept = query.get(one)
+                assert kept is not None
+                assert {"number": one} == kept["body"]["data"]
+            assert [2] == [one["count"] for one in query.count(since="2020-01-01")]
+
+        assert sorted([usual, ahead]) == sorted(found)
 
 
 class TestHostile:
