@@ -23,7 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from nameko_eventlog.store import statements
+from nameko_eventlog.store import searching, statements
 from nameko_eventlog.store.parameters import Filters
 from nameko_eventlog.store.positions import first_at
 from nameko_eventlog.store.schema import Key, call_counts, calls, counts, event_logs, series
@@ -165,7 +165,7 @@ def _of_rows(connection: Connection, filters: Filters, *, is_by_time: bool) -> S
     """
     Count the rows that meet *filters*.
     """
-    every = statements.conditions(connection.dialect, filters)
+    every = searching.conditions(connection, filters)
     return _count_rows(every, is_by_time, 0).subquery()
 
 
@@ -360,7 +360,7 @@ def _count_calls_by_rows(
     statement = (
         select(*pair, many, failures, func.count())
         .join_from(event_logs, series, series.c.id == row.series_id)
-        .where(series.c.in_call, *statements.conditions(connection.dialect, filters))
+        .where(series.c.in_call, *searching.conditions(connection, filters))
         .group_by(*pair)
         .order_by(many.desc(), series.c.caller.nulls_first(), series.c.service_name)
         .limit(limit)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from nameko_eventlog.amqp.decoding import decode_json
-from nameko_eventlog.store import bulk
+from nameko_eventlog.store import bulk, full_text
 from nameko_eventlog.store.inserting import (
     CHANGED,
     SUMMARY,
@@ -72,6 +72,7 @@ def delete_first(connection: Connection, condition: ColumnElement[bool], most: i
         changes.count(time_of(position), series_id, -1)
         if call is not None:
             deleted_of[call] = deleted_of.get(call, 0) + 1
+    full_text.forget(connection, [position for position, *_ in found])
     connection.execute(
         delete(event_logs).where(row.position.in_([position for position, *_ in found]))
     )

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Table, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from nameko_eventlog.store import bulk
+from nameko_eventlog.store import bulk, full_text
 from nameko_eventlog.store.json_text import encode
+from nameko_eventlog.store.numbering import next_numbers
 from nameko_eventlog.store.outcomes import OUTCOMES
 from nameko_eventlog.store.packing import CallContext, call_key, pack
 from nameko_eventlog.store.positions import digest, position_of, uuid_bytes
@@ -110,7 +111,14 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
     _number_series(connection, new)
     changes = Changes()
     _summarize_calls(connection, new, changes)
-    bulk.insert_rows(connection, _EVENT_LOG, [_packed(row) for row in new])
+    packed = [_packed(row) for row in new]
+    if connection.dialect.name == "sqlite":
+        numbers = next_numbers(connection, (row["position"] for row in new))
+        numbered = [(number, *values) for number, values in zip(numbers, packed, strict=True)]
+        bulk.insert_rows(connection, (event_logs.c.id, *_EVENT_LOG), numbered)
+        full_text.add(connection, ((one[0], encode(one[-1])) for one in numbered))
+    else:
+        bulk.insert_rows(connection, _EVENT_LOG, packed)
     for row in new:
         changes.count(row["time_ms"], row["series_id"])
         changes.names[row["series_id"]] = _endpoint_of(row)

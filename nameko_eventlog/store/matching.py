@@ -44,6 +44,11 @@ _ASCII = re.compile(r"[\0-\x7f]+")
 _LONGEST = 32  # of a pattern: a LIKE that nearly matches everywhere costs its length each time
 _LIKED = 16_384  # bytes of a body that LIKE searches: it cannot be interrupted
 _NOT_ITSELF = re.compile(r"[ikIK%_~]")
+ZERO, NUMBER_END = "\1", "\2"
+"""Stand for the first character of 0, and for one after a number, in texts that a body has."""
+
+_ANY = "\0"  # any letter; JSON has no such letter
+_WORD = re.compile("[a-z0-9]{3}")  # of what PostgreSQL takes trigrams: letters and digits
 _LAST_CASED = 0x1F000  # no character from here on has a case
 _EXPONENTS = 10**15  # a smaller integer is written without an exponent, with or without ".0"
 
@@ -119,22 +124,78 @@ def _body_contains(dialect: Dialect, part: dict[str, Any]) -> ColumnElement[bool
     return and_(_may_have(max(_texts(part), key=len, default="")), contained)
 
 
+def texts_of_equality(ways: Sequence[Keys], value: Any) -> Iterator[str]:
+    """
+    Yield folded texts that every stored body has with *value* at one of *ways*. There is none if
+    the value may be elsewhere. `ZERO` and `NUMBER_END` may be in them.
+    """
+    if any(map(packed_matching.is_packed, ways)):
+        return
+    if isinstance(value, (dict, list)):
+        yield from map(fold, _texts(value, ZERO, NUMBER_END))
+    else:
+        yield fold(_common_text(ways, value, ZERO, NUMBER_END))
+
+
+def texts_of_containment(part: dict[str, Any]) -> Iterator[str]:
+    """
+    Yield folded texts, as `texts_of_equality`, that every stored body has that contains *part*.
+    """
+    for key, value in part.items():
+        if not packed_matching.is_packed((key,)) or (key == "data" and value != {}):
+            yield from map(fold, _texts({key: value}, ZERO, NUMBER_END))
+
+
+def equals_by_index(ways: Sequence[Keys], value: Any) -> bool:
+    """
+    Tell whether PostgreSQL's index of bodies finds *value* at one of *ways*.
+    """
+    return _has_leaf(value) and not any(
+        packed_matching.is_packed(keys) or any(map(INDEX.fullmatch, keys)) for keys in ways
+    )
+
+
+def contains_by_index(part: dict[str, Any]) -> bool:
+    """
+    Tell whether PostgreSQL's index of bodies finds what contains *part*.
+    """
+    return any(
+        _has_leaf(value)
+        for key, value in part.items()
+        if key == "data" or not packed_matching.is_packed((key,))
+    )
+
+
+def _has_leaf(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return any(map(_has_leaf, value)) if isinstance(value, list) else True
+
+
 def _json_contains(dialect: Dialect, column: ColumnElement[Any], part: Any) -> ColumnElement[bool]:
     if dialect.name == "postgresql":
         return _contains_on_postgresql(column, part)
     return _function("eventlog_contains", column, encode(part))
 
 
-def has_text(dialect: Dialect, text: str) -> ColumnElement[bool]:
+def has_text(dialect: Dialect, text: str, unlike: str | None = None) -> ColumnElement[bool]:
     """
     Make the condition that *text* occurs in the JSON of a stored body, in any case.
+
+    Args:
+        dialect: Of the database.
+        text: The text.
+        unlike: Where PostgreSQL may use its index by trigrams: the letters that this does not find
+            in any case.
     """
     needle = needle_of(text)
     if dialect.name == "postgresql":
-        # lower() depends on the database's locale; a regular expression takes time in proportion
-        # to the body, whatever the pattern, and can be interrupted
-        pattern = literal(_expression(needle), Text)
-        found = collate(_BODY, "C").op("~", return_type=Boolean())(pattern)
+        found = _matches(_BODY, _expression(needle))
+        if unlike is not None:
+            blurred = _blurred(needle, unlike)
+            if blurred == needle:
+                return found
+            return and_(_matches(_BODY, _expression(blurred)), found)
         # as a number, because the planner assumes that the operator matches next to nothing
         return cast(found, Integer) > literal(0)
     return and_(_may_have(needle), _function("eventlog_has_text", event_logs.c.body, needle))
@@ -146,8 +207,7 @@ def is_part(dialect: Dialect, column: ColumnElement[str], text: str) -> ColumnEl
     """
     needle = fold(text)
     if dialect.name == "postgresql":
-        pattern = literal(_expression(needle), Text)
-        return collate(column, "C").op("~", return_type=Boolean())(pattern)
+        return _matches(column, _expression(needle))
     return _function("eventlog_has_text", column, needle)
 
 
@@ -173,6 +233,13 @@ def _function(name: str, column: ColumnElement[Any], *arguments: str) -> ColumnE
     return condition == literal(1)
 
 
+def _matches(column: ColumnElement[str], expression: str) -> ColumnElement[bool]:
+    # lower() depends on the database's locale; a regular expression takes time in proportion to
+    # the text, whatever the pattern, and can be interrupted
+    pattern = literal(expression, Text)
+    return collate(column, "C").op("~", return_type=Boolean())(pattern)
+
+
 @lru_cache(maxsize=1)
 def _cases() -> dict[str, str]:
     """
@@ -193,13 +260,28 @@ def _expression(needle: str) -> str:
     """
     cases = _cases()
     return "".join(
-        f"[{letter}{cases[letter]}]"
+        "."
+        if letter == _ANY
+        else f"[{letter}{cases[letter]}]"
         if letter in cases
         else f"\\{letter}"
         if letter.isascii() and not letter.isalnum()
         else letter
         for letter in needle
     )
+
+
+def _blurred(needle: str, unlike: str) -> str:
+    return "".join(
+        letter if letter.isascii() and letter not in unlike else _ANY for letter in needle
+    )
+
+
+def has_trigrams(text: str, unlike: str) -> bool:
+    """
+    Tell whether PostgreSQL's index by trigrams can find *text*; *unlike* as in `has_text`.
+    """
+    return _WORD.search(_blurred(needle_of(text), unlike)) is not None
 
 
 def _may_have(needle: str) -> ColumnElement[bool]:
@@ -219,33 +301,34 @@ def _may_have(needle: str) -> ColumnElement[bool]:
     return case(is_large, else_=_BODY.like(f"%{pattern}%", escape="~"))
 
 
-def _texts(part: Any) -> Iterator[str]:
+def _texts(part: Any, zero: str = "", end: str = "") -> Iterator[str]:
     """
     Yield the leaves of *part* as the store encodes them: every body that contains it has them.
     """
     if isinstance(part, dict) and part:
         for key, value in part.items():
             if isinstance(value, (dict, list)) and value:
-                yield from _texts(value)
+                yield from _texts(value, zero, end)
             else:
                 # without the first quote: LIKE is slower where many keys begin like the pattern
-                yield f'{_as_json(key)}":{_text(value)}'
+                yield f'{_as_json(key)}":{_text(value, zero, end)}'
     elif isinstance(part, list):
         for value in part:
-            yield from _texts(value)
+            yield from _texts(value, zero, end)
     else:
-        yield _text(part)
+        yield _text(part, zero, end)
 
 
-def _common_text(ways: Sequence[Keys], value: Any) -> str:
+def _common_text(ways: Sequence[Keys], value: Any, zero: str = "", end: str = "") -> str:
     """
     Return a text that every body has with *value* at one of *ways*, as the store encodes it.
     """
     if isinstance(value, (dict, list)) and value:
-        return max(_texts(value), key=len, default="")
+        return max(_texts(value, zero, end), key=len, default="")
+    text = _text(value, zero, end)
     texts = [
         # an element of a list has no key
-        _text(value) if INDEX.fullmatch(keys[-1]) else f'{_as_json(keys[-1])}":{_text(value)}'
+        text if INDEX.fullmatch(keys[-1]) else f'{_as_json(keys[-1])}":{text}'
         for keys in ways
     ]
     ends = zip(*map(reversed, texts), strict=False)
@@ -253,16 +336,23 @@ def _common_text(ways: Sequence[Keys], value: Any) -> str:
     return "".join(letters[0] for letters in common)[::-1]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, zero: str, end: str) -> str:
     """
     Return the JSON that every value equal to *value* has or begins with; empty if it may differ.
+
+    Args:
+        value: The value.
+        zero: The text of 0.
+        end: The text after any other number.
     """
     if isinstance(value, (dict, list)):
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value == 0 or abs(value) >= _EXPONENTS:  # -0.0 equals 0, and 1e16 equals an integer
+        if value == 0:  # which -0.0 equals
+            return zero
+        if abs(value) >= _EXPONENTS:  # 1e16 equals an integer
             return ""
-        return encode(int(value) if value == int(value) else value)
+        return encode(int(value) if value == int(value) else value) + end
     return encode(value)
 
 

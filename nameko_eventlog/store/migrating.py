@@ -10,6 +10,7 @@ from functools import partial
 from sqlalchemy import Connection, Engine, inspect, text
 
 from nameko_eventlog.extras import extra
+from nameko_eventlog.store import text_indexes
 from nameko_eventlog.store.databases import DatabaseError, database_errors, shown_address
 
 
@@ -85,14 +86,15 @@ class Migration:
         url = self._engine.url
         with database_errors(url), self._engine.connect() as connection:
             if self._is_done(connection):
-                return "current and writable"
+                return f"current and writable{text_indexes.describe(connection)}"
             version = _version(connection)
             if version is not None:
                 return f"schema {version}: the store migrates them when it starts"
             self._config.attributes["connection"] = connection
             self._upgrade("head")
+            note = text_indexes.describe(connection)
             connection.rollback()
-        return "none yet: the store creates them when it starts"
+        return f"none yet: the store creates them when it starts{note}"
 
     def _is_done(self, connection: Connection) -> bool:
         """

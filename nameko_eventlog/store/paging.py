@@ -1,5 +1,5 @@
 """
-The positions of a page: which event logs it has, in which order.
+Positions in order: of the rows of a table, and of those of several series.
 
 An index has the rows of each series in order, but not those of several. So a page of several
 series has the first rows of each, and of all these the first.
@@ -8,21 +8,17 @@ series has the first rows of each, and of all these the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, lateral, literal, select
 
-from nameko_eventlog.store import statements
-from nameko_eventlog.store.parameters import Filters
-from nameko_eventlog.store.schema import Key, calls, event_logs, series
+from nameko_eventlog.store.positions import following
+from nameko_eventlog.store.schema import Key, series
 
 
 _MOST_SERIES = 10_000
 """Of more series, the rows are searched by time: looking up each would take longer."""
-
-_MOST_NUMBERS = 1_000
-"""More calls, or series, are not looked up before."""
 
 _FIRST = 8  # rows of each series that are looked up first, and how many times more then
 
@@ -37,12 +33,16 @@ class Range:
         series_id: Its column of series.
         is_newest: Whether the newest row is the first.
         conditions: Further conditions on its rows.
+        begin: The lowest position, if there is one.
+        end: The position after the greatest, if there is one.
     """
 
     position: Column[Any]
     series_id: Column[Any]
     is_newest: bool
-    conditions: Sequence[ColumnElement[bool]]
+    conditions: Sequence[ColumnElement[bool]] = ()
+    begin: bytes | None = None
+    end: bytes | None = None
 
     @property
     def ordering(self) -> Any:
@@ -51,92 +51,46 @@ class Range:
         """
         return self.position.desc() if self.is_newest else self.position
 
+    @property
+    def every(self) -> Sequence[ColumnElement[bool]]:
+        """
+        All conditions on the rows: at most one for each end, of two SQLite may search the index by
+        the weaker.
+        """
+        bounds = []
+        if self.begin is not None:
+            bounds.append(self.position >= literal(self.begin, Key()))
+        if self.end is not None:
+            bounds.append(self.position < literal(self.end, Key()))
+        return [*bounds, *self.conditions]
+
     def select(self, *conditions: ColumnElement[bool]) -> Select[Any]:
         """
         Select the positions of the rows that meet *conditions* as well, in order.
         """
-        return select(self.position).where(*self.conditions, *conditions).order_by(self.ordering)
+        return select(self.position).where(*self.every, *conditions).order_by(self.ordering)
 
-    def not_before(self, position: bytes) -> ColumnElement[bool]:
+    def meeting(self, *conditions: ColumnElement[bool]) -> Range:
         """
-        Make the condition that a row is at *position*, or comes earlier in the order.
+        Return the rows that meet *conditions* as well.
         """
-        bound = literal(position, Key())
-        return self.position >= bound if self.is_newest else self.position <= bound
+        return replace(self, conditions=[*self.conditions, *conditions])
 
+    def up_to(self, position: bytes) -> Range:
+        """
+        Return the rows up to *position*, which one of them has, in the order.
+        """
+        if self.is_newest:
+            return replace(self, begin=position)
+        return replace(self, end=following(position))
 
-def find_positions(
-    connection: Connection, filters: Filters, order: str, limit: int, after: bytes | None
-) -> list[bytes]:
-    """
-    Return the positions of a page, in order.
-
-    Args:
-        connection: To the database.
-        filters: Which event logs.
-        order: One of `parameters.ORDERS`.
-        limit: How many, at most.
-        after: The position of the last event log of the page before.
-    """
-    column = event_logs.c
-    is_newest = order == "newest"
-    bounds = [*statements.position_range(filters)]
-    if after is not None:
-        end = literal(after, Key())
-        bounds.append(column.position < end if is_newest else column.position > end)
-    rows = Range(column.position, column.series_id, is_newest, bounds)
-    names = statements.name_conditions(connection.dialect, filters)
-    if filters.needs_range or statements.id_conditions(filters):
-        if names and not _has_series(connection, names):
-            return []
-        conditions = [
-            *statements.body_conditions(connection.dialect, filters, _named(connection, filters)),
-            *_in_series(names),
-            *_in_calls(connection, statements.id_conditions(filters)),
-        ]
-        return list(connection.scalars(rows.select(*conditions).limit(limit)))
-    if names:
-        return find_in_series(connection, rows, names, limit)
-    return list(connection.scalars(rows.select().limit(limit)))
-
-
-def _in_series(names: Sequence[ColumnElement[bool]]) -> Sequence[ColumnElement[bool]]:
-    if not names:
-        return ()
-    return [event_logs.c.series_id.in_(select(series.c.id).where(*names))]
-
-
-def _in_calls(
-    connection: Connection, ids: Sequence[ColumnElement[bool]]
-) -> Sequence[ColumnElement[bool]]:
-    """
-    Make the condition that the call of an event log meets the conditions *ids*.
-    """
-    if not ids:
-        return ()
-    return [_is_one_of(connection, event_logs.c.call, select(calls.c.id).where(*ids))]
-
-
-def _named(connection: Connection, filters: Filters) -> ColumnElement[bool] | None:
-    """
-    Make the condition that the event type of an event log has the text of *filters*.
-    """
-    if not filters.text:
-        return None
-    wanted = statements.series_with_text(connection.dialect, filters.text)
-    return _is_one_of(connection, event_logs.c.series_id, wanted)
-
-
-def _is_one_of(
-    connection: Connection, column: Column[Any], wanted: Select[Any]
-) -> ColumnElement[bool]:
-    """
-    Make the condition that *column* is one of the numbers *wanted*.
-
-    Few of them are looked up before, because then the database knows that they are few.
-    """
-    numbers = list(connection.scalars(wanted.limit(_MOST_NUMBERS + 1)))
-    return column.in_(wanted if len(numbers) > _MOST_NUMBERS else numbers)
+    def after(self, position: bytes) -> Range:
+        """
+        Return the rows that come after *position*, which one of them has, in the order.
+        """
+        if self.is_newest:
+            return replace(self, end=position)
+        return replace(self, begin=following(position))
 
 
 def find_in_series(
@@ -160,12 +114,7 @@ def find_in_series(
         return list(connection.scalars(rows.select(rows.series_id.in_(wanted)).limit(limit)))
     first = _first_of_each(connection, rows, names, limit)
     if len(first) == limit:  # of other series no row can be in the page
-        rows = Range(
-            rows.position,
-            rows.series_id,
-            rows.is_newest,
-            [*rows.conditions, rows.not_before(first[-1][1])],
-        )
+        rows = rows.up_to(first[-1][1])
     ids = [number for number, _ in first]
     each = max(_FIRST, _FIRST * limit // max(len(ids), 1))
     while True:
@@ -179,10 +128,6 @@ def find_in_series(
         if not ends or len(ordered) >= limit:
             return ordered[:limit]
         each *= _FIRST
-
-
-def _has_series(connection: Connection, names: Sequence[ColumnElement[bool]]) -> bool:
-    return connection.execute(select(series.c.id).where(*names).limit(1)).first() is not None
 
 
 def _first_of_each(

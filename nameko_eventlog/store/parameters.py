@@ -196,7 +196,7 @@ class Filters:
     @property
     def needs_range(self) -> bool:
         """
-        Whether the content of bodies is searched: on SQLite only the time has an index for that.
+        Whether the content of bodies is searched: not every search of it has an index.
         """
         return bool(self.equalities or self.containments or self.text)
 
@@ -205,6 +205,12 @@ class Filters:
         Return the filters with another time range.
         """
         return replace(self, since=since, until=until)
+
+    def beyond(self, time_ms: int, is_newest: bool) -> Filters:
+        """
+        Return the filters for the times up to *time_ms*, or from it, if the oldest come first.
+        """
+        return self.within(*((self.since, time_ms + 1) if is_newest else (time_ms, self.until)))
 
     def takes_level(self, level: str | None) -> bool:
         """

@@ -12,8 +12,10 @@ import re
 from uuid import UUID
 
 
+LAST_TIME = 2**48 - 1
+"""The latest time of a position, in milliseconds since 1970."""
+
 _REST = 10  # bytes behind the time
-_LAST = 2**48 - 1  # milliseconds
 _blake2b = hashlib.blake2b
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -69,4 +71,11 @@ def first_at(time_ms: int) -> bytes:
     """
     Return the first position of a millisecond.
     """
-    return min(max(time_ms, 0), _LAST).to_bytes(6, "big") + bytes(_REST)
+    return min(max(time_ms, 0), LAST_TIME).to_bytes(6, "big") + bytes(_REST)
+
+
+def following(position: bytes) -> bytes:
+    """
+    Return the position that follows directly.
+    """
+    return (int.from_bytes(position, "big") + 1).to_bytes(len(position), "big")

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, false, select
 
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
+from nameko_eventlog.store import full_text
 from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.migrating import Migration
@@ -66,6 +67,7 @@ def try_tables(uri: str) -> str:
                 names = [one.name for one in columns]
                 nothing = select(*columns).where(false())
                 connection.execute(table.insert().from_select(names, nothing))
+            full_text.try_write(connection)
         return description
     finally:
         close_engine(engine)

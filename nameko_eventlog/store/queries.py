@@ -32,11 +32,11 @@ from nameko_eventlog.store.databases import (
     open_engine,
 )
 from nameko_eventlog.store.deadlines import Deadline
+from nameko_eventlog.store.finding import find_positions
 from nameko_eventlog.store.finding_calls import CallFilters, find_calls
 from nameko_eventlog.store.latencies import find_latencies
 from nameko_eventlog.store.levels import UNNAMED
 from nameko_eventlog.store.listing import BodyReader, take_within
-from nameko_eventlog.store.paging import find_positions
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -152,7 +152,6 @@ class EventLogQuery:
             wanted = wanted.up_to_now()
         with self._connection() as connection:
             wanted = self._resolve(connection, wanted)
-            statements.allow_parallel(connection, wanted)
             after = None if start is None else start.position
             positions = find_positions(connection, wanted, order, limit + 1, after)
             taken = take_within(connection, positions[:limit], PAGE_BYTES)

@@ -143,7 +143,7 @@ Index(
 event_logs = Table(
     "event_logs",
     metadata,
-    # In the order of arrival, on SQLite alone.
+    # On SQLite alone: see `numbering`.
     Column("id", Integer, nullable=False, system=True),
     # Identifies duplicates, and sorts by time: see `positions`.
     Column("position", Key, primary_key=True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, Join
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -61,6 +61,22 @@ def _time_in_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
     position = f"CAST({compiler.process(element.clauses, **kwargs)} AS TEXT)"
     hexadecimal = f"'x' || left({position}, 8) || substr({position}, 10, 4)"
     return f"CAST(CAST({hexadecimal} AS bit(48)) AS bigint)"
+
+
+class OrderedJoin(Join):
+    """
+    A join in which SQLite reads the left table first.
+    """
+
+    inherit_cache = True
+
+
+@compiles(OrderedJoin, "sqlite")
+def _join_in_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    left, right, condition = (
+        compiler.process(one, **kwargs) for one in (element.left, element.right, element.onclause)
+    )
+    return f"{left} CROSS JOIN {right} ON {condition}"
 
 
 class Unindexed(FunctionElement[Any]):

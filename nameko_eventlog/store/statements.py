@@ -82,8 +82,7 @@ def conditions(dialect: Dialect, filters: Filters) -> Sequence[ColumnElement[boo
     Return the conditions on event logs that *filters* stand for.
     """
     every: list[ColumnElement[bool]] = []
-    if names := name_conditions(dialect, filters):
-        every.append(event_logs.c.series_id.in_(select(series.c.id).where(*names)))
+    every += in_series(name_conditions(dialect, filters))
     if ids := id_conditions(filters):
         every.append(event_logs.c.call.in_(select(calls.c.id).where(*ids)))
     every += position_range(filters)
@@ -124,7 +123,10 @@ def _is_one(column: Any, values: Sequence[Any]) -> ColumnElement[bool]:
 
 
 def body_conditions(
-    dialect: Dialect, filters: Filters, named: ColumnElement[bool] | None = None
+    dialect: Dialect,
+    filters: Filters,
+    named: ColumnElement[bool] | None = None,
+    unlike: str | None = None,
 ) -> Sequence[ColumnElement[bool]]:
     """
     Return the conditions on the content of event logs that *filters* stand for.
@@ -133,15 +135,26 @@ def body_conditions(
         dialect: Of the database.
         filters: The filters.
         named: The condition that the event type has the text, if there is one.
+        unlike: See `matching.has_text`.
     """
     every = [matching.equals(dialect, ways, value) for ways, value in filters.equalities]
     every += [matching.contains(dialect, dict(part)) for part in filters.containments]
     if filters.text:
-        in_body = matching.has_text(dialect, filters.text)
+        in_body = matching.has_text(dialect, filters.text, unlike)
         if named is None:
             named = event_logs.c.series_id.in_(series_with_text(dialect, filters.text))
-        every.append(or_(in_body, named))
+        every.append(or_(named, in_body))
     return every
+
+
+def in_series(names: Sequence[ColumnElement[bool]]) -> Sequence[ColumnElement[bool]]:
+    """
+    Make the condition that the series of an event log meets the conditions *names*, if there are
+    any.
+    """
+    if not names:
+        return ()
+    return [event_logs.c.series_id.in_(select(series.c.id).where(*names))]
 
 
 def series_with_text(dialect: Dialect, text: str) -> Select[Any]:
