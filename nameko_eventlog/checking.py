@@ -17,7 +17,10 @@ from nameko_eventlog.addresses import masked_value
 _FOREVER = 1_000_000_000  # seconds (30 years): with more, eventlet's timers overflow
 
 Check = Callable[[Any], Any]
-"""Returns the value to use, or raises a `ValueError` that says what was expected."""
+"""
+Returns the value to use, or raises a `ValueError` that says what was expected. For a value with
+keys of its own it may raise a `ConfigurationError`, whose text is complete.
+"""
 
 
 class Unshown(ValueError):
@@ -73,6 +76,8 @@ def parse_section(
             faults.append(f"{name}.{key} must be {exc}")
         except ValueError as exc:
             faults.append(f"{name}.{key} must be {exc}, not {masked_value(key, value)}")
+        except ConfigurationError as exc:
+            faults.append(str(exc))
     if faults:
         raise ConfigurationError("\n".join(faults))
     return values

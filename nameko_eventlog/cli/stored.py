@@ -41,6 +41,7 @@ from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import GROUPS, EventLogQuery
 from nameko_eventlog.store.retention import count_before
 from nameko_eventlog.store.retention import purge as purge_steps
+from nameko_eventlog.store.rules import Rule
 
 
 _CSV = (
@@ -259,14 +260,33 @@ def count(
     type=Duration(),
     help="The age: 30d. Default: the configured retention_days.",
 )
+@click.option(
+    "--service", "-s", type=Words(), multiple=True, help="Only this service; repeat for more."
+)
+@click.option(
+    "--type",
+    "-t",
+    "event_type",
+    type=Words(),
+    multiple=True,
+    help="Only this event type; * is any text.",
+)
+@click.option(
+    "--level",
+    "-l",
+    type=Words(),
+    multiple=True,
+    help="Only this level; warning+: that or above.",
+)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @config_option
 @handle_errors
-def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
+def purge(path: str, older_than: timedelta | None, yes: bool, **filters: tuple[str, ...]) -> None:
     """
-    Delete old event logs, and old rejects, in small steps.
+    Delete old event logs, and old rejects, in small steps. With a filter, rejects are kept.
     """
     config = store_config(path)
+    rule = Rule(None, **filters) if any(filters.values()) else None
     if older_than is None:
         if config.retention_days is None:
             raise click.UsageError("pass --older-than 30d, or set EVENTLOG_STORE.retention_days")
@@ -275,19 +295,20 @@ def purge(path: str, older_than: timedelta | None, yes: bool) -> None:
         before = datetime.now(timezone.utc) - older_than
     except OverflowError:
         raise click.UsageError(f"--older-than {older_than}: too long ago") from None
-    total = count_before(config.uri, before)
+    total = count_before(config.uri, before, rule)
     if not total:
         click.echo("nothing is older")
         return
+    what = "event logs and rejects" if rule is None else "event logs"
     if not yes:
         click.confirm(
-            f"delete {total} event logs and rejects from before {before:%Y-%m-%d %H:%M} UTC?",
+            f"delete {total} {what} from before {before:%Y-%m-%d %H:%M} UTC?",
             abort=True,
         )
     deleted = 0
     with Progress(console=console(), disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("deleting", total=total)
-        for step in purge_steps(config.uri, before):
+        for step in purge_steps(config.uri, before, rule):
             deleted += step
             progress.advance(task, step)
-    click.echo(f"{deleted} event logs and rejects deleted")
+    click.echo(f"{deleted} {what} deleted")

@@ -18,9 +18,11 @@ from sqlalchemy import (
     Select,
     Table,
     Update,
+    and_,
     any_,
     bindparam,
     column,
+    delete,
     func,
     select,
     update,
@@ -104,6 +106,18 @@ def add_numbers(connection: Connection, columns: Sequence[Column[Any]], rows: Ro
         rows: The values of these columns; numbers below 0 are subtracted.
     """
     _run(connection, _adding(tuple(columns)), columns, rows)
+
+
+def delete_zeros(connection: Connection, keys: Sequence[Column[Any]], rows: Rows) -> None:
+    """
+    Delete those rows of a table of counts that count nothing.
+
+    Args:
+        connection: To the database.
+        keys: The table's key.
+        rows: The keys to look at.
+    """
+    _run(connection, _deleting_zeros(tuple(keys)), keys, rows)
 
 
 def update_rows(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
@@ -195,6 +209,18 @@ def _adding(columns: tuple[Column[Any], ...]) -> dict[str, Any]:
         ),
         "sqlite": f"{_insert_on_sqlite(columns)} ON CONFLICT DO UPDATE"
         f" SET {number.name} = {number.name} + excluded.{number.name}",
+    }
+
+
+@lru_cache
+def _deleting_zeros(keys: tuple[Column[Any], ...]) -> dict[str, Any]:
+    table = _table(keys)
+    row = _recordset(keys)
+    is_same = and_(*(one == row.c[one.name] for one in keys))
+    names = " AND ".join(f'"{one.name}" = ?' for one in keys)
+    return {
+        "postgresql": delete(table).where(is_same, table.c.number == 0),
+        "sqlite": f"DELETE FROM {table.name} WHERE {names} AND number = 0",  # noqa: S608
     }
 
 

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nameko.exceptions import ConfigurationError
+
 from nameko_eventlog import checking
+from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.consuming.options import MOST_PREFETCHED
 from nameko_eventlog.store.databases import parse_uri
+from nameko_eventlog.store.rules import Rule, days, parse_rules
 
 
 CONFIG_KEY = "EVENTLOG_STORE"
@@ -28,22 +32,26 @@ class StoreConfig:
     batch_size: int = 500
     batch_seconds: float = 1
     retention_days: float | None = None
+    retention: tuple[Rule, ...] | None = None
     quorum: bool = False
     max_length: int | None = None
     fan_in_exchange: str = "eventlog"
     event_type: str = ROUTING_KEY
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """
+        The rules of retention, also those that ``retention_days`` stands for.
+        """
+        if self.retention_days is not None:
+            return (Rule(self.retention_days),)
+        return () if self.retention is None else self.retention
 
 
 def _database(value: Any) -> str:
     uri = checking.text(value)
     parse_uri(uri)
     return uri
-
-
-def _days(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 36_500:
-        raise ValueError("a number of days, above 0 and below 36500")
-    return value
 
 
 def _integer_to(most: int) -> checking.Check:
@@ -60,7 +68,8 @@ _CHECKS: dict[str, checking.Check] = {
     "services": checking.names,
     "batch_size": _integer_to(MOST_PREFETCHED),
     "batch_seconds": checking.seconds(minimum_excluded=True),
-    "retention_days": _days,
+    "retention_days": days,
+    "retention": parse_rules(f"{CONFIG_KEY}.retention"),
     "quorum": checking.boolean,
     "max_length": _integer_to(2**63 - 1),
     "fan_in_exchange": checking.routing_key,
@@ -79,4 +88,11 @@ def parse_store_config(config: Mapping[str, Any]) -> StoreConfig:
         ConfigurationError: If a key is unknown or a value is invalid. The text has a line for each
             mistake, which names the key, shows the value and says what was expected.
     """
-    return StoreConfig(**checking.parse_section(config, CONFIG_KEY, _CHECKS))
+    values = checking.parse_section(config, CONFIG_KEY, _CHECKS)
+    if "retention_days" in values and "retention" in values:
+        shown = masked_value("retention_days", values["retention_days"])
+        raise ConfigurationError(
+            f"{CONFIG_KEY}.retention_days must not be {shown} beside {CONFIG_KEY}.retention: add"
+            f" the rule {{days: {shown}}} at the end of retention instead"
+        )
+    return StoreConfig(**values)

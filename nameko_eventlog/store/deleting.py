@@ -4,7 +4,8 @@ Deleting event logs, with the changes of their summaries, in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -34,87 +35,119 @@ from nameko_eventlog.store.inserting import (
 )
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.schema import (
-    call_counts,
     calls,
-    counts,
-    durations,
     event_logs,
+    message_ids,
     series,
 )
+from nameko_eventlog.store.statements import between
 from nameko_eventlog.store.summaries import CallSummary, Changes, Logged, summarize
 
 
-def delete_first(connection: Connection, condition: ColumnElement[bool], most: int) -> int:
+def delete_first(
+    connection: Connection, condition: ColumnElement[bool], most: int, *, by_series: bool = False
+) -> Counter[int]:
     """
-    Delete the oldest event logs that meet a condition.
+    Delete the first event logs that meet a condition.
 
     Args:
         connection: To the database.
         condition: Which event logs.
         most: How many, at most.
+        by_series: Whether to take one series after the other, with the index of series. Without,
+            the oldest of all are the first.
 
     Returns:
-        How many were deleted.
+        How many were deleted of each series.
     """
     lock_writers(connection)
     row = event_logs.c
+    order = (row.series_id, row.position) if by_series else (row.position,)
     found = connection.execute(
-        select(row.position, row.series_id, row.call)
+        select(row.position, row.series_id, row.call, row.message_id)
         .where(condition)
-        .order_by(row.position)
+        .order_by(*order)
         .limit(most)
     ).all()
+    deleted: Counter[int] = Counter()
     if not found:
-        return 0
+        return deleted
     changes = Changes()
-    deleted_of: dict[int, int] = {}
-    for position, series_id, call in found:
+    lost: Counter[int] = Counter()
+    for position, series_id, call, _ in found:
         changes.count(time_of(position), series_id, -1)
+        deleted[series_id] += 1
         if call is not None:
-            deleted_of[call] = deleted_of.get(call, 0) + 1
+            lost[call] += 1
     full_text.forget(connection, [position for position, *_ in found])
     connection.execute(
         delete(event_logs).where(row.position.in_([position for position, *_ in found]))
     )
-    _summarize_again(connection, deleted_of, changes)
-    write_changes(connection, changes)
-    return len(found)
+    odd = [message_id for *_, message_id in found if message_id is not None]
+    for some in bulk.portions(odd):
+        connection.execute(delete(message_ids).where(message_ids.c.message_id.in_(some)))
+    summarize_again(connection, lost, changes)
+    subtract(connection, changes)
+    return deleted
 
 
-def _summarize_again(connection: Connection, deleted_of: dict[int, int], changes: Changes) -> None:
+def summarize_again(connection: Connection, lost: Mapping[int, float], changes: Changes) -> None:
     """
     Change the summaries of calls that have lost event logs, and delete the calls that have none.
+
+    Args:
+        connection: To the database.
+        lost: How many event logs each call has lost.
+        changes: What this changes in the counts.
     """
     column = calls.c
     before = {
         number: read_summary(values)
-        for number, *values in bulk.find(connection, column.id, deleted_of, column.id, *SUMMARY)
+        for number, *values in bulk.find(connection, column.id, lost, column.id, *SUMMARY)
     }
-    gone = [call for call, summary in before.items() if summary.number <= deleted_of[call]]
     left: dict[int, list[Logged]] = {
-        call: [] for call in before if before[call].number > deleted_of[call]
+        call: [] for call, summary in before.items() if summary.number > lost[call]
     }
-    for call, logged in read_logged(connection, list(left)):
-        left[call].append(logged)
-    changed = []
+    # a summary's times include those of all its event logs: other partitions are not searched
+    if left:
+        since = min(before[call].first_ms for call in left)
+        until = max(before[call].last_ms for call in left) + 1
+        for call, logged in read_logged(connection, list(left), since, until):
+            left[call].append(logged)
+    changed, gone = [], []
     for call, summary in before.items():
         after: CallSummary | None = None
         if some := left.get(call):
             after = summarize(None, some)
             changed.append((*values_of(after), call))
+        else:
+            gone.append(call)
         changes.change_call(summary, after)
     bulk.update_rows(connection, CHANGED, changed)
     for some_gone in bulk.portions(gone):
         connection.execute(delete(calls).where(column.id.in_(some_gone)))
 
 
-def read_logged(connection: Connection, numbers: Sequence[int]) -> Iterable[tuple[int, Logged]]:
+def subtract(connection: Connection, changes: Changes) -> None:
+    """
+    Write changes of counts, and delete the counts that have become 0.
+    """
+    for table, rows in write_changes(connection, changes):
+        lower = [row[:-1] for row in rows if row[-1] < 0]
+        bulk.delete_zeros(connection, tuple(table.primary_key), lower)
+
+
+def read_logged(
+    connection: Connection, numbers: Sequence[int], since: int | None, until: int | None
+) -> Iterable[tuple[int, Logged]]:
     """
     Yield what the summaries of calls need to know of their event logs.
 
     Args:
         connection: To the database.
         numbers: The calls.
+        since: When their first event log was, in milliseconds since 1970.
+        until: Before when their last event log was.
     """
     row = event_logs.c
     if connection.dialect.name == "postgresql":
@@ -132,7 +165,7 @@ def read_logged(connection: Connection, numbers: Sequence[int]) -> Iterable[tupl
                 end.label("end"), has_exception.label("has_exception"),
             )
             .join(series, series.c.id == row.series_id)
-            .where(row.call.in_(some))
+            .where(row.call.in_(some), *between(since, until))
         )  # fmt: skip
         for one in connection.execute(statement):
             duration, expected = decode_json(one.end) if isinstance(one.end, str) else one.end
@@ -154,14 +187,14 @@ def read_logged(connection: Connection, numbers: Sequence[int]) -> Iterable[tupl
             )  # fmt: skip
 
 
-def delete_unused(connection: Connection, before_ms: int, first: int, most: int) -> int | None:
+def delete_unused(connection: Connection, first: int, most: int) -> int | None:
     """
-    Delete what remains of event logs that were deleted: counts of nothing, and series.
+    Delete series that have neither event logs nor calls.
+
+    The last one stays, so that no number is used again: other processes may know it.
 
     Args:
         connection: To the database.
-        before_ms: The time from before which all event logs were deleted, in milliseconds since
-            1970.
         first: The lowest number of the series to look at.
         most: At how many.
 
@@ -169,10 +202,6 @@ def delete_unused(connection: Connection, before_ms: int, first: int, most: int)
         The lowest number for the next call; None if there are no more.
     """
     lock_writers(connection)
-    if not first:
-        for table in (counts, call_counts, durations):
-            is_old = table.c.begin_ms < before_ms
-            connection.execute(delete(table).where(is_old, table.c.number == 0))
     number = series.c.id
     ids = list(
         connection.scalars(select(number).where(number >= first).order_by(number).limit(most))
@@ -183,5 +212,6 @@ def delete_unused(connection: Connection, before_ms: int, first: int, most: int)
         select(table.c.series_id).where(table.c.series_id == number).limit(1).exists()
         for table in (event_logs, calls)
     ]
-    connection.execute(delete(series).where(and_(number.in_(ids), ~or_(*uses))))
+    last = select(func.max(number)).scalar_subquery()
+    connection.execute(delete(series).where(and_(number.in_(ids), number < last, ~or_(*uses))))
     return int(ids[-1]) + 1

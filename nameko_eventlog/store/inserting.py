@@ -27,6 +27,7 @@ from nameko_eventlog.store.schema import (
     counts,
     durations,
     event_logs,
+    message_ids,
     rejects,
     series,
 )
@@ -119,6 +120,8 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
         full_text.add(connection, ((one[0], encode(one[-1])) for one in numbered))
     else:
         bulk.insert_rows(connection, _EVENT_LOG, packed)
+    odd = [(message_id, position) for position, *_, message_id, _ in packed if message_id]
+    bulk.insert_rows(connection, (message_ids.c.message_id, message_ids.c.position), odd)
     for row in new:
         changes.count(row["time_ms"], row["series_id"])
         changes.names[row["series_id"]] = _endpoint_of(row)
@@ -185,11 +188,10 @@ def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[
         wanted: Message ids.
         odd: Those of them that are not positions.
     """
-    column = event_logs.c.message_id
-    if not odd:  # the clock of another may have been wrong before
-        first = select(column).where(column.is_not(None)).order_by(column).limit(1)
-        if connection.execute(first).first() is None:
-            return set()
+    column = message_ids.c.message_id
+    # the clock of another may have been wrong before
+    if not odd and connection.execute(select(column).limit(1)).first() is None:
+        return set()
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
 
@@ -325,10 +327,14 @@ def _packed(row: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def write_changes(connection: Connection, changes: Changes) -> None:
+def write_changes(connection: Connection, changes: Changes) -> list[tuple[Table, bulk.Rows]]:
     """
     Add *changes* to the tables of counts.
+
+    Returns:
+        The rows that were added, by table.
     """
+    written: list[tuple[Table, bulk.Rows]] = []
     for table, counter in (
         (counts, changes.counts),
         (call_counts, changes.calls),
@@ -336,6 +342,8 @@ def write_changes(connection: Connection, changes: Changes) -> None:
     ):
         rows = sorted((*key, number) for key, number in counter.items() if number)
         bulk.add_numbers(connection, tuple(table.c), rows)
+        written.append((table, rows))
+    return written
 
 
 def _by_name(connection: Connection, changes: Changes) -> Mapping[tuple[Any, ...], int]:

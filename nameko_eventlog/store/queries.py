@@ -48,7 +48,7 @@ from nameko_eventlog.store.parameters import (
     default_since,
 )
 from nameko_eventlog.store.positions import uuid_bytes
-from nameko_eventlog.store.schema import event_logs, series
+from nameko_eventlog.store.schema import event_logs, message_ids, series
 from nameko_eventlog.store.sql_functions import TimeOf
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.trace_search import TraceSearch
@@ -399,7 +399,8 @@ class EventLogQuery:
 
 def _has_id(message_id: str) -> ColumnElement[bool]:
     row = event_logs.c
-    has_id = row.message_id == message_id
+    known = select(message_ids.c.position).where(message_ids.c.message_id == message_id)
+    has_id = row.position == known.scalar_subquery()
     position = uuid_bytes(message_id)
     if position is None:
         return has_id

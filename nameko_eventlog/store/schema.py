@@ -158,14 +158,8 @@ event_logs = Table(
     Column("body", _JSON, nullable=False),
 )
 Index("event_logs_series", event_logs.c.series_id, event_logs.c.position)
-for _name in ("call", "message_id"):
-    _is_set = event_logs.c[_name].is_not(None)
-    Index(
-        f"event_logs_{_name}",
-        event_logs.c[_name],
-        postgresql_where=_is_set,
-        sqlite_where=_is_set,
-    )
+_is_set = event_logs.c.call.is_not(None)
+Index("event_logs_call", event_logs.c.call, postgresql_where=_is_set, sqlite_where=_is_set)
 
 # For containment in bodies; SQLite has no such index.
 Index(
@@ -174,6 +168,16 @@ Index(
     postgresql_using="gin",
     postgresql_ops={"body": "jsonb_path_ops"},
 ).ddl_if(dialect="postgresql")
+
+# The message ids that are no positions. In an index of event logs, each partition would have its
+# own, and each batch would search all of them.
+message_ids = Table(
+    "message_ids",
+    metadata,
+    Column("message_id", _TEXT, primary_key=True),
+    Column("position", Key, nullable=False),
+)
+Index("message_ids_position", message_ids.c.position)
 
 counts = Table(
     "counts",
@@ -207,6 +211,13 @@ durations = Table(
     Column("bucket", SmallInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# Of a day whose event logs were dropped all at once, while summaries may still count them.
+dropped_days = Table(
+    "dropped_days",
+    metadata,
+    Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
 )
 
 rejects = Table(

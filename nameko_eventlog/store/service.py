@@ -26,6 +26,7 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
+from nameko_eventlog.store.partitions import RETRY_SECONDS
 from nameko_eventlog.store.probing import RefusedBatchProbe
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.retention import Retention
@@ -70,8 +71,8 @@ class Database(DependencyProvider):
         self._writing = Background(WRITE_SECONDS)
         self._probing = Background(QUERY_SECONDS)
         self._refused: list[ReceivedMessage] = []
-        days = self.config.retention_days
-        self._retention = None if days is None else Retention(self.config.uri, days)
+        rules = self.config.rules
+        self._retention = Retention(self.config.uri, rules) if rules else None
         self._readers = Readers(self.config.uri)
         self.ask = self._readers.ask
         self._is_set_up = True
@@ -143,9 +144,26 @@ class Database(DependencyProvider):
             )
         )
 
+    def add_partitions(self) -> None:
+        """
+        Add PostgreSQL's partitions for the next days, also while nothing is written.
+        """
+        partitions = self._writer.partitions
+        if partitions is None:
+            return
+        with suppress(DatabaseError):  # the next batch tells
+            self._writing.run(self._writer.prepare)
+        if partitions.problem is not None:
+            _log.warning(
+                "could not add a daily partition, so event logs go to the default partition: %s;"
+                " trying again in %g s",
+                partitions.problem,
+                RETRY_SECONDS,
+            )
+
     def apply_retention(self) -> None:
         """
-        Delete what is older than ``retention_days``, with a pause after every step.
+        Delete what is too old, with a pause after every step.
         """
         if self._retention is None:
             return
@@ -236,8 +254,9 @@ class EventLogStore:
     @timer(interval=RETENTION_SECONDS)
     def apply_retention(self) -> None:
         """
-        Delete what is too old.
+        Delete what is too old, and prepare for the next days.
         """
+        self.database.add_partitions()
         self.database.apply_retention()
 
     @rpc(expected_exceptions=(InvalidQuery,))

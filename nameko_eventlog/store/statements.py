@@ -170,11 +170,20 @@ def position_range(
     """
     Return the conditions on *position* for the time range of *filters*.
     """
+    return between(filters.since, filters.until, position)
+
+
+def between(
+    since: int | None, until: int | None, position: ColumnElement[bytes] = event_logs.c.position
+) -> Sequence[ColumnElement[bool]]:
+    """
+    Return the conditions on *position* for a range of times, in milliseconds since 1970.
+    """
     every: list[ColumnElement[bool]] = []
-    if filters.since is not None:
-        every.append(position >= literal(first_at(filters.since), Key()))
-    if filters.until is not None:
-        every.append(position < literal(first_at(filters.until), Key()))
+    if since is not None:
+        every.append(position >= literal(first_at(since), Key()))
+    if until is not None:
+        every.append(position < literal(first_at(until), Key()))
     return every
 
 

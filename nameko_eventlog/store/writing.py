@@ -27,6 +27,7 @@ from nameko_eventlog.store.databases import (
 from nameko_eventlog.store.files import check_in_place
 from nameko_eventlog.store.inserting import insert_event_logs, insert_rejects
 from nameko_eventlog.store.migrating import Migration
+from nameko_eventlog.store.partitions import DailyPartitions
 from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
 from nameko_eventlog.store.times import now_ms
 
@@ -77,6 +78,9 @@ class EventLogWriter:
         self._counts = StoreCounts() if counts is None else counts
         self._engine = open_engine(uri, writes=True)
         self._migration = Migration(self._engine)
+        is_postgresql = self._engine.dialect.name == "postgresql"
+        self.partitions = DailyPartitions(self._engine) if is_postgresql else None
+        """PostgreSQL's partitions."""
         self._accept = content_types(accept)
         self._is_migrated = False
         self._connections = 0
@@ -85,7 +89,7 @@ class EventLogWriter:
 
     def prepare(self) -> None:
         """
-        Create or migrate the tables, if needed.
+        Create or migrate the tables, if needed, and add partitions for the next days.
 
         Raises:
             DatabaseError: If the database cannot be used.
@@ -95,6 +99,11 @@ class EventLogWriter:
         if not self._is_migrated:
             self._migration.run()
             self._is_migrated = True
+            if self.partitions is not None:
+                self.partitions.forget()
+        if self.partitions is not None:
+            with database_errors(self._engine.url):
+                self.partitions.add()
 
     def _forget(self, *_: Any) -> None:
         self._is_migrated = False

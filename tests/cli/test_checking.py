@@ -85,6 +85,11 @@ class TestCheck:
         [
             ({"EVENTLOG_DISPATCHER": {"spol": 1}}, 1, "did you mean 'spool'"),
             ({"EVENTLOG_STORE": {"uri": "mysql://x"}}, 1, "EVENTLOG_STORE: uri must be sqlite"),
+            (
+                {"EVENTLOG_STORE": {"retention": [{"level": "debug"}]}},
+                1,
+                "EVENTLOG_STORE: retention[0] must have the key days",
+            ),
             ({"LOGGING": None, **SENDS}, 1, "LOGGING: missing, so no log call is forwarded"),
             ({"LOGGING": 5}, 1, "it must be a mapping, not 5"),
             ({"LOGGING": {"version": 1}, **SENDS}, 1, "no logger has a handler of class"),

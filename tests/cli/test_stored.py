@@ -18,6 +18,7 @@ from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
 from tests.store.conftest import Make, body
+from tests.store.recomputed import check_summaries
 
 
 Stored = Callable[..., None]
@@ -299,6 +300,32 @@ class TestPurge:
         assert "nothing is older" in run("purge", "--older-than", "30d").stdout
         with EventLogQuery(f"sqlite:///{folder}/eventlog.db") as query:
             assert 1 == len(query.query()["event_logs"])
+
+    def test_filters(self, run: Cli, folder: pathlib.Path, message: Make) -> None:
+        """
+        With filters, only the event logs that all of them select go, and rejects stay.
+        """
+        old = (datetime.now(timezone.utc) - timedelta(days=40)).isoformat()
+        uri = f"sqlite:///{folder}/eventlog.db"
+        writer = EventLogWriter(uri, ["json"])
+        writer.write(
+            [
+                message(body(timestamp=old, service_name=name, event_type=kind, level=level))
+                for name in ("shop", "web")
+                for kind in ("entrypoint_fired", "order_paid")
+                for level in ("debug", "error")
+            ]
+        )
+        writer.write([message(b"rubbish")])
+        writer.close()
+        older = ("purge", "--older-than", "30d", "--yes")
+
+        assert "nothing is older" in run(*older, "--service", "billing").stdout
+        one = run(*older, "--service", "shop", "--type", "entrypoint_*", "--level", "WARN+").stdout
+        assert "1 event logs deleted" in one
+        assert "3 event logs deleted" in run(*older, "--level", "error").stdout
+        assert "4 event logs and rejects deleted" in run(*older).stdout
+        check_summaries(uri)
 
 
 class TestRejects:

@@ -26,7 +26,7 @@ from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.schema import event_logs, message_ids, rejects
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples
@@ -273,7 +273,8 @@ class TestStoredOnce:
         @given(st.lists(st.tuples(timestamps, st.none() | ids), max_size=30))
         def write(told: list[tuple[Any, str | None]]) -> None:
             with engine.begin() as connection:
-                connection.execute(delete(event_logs))
+                for table in (event_logs, message_ids):
+                    connection.execute(delete(table))
             messages = [
                 make_message(body(timestamp=one), message_id=message_id, nonce=os.urandom(10))
                 for one, message_id in told

@@ -19,12 +19,14 @@ from kombu import Connection, Exchange
 from nameko.exceptions import ConfigurationError
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from nameko_eventlog import EventLogDispatcher, consumer_stats
 from nameko_eventlog.explorer.service import Pages
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
 from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.migrating import Migration
+from nameko_eventlog.store.partitions import days_of
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.service import Database
@@ -447,6 +449,53 @@ class TestEventLogStore:
         )
         assert 0 < counts["write_seconds"] < 60
         assert [6, 1] == [one["data"]["days"] for one in stored(database, 2)]
+
+    def test_rules(self, rabbit_config: Any, database: str, start: Run) -> None:
+        """
+        The rules of ``retention`` apply.
+        """
+        rules = [{"level": "debug", "days": 2}, {"level": "ERROR", "days": None}, {"days": 7}]
+        store = start(
+            EventLogStore, rabbit_config, uri=database, services=["shop"], retention=rules
+        )
+        for level, days in (("debug", 1), ("debug", 3), ("info", 3), ("info", 8), ("error", 9)):
+            time = datetime.now(timezone.utc) - timedelta(days=days)
+            publish(
+                rabbit_config,
+                json.dumps(body(timestamp=time.isoformat(), level=level)).encode(),
+                content_type="application/json",
+                content_encoding="utf-8",
+            )
+        assert 5 == len(stored(database, 5))
+
+        with entrypoint_hook(store, "apply_retention") as apply_retention:
+            apply_retention()
+
+        assert ["error", "info", "debug"] == [one["level"] for one in stored(database, 3)]
+
+    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    def test_partitions(
+        self, rabbit_config: Any, database: str, start: Run, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """
+        The partitions of the next days are there from the start; a problem is logged.
+        """
+        engine = open_engine(database, writes=True)
+        Migration(engine).run()
+        taken = datetime.now(timezone.utc) + timedelta(days=2)
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE TABLE event_logs_{taken:%Y%m%d} (one int)"))
+        store = start(EventLogStore, rabbit_config, uri=database, services=["shop"])
+        with engine.begin() as connection:
+            assert 3 == len(days_of(connection))
+        engine.dispose()
+
+        with entrypoint_hook(store, "apply_retention") as apply_retention:
+            apply_retention()
+
+        (line,) = [one for one in caplog.messages if "daily partition" in one]
+        assert "could not add a daily partition, so event logs go to the default" in line
+        assert "already exists" in line
 
     @pytest.mark.parametrize("provider", [Database, Pages])
     def test_wrong_configuration(

@@ -51,6 +51,10 @@ def upgrade() -> None:
     _create_event_logs()
     _create_counts()
     op.create_table(
+        "dropped_days",
+        sa.Column("begin_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    )
+    op.create_table(
         "rejects",
         sa.Column("id", ID, primary_key=True),
         sa.Column("rejected_ms", sa.BigInteger, nullable=False),
@@ -140,8 +144,7 @@ def _create_event_logs() -> None:
             sa.UniqueConstraint("position"),
         )
     op.create_index("event_logs_series", "event_logs", ["series_id", "position"])
-    for name in ("call", "message_id"):
-        _create_partial_index(f"event_logs_{name}", "event_logs", [name], f"{name} IS NOT NULL")
+    _create_partial_index("event_logs_call", "event_logs", ["call"], "call IS NOT NULL")
     if is_postgresql:
         op.create_index(
             "event_logs_body",
@@ -162,6 +165,13 @@ def _create_if_possible(statements: tuple[str, ...]) -> None:
     except DBAPIError as exc:
         if exc.connection_invalidated:
             raise
+
+    op.create_table(
+        "message_ids",
+        sa.Column("message_id", TEXT, primary_key=True),
+        sa.Column("position", KEY, nullable=False),
+    )
+    op.create_index("message_ids_position", "message_ids", ["position"])
 
 
 def _create_counts() -> None:

@@ -1,0 +1,169 @@
+"""
+Retention is killed, its database with it, while it drops days and deletes by rule.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import eventlet
+import pytest
+from sqlalchemy import func, select
+
+from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.migrating import Migration
+from nameko_eventlog.store.partitions import DAY_MS, DailyPartitions
+from nameko_eventlog.store.schema import dropped_days, event_logs
+from nameko_eventlog.store.writing import EventLogWriter
+from tests.postgresql import PostgreSQL
+from tests.store.conftest import Make, body, message
+from tests.store.recomputed import check_summaries
+from tests.waiting import wait_until
+
+
+__all__ = ["message"]
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+NOW_MS = int(NOW.timestamp() * 1000)
+
+KILLS = 6
+CALLS = 3_000
+
+RETAIN = f"""
+import sys, time
+import eventlet
+from nameko_eventlog.store.background import Background
+from nameko_eventlog.store.databases import DatabaseError
+from nameko_eventlog.store.retention import Retention
+from nameko_eventlog.store.rules import Rule
+from nameko_eventlog.store.waiting import wait_in_real_threads
+
+wait_in_real_threads()
+rules = [Rule(0.3, level=("debug",)), Rule(1)]
+elapsed = iter(range(0, 10**9, 100_000))
+retention = Retention(sys.argv[1], rules, lambda: {NOW_MS}, lambda: next(elapsed))
+while True:
+    try:
+        retention.run(Background(60), lambda: eventlet.sleep(0.05))
+    except DatabaseError as exc:
+        print(exc, flush=True)
+    eventlet.sleep(0.05)
+"""
+
+
+class Retaining:
+    """
+    A process that runs retention again and again.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self.start()
+
+    def start(self) -> None:
+        """
+        Start it.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", RETAIN, self._database],
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+
+    def kill(self) -> None:
+        """
+        End it by SIGKILL.
+        """
+        self._process.kill()
+        self._process.wait()
+
+
+def left(database: str) -> int:
+    """
+    Return how many event logs, and days to be corrected, there still are.
+    """
+    engine = open_engine(database)
+    try:
+        with engine.begin() as connection:
+            tables = (event_logs.c.position, dropped_days.c.begin_ms)
+            return sum(connection.scalar(select(func.count(one))) or 0 for one in tables)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def filled(database: str, message: Make) -> str:
+    """
+    The database, with four days of calls.
+    """
+    engine = open_engine(database, writes=True)
+    Migration(engine).run()
+    for day in range(-4, 1):
+        DailyPartitions(engine, lambda day=day: NOW_MS + day * DAY_MS).add()
+    engine.dispose()
+    writer = EventLogWriter(database, ["json"])
+    for begin in range(0, CALLS, 250):
+        logged = []
+        for number in range(begin, begin + 250):
+            time = NOW - timedelta(days=4 * number / CALLS)
+            call = {"call_id": f"shop.pay.{number}", "call_stack": [f"shop.pay.{number}"]}
+            logged += [
+                message(
+                    body(
+                        timestamp=(time + timedelta(hours=later)).isoformat(), level=level, **call
+                    )
+                )
+                for later, level in ((0, "debug"), (-1, "info"), (-3, "error"))
+            ]
+        writer.write(logged)
+    writer.close()
+    return database
+
+
+@pytest.fixture
+def retaining(filled: str) -> Iterator[Retaining]:
+    """
+    Retention, in a process of its own.
+    """
+    process = Retaining(filled)
+    yield process
+    process.kill()
+
+
+@pytest.mark.timeout(600)
+class TestRetention:
+    def test_killed(
+        self,
+        request: pytest.FixtureRequest,
+        filled: str,
+        retaining: Retaining,
+        seed: random.Random,
+    ) -> None:
+        """
+        SIGKILL several times, the database restarted twice: in the end what is old is gone, and
+        the summaries are those of what is left.
+        """
+        server: PostgreSQL | None = None
+        if filled.startswith("postgresql"):
+            server = request.getfixturevalue("postgresql")
+        for kill in range(KILLS):
+            eventlet.sleep(0.5 + seed.random())
+            retaining.kill()
+            if kill in (2, 4) and server is not None:
+                server.kill()
+                server.start()
+            retaining.start()
+        logged = [
+            4 * number / CALLS + hours / 24 <= days
+            for number in range(CALLS)
+            for hours, days in ((0, 0.3), (1, 1), (3, 1))
+        ]
+        wait_until(lambda: left(filled) == sum(logged), timeout=120, interval=0.5)
+        eventlet.sleep(0.5)
+
+        assert sum(logged) == left(filled)
+        check_summaries(filled)
