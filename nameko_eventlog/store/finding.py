@@ -13,7 +13,7 @@ from nameko_eventlog.store.paging import Range, find_in_series
 from nameko_eventlog.store.parameters import Filters
 from nameko_eventlog.store.positions import first_at
 from nameko_eventlog.store.schema import calls, event_logs
-from nameko_eventlog.store.searching import body_conditions, few, find_by_body
+from nameko_eventlog.store.searching import body_conditions, few, find_among, find_by_body
 
 
 def find_positions(
@@ -49,7 +49,7 @@ def find_positions(
             _in_calls(connection, ids),
             *body_conditions(connection, filters),
         ]
-        return list(connection.scalars(rows.select(*every).limit(limit)))
+        return find_among(connection, filters, rows, every, limit)
     if names:
         return find_in_series(connection, rows, names, limit)
     return list(connection.scalars(rows.select().limit(limit)))

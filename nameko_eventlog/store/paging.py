@@ -7,8 +7,9 @@ series has the first rows of each, and of all these the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, func, lateral, literal, select
@@ -75,6 +76,21 @@ class Range:
         Return the rows that meet *conditions* as well.
         """
         return replace(self, conditions=[*self.conditions, *conditions])
+
+    def cut(self, positions: Iterable[bytes]) -> list[Range]:
+        """
+        Return the rows in pieces that begin at *positions*, which are in order; in their order.
+        """
+        inside = [
+            one
+            for one in positions
+            if (self.begin or b"") < one and (self.end is None or one < self.end)
+        ]
+        pieces = [
+            replace(self, begin=begin, end=end)
+            for begin, end in pairwise([self.begin, *inside, self.end])
+        ]
+        return pieces[::-1] if self.is_newest else pieces
 
     def up_to(self, position: bytes) -> Range:
         """

@@ -124,6 +124,14 @@ def days_of(connection: Connection) -> list[int]:
     )
 
 
+def first_positions(connection: Connection) -> list[bytes]:
+    """
+    Return the positions with which daily partitions begin, and those after their ends, in order.
+    """
+    days = days_of(connection)
+    return [first_at(day * DAY_MS) for day in sorted({*days, *(day + 1 for day in days)})]
+
+
 @contextmanager
 def alone(connection: Connection) -> Iterator[None]:
     """

@@ -17,6 +17,7 @@ from nameko_eventlog.store.body_search import BodySearch
 from nameko_eventlog.store.full_text_search import FullTextSearch
 from nameko_eventlog.store.paging import Range
 from nameko_eventlog.store.parameters import Filters
+from nameko_eventlog.store.partitions import first_positions
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.schema import event_logs
 
@@ -47,8 +48,7 @@ def find_by_body(connection: Connection, filters: Filters, rows: Range, limit: i
     every = [*in_series, *statements.body_conditions(dialect, filters, named)]
     search = _search(connection, filters, named, has_named)
     if search is None:
-        statements.allow_parallel(connection, filters)
-        return list(connection.scalars(rows.select(*every).limit(limit)))
+        return find_among(connection, filters, rows, every, limit)
     found: list[bytes] = []
     number = _TESTED
     while True:
@@ -63,6 +63,27 @@ def find_by_body(connection: Connection, filters: Filters, rows: Range, limit: i
         if number > _TESTED or expected > _MOST_TESTED or dialect.name == "sqlite":
             return [*found, *search.find(rows.meeting(*in_series), filters, limit - len(found))]
         number = expected
+
+
+def find_among(
+    connection: Connection,
+    filters: Filters,
+    rows: Range,
+    conditions: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> list[bytes]:
+    """
+    Return the positions of the first of *rows* that meet *conditions*, at most *limit*.
+
+    PostgreSQL tests texts with several processes, but those of a single partition only.
+    """
+    statements.allow_parallel(connection, filters)
+    found: list[bytes] = []
+    for piece in rows.cut(first_positions(connection)) if filters.text else [rows]:
+        found += connection.scalars(piece.select(*conditions).limit(limit - len(found)))
+        if len(found) == limit:
+            break
+    return found
 
 
 def conditions(connection: Connection, filters: Filters) -> Sequence[ColumnElement[bool]]:

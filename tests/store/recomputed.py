@@ -61,12 +61,15 @@ def _check(connection: Connection) -> None:
     names = {
         number: (service, entrypoint or "")
         for number, service, entrypoint in connection.execute(
-            select(series.c.id, series.c.service_name, series.c.entrypoint_name)
+            select(series.c.id, series.c.service_name, series.c.entrypoint_name).where(
+                series.c.in_call
+            )
         )
     }
     named: Counter[Any] = Counter()
     for (begin, series_id, bucket), number in changes.durations.items():
-        named[(begin, *names[series_id], bucket)] += number
+        if series_id in names:
+            named[(begin, *names[series_id], bucket)] += number
     for table, computed in (
         (counts, changes.counts),
         (call_counts, changes.calls),

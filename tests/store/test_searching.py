@@ -29,6 +29,7 @@ from nameko_eventlog.store.parameters import ORDERS
 from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import format_time
+from nameko_eventlog.store.trigrams import rarest, trigrams_of
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.examples import examples
 from tests.postgresql import PostgreSQL
@@ -339,6 +340,29 @@ class TestSearch:
             options = {"since": format_time(BASE), "until": LATER}
             assert 1 == len(all_ids(query, text="WANTED", **options))
             assert [] == all_ids(query, text="nowhere", **options)
+
+
+class TestTrigrams:
+    def test_rarest(self) -> None:
+        """
+        The rarest trigrams of a sample are looked up; 0 and numbers' ends in each of their forms.
+        """
+        ends = {matching.ZERO: "0-", matching.NUMBER_END: ",}]."}
+        sample = ["abcd", "abc", "bcd", "abc"]
+
+        assert [["xyz"], ["bcd"], ["abc"]] == rarest({"abc", "bcd", "xyz"}, sample)
+        for mark, every in ends.items():
+            assert [[f"a:{one}" for one in every]] == rarest({f"a:{mark}"}, sample)
+
+    def test_long(self) -> None:
+        """
+        Of a long text not all trigrams are compared with the sample.
+        """
+        content = "".join(map(chr, range(200, 800)))
+        many = trigrams_of([content])
+        chosen = [one for some in rarest(many, [content]) for one in some]
+        assert 4 == len(chosen)
+        assert many.issuperset(chosen)
 
 
 class TestWithoutIndex:
