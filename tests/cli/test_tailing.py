@@ -31,6 +31,7 @@ from nameko_eventlog.standalone import event_log_dispatcher
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli, Running
 from tests.consuming.conftest import Unreadable, send
+from tests.foreground import FOREGROUND
 from tests.nameko_version import event_exchange
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body
@@ -79,7 +80,7 @@ def command(
     """
     script = pathlib.Path(sys.executable).with_name("nameko-eventlog")
     return Process(
-        [str(script), *args],
+        [*FOREGROUND, str(script), *args],
         cwd=folder,
         stdout=stdout,
         stderr=stderr,

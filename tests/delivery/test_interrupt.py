@@ -4,7 +4,7 @@ Ctrl-C, as the green threads of a service meet it.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import eventlet
@@ -13,16 +13,12 @@ import pytest
 from nameko_eventlog.delivery import BrokerDelivery
 from nameko_eventlog.delivery.interrupt import Interrupt
 from tests.delivery.conftest import Received, check_sum, make_message
+from tests.foreground import python_s_own
 
 
-@pytest.fixture(autouse=True)
-def python_s_own() -> Iterator[None]:
-    """
-    Python's own handler, even where the tests run in the background.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+__all__ = ["python_s_own"]
+
+pytestmark = pytest.mark.usefixtures("python_s_own")
 
 
 def press() -> None:

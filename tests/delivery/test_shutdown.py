@@ -29,6 +29,7 @@ from tests.delivery.conftest import (
     make_message,
     settled,
 )
+from tests.foreground import FOREGROUND
 from tests.nameko_version import event_exchange
 from tests.proxy import Proxy
 from tests.rabbitmq import free_ports, with_port
@@ -90,17 +91,6 @@ class Foo:
             logger.info("counted", extra={{"number": number}})
         pathlib.Path("gone").touch()
 """
-
-# the shell starts what runs in the background, the tests maybe, with SIGINT ignored
-FOREGROUND = (
-    sys.executable,
-    "-c",
-    """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-""",
-)
 
 CONFIG = """
 AMQP_URI: {uri}

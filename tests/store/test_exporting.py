@@ -35,6 +35,7 @@ from nameko_eventlog.store.exporting import Export
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import format_time, now_ms, read_iso
+from tests.foreground import python_s_own
 from tests.postgresql import PostgreSQL
 from tests.store.archived import (
     all_rows,
@@ -45,6 +46,9 @@ from tests.store.archived import (
     store_odd,
 )
 from tests.store.conftest import body, make_message
+
+
+__all__ = ["python_s_own"]
 
 
 NAMES = ("x.jsonl", "x.jsonl.gz", "x.csv", "x.csv.gz", "x.parquet")
@@ -465,6 +469,7 @@ class TestGoingOn:
         found = read(path) if further == path else read(path) + read(further)
         assert all_rows(uri) == found
 
+    @pytest.mark.usefixtures("python_s_own")
     def test_interrupted_flush(self, tmp_path: pathlib.Path, frequent: Frequent) -> None:
         """
         Ctrl-C takes effect between two flushes, and not within one.
