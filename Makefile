@@ -92,7 +92,8 @@ ONE_NAMEKO := \
 		limits.py relay.py watching.py) \
 	$(addprefix tests/explorer/test_,access.py connections.py passwords.py) \
 	$(addprefix tests/security/test_,numbers.py queries.py replay.py spool.py) \
-	$(addprefix tests/store/test_,exporting.py files.py importing.py levels.py retention.py traces.py)
+	$(addprefix tests/store/test_,databases.py exporting.py files.py importing.py levels.py partitions.py \
+		queries.py retention.py rows.py rules.py searching.py sqlite_files.py summaries.py traces.py)
 
 # The run with coverage takes two to three times as long, so it gets fewer of Hypothesis'
 # examples. make test-all runs the faults on Nameko 3, too. The tutorial has its own
