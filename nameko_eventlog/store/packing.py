@@ -65,6 +65,8 @@ PACKED_KEYS = frozenset({*NAMES, "call_id", "call_stack", "timestamp", "data"})
 
 _TIMESPECS = {"seconds": Packed.SECONDS, "milliseconds": Packed.MILLISECONDS}
 _NAMES = [(name, int(bit)) for name, bit in NAMES.items()]
+_CONTEXT = [(name, bit) for name, bit in _NAMES if name not in ("event_type", "level")]
+_EVENT_TYPE, _LEVEL = int(Packed.EVENT_TYPE), int(Packed.LEVEL)
 _CALL_ID, _CALL_STACK = int(Packed.CALL_ID), int(Packed.CALL_STACK)
 _NO_DATA = int(Packed.NO_DATA)
 _TIMES = {int(bit): spec for spec, bit in _TIMESPECS.items()}
@@ -210,7 +212,7 @@ def unpack(
     context: CallContext | None,
 ) -> dict[str, Any]:
     """
-    Return the body as it was.
+    Return the body as it was, in the order in which our dispatcher writes it.
 
     Args:
         packed: The taken keys.
@@ -219,16 +221,21 @@ def unpack(
         names: The names of its series, by column.
         context: That of its call.
     """
-    body: dict[str, Any] = {name: names[name] for name, bit in _NAMES if packed & bit}
+    body: dict[str, Any] = {name: names[name] for name, bit in _CONTEXT if packed & bit}
     if packed & _CALL_ID:
         body["call_id"] = None if context is None else context.call_id
     if packed & _CALL_STACK:
         body["call_stack"] = [] if context is None else list(context.call_stack)
+    if packed & _LEVEL:
+        body["level"] = names["level"]
+    body.update(rest)
     if packed & _SPECS and time_ms is not None:
         body["timestamp"] = format_time(time_ms, _TIMES[packed & _SPECS])
-    body.update(rest)
-    if packed & _NO_DATA:
-        body["data"] = {}
+    if packed & _EVENT_TYPE:
+        body["event_type"] = names["event_type"]
+    data = {} if packed & _NO_DATA else body.pop("data", _UNSET)
+    if data is not _UNSET:
+        body["data"] = data
     return body
 
 
