@@ -147,6 +147,9 @@ ANSWER_SECONDS = 60.0
 SENDING_SECONDS = 30.0
 """How long a client may take to receive a response, in addition to the time for its size."""
 
+LINGER_SECONDS = 1.0
+"""How long a client that was refused may go on sending, before its connection is closed."""
+
 SENDING_RATE = 64 << 10
 """The slowest rate, in bytes per second, that determines the time for a response's size."""
 

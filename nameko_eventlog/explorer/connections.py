@@ -98,6 +98,19 @@ class Connection:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.socket.shutdown(socket.SHUT_RDWR)
 
+    def linger(self) -> None:
+        """
+        Read what the client is still sending, for a short time, so that it gets the answer.
+
+        If a socket with unread data is closed, the system resets the connection, and the client
+        may lose an answer that it has not read yet: RFC 9112, section 9.6.
+        """
+        self.wait(limits.LINGER_SECONDS)
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+            while self.deadline > monotonic() and self.socket.recv(65_536):
+                pass
+
     def close(self) -> None:
         """
         Close the socket.

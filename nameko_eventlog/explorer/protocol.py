@@ -111,6 +111,7 @@ class Protocol(HttpOnlyProtocol):
     """
 
     rfile: Any
+    _is_refused = False
 
     def __init__(self, conn_state: list[Any], server: Any) -> None:
         self._client: Connection = conn_state[3]
@@ -194,6 +195,7 @@ class Protocol(HttpOnlyProtocol):
         head += [f"{name}: {value}" for name, value in headers.items()]
         self._client.send(len(content))
         self.wfile.write("\r\n".join([*head, "", ""]).encode("ascii") + content)
+        self._is_refused = True
         seconds = monotonic() - self._began
         log_access(self._client.host, "-", "-", code, len(content), seconds)
 
@@ -203,6 +205,8 @@ class Protocol(HttpOnlyProtocol):
         """
         try:
             super().finish()
+            if self._is_refused:
+                self._client.linger()
         finally:
             for file in (self.wfile, self.rfile):
                 with suppress(OSError):
