@@ -22,9 +22,9 @@ from nameko.standalone.events import get_event_exchange
 from benchmarks.container import EVENT_DATA, METADATA, OURS, SERVICE
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import EventLogStore
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import Migration
 from nameko_eventlog.store.service import Database
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.times import format_time
 
 

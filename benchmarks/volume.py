@@ -22,7 +22,7 @@ from benchmarks.day import LONG_TRACE, NEVER_MEET, ROWS, Day
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.explorer import EventLogExplorer
 from nameko_eventlog.store import EventLogQuery
-from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.rabbitmq import free_ports
 

@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from nameko_eventlog.store import migrating
+from nameko_eventlog.store.sql import migrating
 
 
 NEXT = '''"""

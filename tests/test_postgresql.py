@@ -12,7 +12,7 @@ import eventlet
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store.sql.engines import open_engine
 from tests.postgresql import DatabaseServerError, PostgreSQL
 from tests.waiting import wait_until
 

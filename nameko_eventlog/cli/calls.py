@@ -17,7 +17,7 @@ from nameko_eventlog.cli.filters import Duration, Moment, Words, parameters
 from nameko_eventlog.cli.settings import NOTHING, config_option, handle_errors, store_config
 from nameko_eventlog.cli.terminal import column, console, json_line, local_time, printable
 from nameko_eventlog.store.answers import FoundCall, Latency
-from nameko_eventlog.store.finding_calls import ORDERS
+from nameko_eventlog.store.call_filters import ORDERS
 from nameko_eventlog.store.latencies import PERCENTILES
 from nameko_eventlog.store.outcomes import COMPLETED, EXPECTED, FAILED, OUTCOMES, RUNNING
 from nameko_eventlog.store.parameters import MAX_LIMIT

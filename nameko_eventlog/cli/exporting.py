@@ -23,7 +23,8 @@ from nameko_eventlog.cli.settings import (
 from nameko_eventlog.cli.stored import warn_unseen
 from nameko_eventlog.cli.terminal import error_progress
 from nameko_eventlog.limits import EXPORT_SECONDS
-from nameko_eventlog.store.archives import (
+from nameko_eventlog.store.archives.exporting import Export
+from nameko_eventlog.store.archives.formats import (
     FORMATS,
     Archive,
     format_of,
@@ -32,7 +33,6 @@ from nameko_eventlog.store.archives import (
 )
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.dating import EARLIEST_MS
-from nameko_eventlog.store.exporting import Export
 from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import EventLogQuery
 from nameko_eventlog.store.times import format_time

@@ -22,9 +22,14 @@ from nameko_eventlog.cli.settings import (
     store_config,
 )
 from nameko_eventlog.cli.terminal import error_progress, printable
-from nameko_eventlog.store.archive_sources import LineSource, Source, check_name, open_source
+from nameko_eventlog.store.archives.importing import BadRow, Counts, Import
+from nameko_eventlog.store.archives.sources import (
+    LineSource,
+    Source,
+    check_name,
+    open_source,
+)
 from nameko_eventlog.store.databases import DatabaseError
-from nameko_eventlog.store.importing import BadRow, Counts, Import
 
 
 _STDIN = "-"

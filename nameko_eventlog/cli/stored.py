@@ -35,7 +35,7 @@ from nameko_eventlog.cli.terminal import (
 )
 from nameko_eventlog.limits import SHOWN_CALLS, SHOWN_DEPTH
 from nameko_eventlog.store.answers import Call, EventLogRow
-from nameko_eventlog.store.archive_columns import csv_cell
+from nameko_eventlog.store.archives.columns import csv_cell
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import MAX_LIMIT
 from nameko_eventlog.store.queries import GROUPS, EventLogQuery

@@ -45,7 +45,7 @@ from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.levels import expand_levels
 from nameko_eventlog.store.parameters import InvalidQuery
 from nameko_eventlog.store.reading import Readers
-from nameko_eventlog.store.waiting import wait_in_real_threads
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 
 
 _log = logging.getLogger("nameko_eventlog.explorer")

@@ -5,20 +5,15 @@ Latencies: how many calls there were, how many failed, and how long they took.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, func, literal, select
-
-from nameko_eventlog.store import statements
 from nameko_eventlog.store.answers import Latency
-from nameko_eventlog.store.counting import Piece, cut, first_within, range_of, united
+from nameko_eventlog.store.backends import Reading
 from nameko_eventlog.store.outcomes import EXPECTED, FAILED, OUTCOMES
 from nameko_eventlog.store.parameters import Filters
-from nameko_eventlog.store.schema import call_counts, calls, durations, series
-from nameko_eventlog.store.sql_functions import BucketOf
-from nameko_eventlog.store.summaries import CALL_SPAN, duration_in
+from nameko_eventlog.store.summaries import duration_in
 from nameko_eventlog.store.times import format_time, now_ms
 
 
@@ -40,28 +35,24 @@ class _Numbers:
 
 
 def find_latencies(
-    connection: Connection, filters: Filters, bucket: int | None, limit: int
+    reading: Reading, filters: Filters, bucket: int | None, limit: int
 ) -> list[Latency]:
     """
     Return the latencies of entrypoints, those with the most calls first; of each by time.
 
     Args:
-        connection: To the database.
+        reading: The database.
         filters: Which services and entrypoints, and the range.
         bucket: The length of a span of time, in seconds; None for one that is the whole range.
         limit: How many entrypoints, at most.
     """
-    begin, end = range_of(filters)
-    spans = [CALL_SPAN] if bucket is None or bucket % CALL_SPAN == 0 else []
-    pieces = cut(begin, end, spans)
+    bucket_ms = None if bucket is None else bucket * 1000
     numbers: dict[Group, _Numbers] = defaultdict(_Numbers)
-    for *group, outcome, many in connection.execute(
-        _outcomes(connection, filters, pieces, bucket)
-    ):
+    for *group, outcome, many in reading.count_outcomes(filters, bucket_ms):
         numbers[_group(group)].outcomes[OUTCOMES[outcome]] += int(many)
-    for statement in _durations(connection, filters, pieces, bucket):
-        for *group, one, many in connection.execute(statement):
-            numbers[_group(group)].buckets[int(one)] += int(many)
+    for *group, one, many in reading.count_durations(filters, bucket_ms):
+        numbers[_group(group)].buckets[int(one)] += int(many)
+    begin, end = filters.range
     elapsed = min(end, max(now_ms(), begin + 1)) - begin
     return _answers(numbers, bucket, elapsed, limit)
 
@@ -69,77 +60,6 @@ def find_latencies(
 def _group(values: Sequence[Any]) -> Group:
     service, entrypoint, begin = values
     return service, entrypoint or None, int(begin)
-
-
-def _span(begin_ms: ColumnElement[int], bucket: int | None) -> ColumnElement[int]:
-    if bucket is None:
-        return begin_ms * 0  # of a plain 0, PostgreSQL would think that it is a column's number
-    return begin_ms - begin_ms % literal(bucket * 1000, BigInteger)
-
-
-def _outcomes(
-    connection: Connection, filters: Filters, pieces: Sequence[Piece], bucket: int | None
-) -> Select[Any]:
-    """
-    Count calls by group and outcome.
-    """
-    counted = united([_outcomes_in(piece) for piece in pieces])
-    names = statements.name_conditions(connection.dialect, filters)
-    span = _span(counted.c.begin_ms, bucket).label("span")
-    group = (series.c.service_name, series.c.entrypoint_name, span)
-    return (
-        select(*group, counted.c.outcome, func.sum(counted.c.number))
-        .join_from(counted, series, series.c.id == counted.c.series_id)
-        .where(series.c.in_call, *names)
-        .group_by(*group, counted.c.outcome)
-    )
-
-
-def _outcomes_in(piece: Piece) -> Select[Any]:
-    row, call = call_counts.c, calls.c
-    if piece.span:
-        return select(row.begin_ms, row.series_id, row.outcome, row.number).where(
-            row.begin_ms >= piece.begin, row.begin_ms < piece.end
-        )
-    one = literal(1, BigInteger).label("number")
-    return select(call.first_ms.label("begin_ms"), call.series_id, call.outcome, one).where(
-        *first_within(piece.begin, piece.end)
-    )
-
-
-def _durations(
-    connection: Connection, filters: Filters, pieces: Sequence[Piece], bucket: int | None
-) -> Iterator[Select[Any]]:
-    """
-    Count durations by group and bucket.
-    """
-    for piece in pieces:
-        if piece.span:
-            row = durations.c
-            group = (row.service_name, row.entrypoint_name, _span(row.begin_ms, bucket))
-            names = [
-                row[name].in_(filters.columns[name])
-                for name in ("service_name", "entrypoint_name")
-                if name in filters.columns
-            ]
-            in_piece = (row.begin_ms >= piece.begin, row.begin_ms < piece.end, *names)
-            statement = select(*group, row.bucket, func.sum(row.number)).where(*in_piece)
-            yield statement.group_by(*group, row.bucket)
-            continue
-        span = _span(calls.c.first_ms, bucket).label("span")
-        own = (series.c.service_name, series.c.entrypoint_name, span)
-        number = BucketOf(calls.c.duration).label("bucket")
-        yield (
-            select(*own, number, func.count())
-            .join_from(calls, series, series.c.id == calls.c.series_id)
-            .where(
-                calls.c.duration.is_not(None),
-                series.c.in_call,
-                *first_within(piece.begin, piece.end),
-                *statements.name_conditions(connection.dialect, filters),
-            )
-            .group_by(*own, number)
-        )
 
 
 def _answers(

@@ -25,6 +25,7 @@ from nameko_eventlog.limits import (
 from nameko_eventlog.store.dating import NOTES
 from nameko_eventlog.store.levels import expand_levels, level_number
 from nameko_eventlog.store.paths import Keys, read_path
+from nameko_eventlog.store.positions import LAST_TIME
 from nameko_eventlog.store.rows import (
     MAX_DEPTH,
     MAX_TEXT,
@@ -199,6 +200,14 @@ class Filters:
         Whether the content of bodies is searched: not every search of it has an index.
         """
         return bool(self.equalities or self.containments or self.text)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """
+        The time range, with both ends.
+        """
+        since = self.since or 0
+        return since, LAST_TIME if self.until is None else max(self.until, since)
 
     def within(self, since: int | None, until: int | None) -> Filters:
         """

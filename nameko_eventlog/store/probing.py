@@ -6,21 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Engine, false, select
-
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
-from nameko_eventlog.store import full_text
-from nameko_eventlog.store.databases import close_engine, database_errors, open_engine
-from nameko_eventlog.store.deadlines import Deadline
-from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.schema import metadata
+from nameko_eventlog.store.backends import backend_of
 from nameko_eventlog.store.writing import EventLogWriter, has_id
 
 
 class Probe:
     """
-    Tests whether a database lets a transaction begin that writes.
+    Tests whether a database lets writers work.
 
     Args:
         uri: The database's address.
@@ -36,18 +30,13 @@ class Probe:
         Raises:
             DatabaseError: The database does not allow it.
         """
-        engine: Engine = open_engine(self._uri, writes=True, deadline=Deadline(5))
-        try:
-            with database_errors(engine.url), engine.begin() as connection:
-                connection.exec_driver_sql("SELECT 1")
-        finally:
-            close_engine(engine)
+        backend_of(self._uri).probe(self._uri)
         return True
 
 
 def try_tables(uri: str) -> str:
     """
-    Test whether both tables are writable, by inserting no rows.
+    Test whether the tables are writable, without changing anything.
 
     Returns:
         A description of the tables, and of what the store does about them when it starts.
@@ -55,22 +44,8 @@ def try_tables(uri: str) -> str:
     Raises:
         DatabaseError: They are not writable.
     """
-    engine: Engine = open_engine(uri, writes=True, deadline=Deadline(5))
-    try:
-        migration = Migration(engine)
-        description = migration.try_write()
-        if not migration.is_current:
-            return description
-        with database_errors(engine.url), engine.begin() as connection:
-            for table in metadata.sorted_tables:
-                columns = [one for one in table.columns if not one.system]
-                names = [one.name for one in columns]
-                nothing = select(*columns).where(false())
-                connection.execute(table.insert().from_select(names, nothing))
-            full_text.try_write(connection)
-        return description
-    finally:
-        close_engine(engine)
+    description: str = backend_of(uri).try_tables(uri)
+    return description
 
 
 class RefusedBatchProbe:

@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, cast, func, or_, select
-
 from nameko_eventlog.limits import DISTINCT_NAMES, PAGE_BYTES, QUERY_SECONDS
-from nameko_eventlog.store import counting, statements
 from nameko_eventlog.store.answers import (
     CallPage,
     Count,
@@ -24,19 +19,13 @@ from nameko_eventlog.store.answers import (
     Trace,
     Unseen,
 )
+from nameko_eventlog.store.backends import Reader, Reading, backend_of
+from nameko_eventlog.store.call_filters import CallFilters
 from nameko_eventlog.store.cursors import Cursor
-from nameko_eventlog.store.databases import (
-    check_exists,
-    close_engine,
-    database_errors,
-    open_engine,
-)
 from nameko_eventlog.store.deadlines import Deadline
-from nameko_eventlog.store.finding import find_positions
-from nameko_eventlog.store.finding_calls import CallFilters, find_calls
+from nameko_eventlog.store.finding_calls import find_calls
 from nameko_eventlog.store.latencies import find_latencies
 from nameko_eventlog.store.levels import UNNAMED
-from nameko_eventlog.store.listing import BodyReader, take_within
 from nameko_eventlog.store.parameters import (
     MAX_VALUES,
     ORDERS,
@@ -47,20 +36,17 @@ from nameko_eventlog.store.parameters import (
     check_limit,
     default_since,
 )
-from nameko_eventlog.store.positions import uuid_bytes
-from nameko_eventlog.store.schema import event_logs, message_ids, series
-from nameko_eventlog.store.sql_functions import TimeOf
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.trace_search import TraceSearch
 from nameko_eventlog.store.unseen import find_unseen
 
 
 GROUPS = {
-    "service": series.c.service_name,
-    "event_type": series.c.event_type,
-    "entrypoint": series.c.entrypoint_name,
-    "level": series.c.level,
-    "time_note": series.c.time_note,
+    "service": "service_name",
+    "event_type": "event_type",
+    "entrypoint": "entrypoint_name",
+    "level": "level",
+    "time_note": "time_note",
 }
 
 
@@ -80,8 +66,7 @@ class EventLogQuery:
 
     def __init__(self, uri: str, *, seconds: float = QUERY_SECONDS) -> None:
         self._deadline = Deadline(seconds)
-        self._engine = open_engine(uri, deadline=self._deadline)
-        self._dialect = self._engine.dialect
+        self._reader: Reader = backend_of(uri).Reader(uri, self._deadline)
 
     def __enter__(self) -> EventLogQuery:
         return self
@@ -93,7 +78,7 @@ class EventLogQuery:
         """
         Close the connection.
         """
-        close_engine(self._engine)
+        self._reader.close()
 
     def query(
         self,
@@ -150,11 +135,11 @@ class EventLogQuery:
             wanted = replace(wanted, since=default_since(wanted.until))
         if cursor is None:
             wanted = wanted.up_to_now()
-        with self._connection() as connection:
-            wanted = self._resolve(connection, wanted)
+        with self._reader.reading() as reading:
+            wanted = _resolve(reading, wanted)
             after = None if start is None else start.position
-            positions = find_positions(connection, wanted, order, limit + 1, after)
-            taken = take_within(connection, positions[:limit], PAGE_BYTES)
+            positions = reading.find(wanted, order, limit + 1, after)
+            taken = reading.take(positions[:limit], PAGE_BYTES)
             following = None
             if taken.number < len(positions):
                 end = positions[taken.number - 1]
@@ -188,10 +173,10 @@ class EventLogQuery:
         _check_bucket(bucket)
         limit = check_limit(limit)
         wanted = _in_range(wanted)
-        group: ColumnElement[Any] | int = bucket * 1000 if group_by == "time" else GROUPS[group_by]
-        with self._connection() as connection:
-            wanted = self._resolve(connection, wanted)
-            counted = counting.count(connection, wanted, group, limit)
+        group: str | int = bucket * 1000 if group_by == "time" else GROUPS[group_by]
+        with self._reader.reading() as reading:
+            wanted = _resolve(reading, wanted)
+            counted = reading.count(wanted, group, limit)
         if group_by == "time":
             return [{"group": format_time(of), "count": many} for of, many in reversed(counted)]
         return [{"group": of, "count": many} for of, many in counted]
@@ -214,9 +199,9 @@ class EventLogQuery:
         wanted = _parse(filters)
         limit = check_limit(limit)
         wanted = _in_range(wanted)
-        with self._connection() as connection:
-            wanted = self._resolve(connection, wanted)
-            found = counting.count_calls(connection, wanted, limit)
+        with self._reader.reading() as reading:
+            wanted = _resolve(reading, wanted)
+            found = reading.count_calls(wanted, limit)
         return [
             {
                 "caller": caller,
@@ -258,8 +243,8 @@ class EventLogQuery:
             InvalidQuery: A parameter is invalid.
         """
         wanted = CallFilters.parse(**filters)
-        with self._connection() as connection:
-            return find_calls(connection, wanted, order, limit, cursor)
+        with self._reader.reading() as reading:
+            return find_calls(reading, wanted, order, limit, cursor)
 
     def latencies(
         self, /, *, bucket: int | None = None, limit: int = 100, **filters: Any
@@ -288,8 +273,8 @@ class EventLogQuery:
             _check_bucket(bucket)
         limit = check_limit(limit)
         wanted = _in_range(Filters.parse(**filters))
-        with self._connection() as connection:
-            return find_latencies(connection, wanted, bucket, limit)
+        with self._reader.reading() as reading:
+            return find_latencies(reading, wanted, bucket, limit)
 
     def get(self, message_id: str, *, most_bytes: int | None = None) -> EventLogRow | None:
         """
@@ -302,17 +287,9 @@ class EventLogQuery:
         Raises:
             InvalidQuery: *message_id* is not a non-empty string.
         """
-        is_it = _has_id(check_id("message_id", message_id))
-        with self._connection() as connection:
-            columns = statements.WHOLE if most_bytes is None else statements.ROW
-            found = connection.execute(select(*columns).where(is_it)).first()
-            if found is not None and found.body is None and most_bytes is not None:
-                size = found.size
-                if self._dialect.name == "postgresql" and size <= most_bytes:
-                    size = connection.scalar(select(statements.WRITTEN).where(is_it)) or 0
-                if size <= most_bytes:
-                    found = connection.execute(select(*statements.WHOLE).where(is_it)).first()
-            return None if found is None else BodyReader(connection, [found]).row(found)
+        asked = check_id("message_id", message_id)
+        with self._reader.reading() as reading:
+            return reading.get(asked, most_bytes)
 
     def get_json(self, message_id: str) -> str | None:
         """
@@ -321,11 +298,9 @@ class EventLogQuery:
         Raises:
             InvalidQuery: *message_id* is not a non-empty string.
         """
-        is_it = _has_id(check_id("message_id", message_id))
-        text = cast(event_logs.c.body, Text).label("text")
-        with self._connection() as connection:
-            found = connection.execute(select(*statements.PLACED, text).where(is_it)).first()
-            return None if found is None else BodyReader(connection, [found]).json(found)
+        asked = check_id("message_id", message_id)
+        with self._reader.reading() as reading:
+            return reading.get_json(asked)
 
     def unseen(self, /, **filters: Any) -> list[Unseen]:
         """
@@ -341,31 +316,17 @@ class EventLogQuery:
             InvalidQuery: A parameter is invalid.
         """
         _parse(filters)
-        with self._connection() as connection:
-            return find_unseen(connection, filters, self._deadline.check)
+        with self._reader.reading() as reading:
+            return find_unseen(reading, filters, self._deadline.check)
 
     def services(self) -> list[ServiceInfo]:
         """
         Return the services that have event logs, by name.
         """
-        own = select(TimeOf(event_logs.c.position)).where(event_logs.c.series_id == series.c.id)
-        position = event_logs.c.position
-        first, last = (
-            own.order_by(order).limit(1).scalar_subquery() for order in (position, position.desc())
-        )
-        service = series.c.service_name
-        times = select(service, first.label("first"), last.label("last")).subquery()
-        statement = (
-            select(times.c.service_name, func.min(times.c.first), func.max(times.c.last))
-            .where(times.c.first.is_not(None))
-            .group_by(times.c.service_name)
-            .order_by(times.c.service_name)
-            .limit(DISTINCT_NAMES)
-        )
-        with self._connection() as connection:
+        with self._reader.reading() as reading:
             return [
                 {"service_name": name, "first": format_time(first), "last": format_time(last)}
-                for name, first, last in connection.execute(statement)
+                for name, first, last in reading.services(DISTINCT_NAMES)
             ]
 
     def trace(self, call_id: str) -> Trace | None:
@@ -377,34 +338,19 @@ class EventLogQuery:
             InvalidQuery: *call_id* is not a non-empty string.
         """
         asked = check_id("call_id", call_id)
-        with self._connection() as connection:
-            return TraceSearch(connection).find(asked)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        check_exists(self._engine.url)
-        with database_errors(self._engine.url), self._engine.begin() as connection:
-            yield connection
-
-    def _resolve(self, connection: Connection, filters: Filters) -> Filters:
-        """
-        Add the unnamed levels that the filters select.
-        """
-        if filters.least_level is None:
-            return filters
-        unnamed = statements.distinct(connection, series.c.level, UNNAMED, MAX_VALUES)
-        levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
-        return replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
+        with self._reader.reading() as reading:
+            return TraceSearch(reading).find(asked)
 
 
-def _has_id(message_id: str) -> ColumnElement[bool]:
-    row = event_logs.c
-    known = select(message_ids.c.position).where(message_ids.c.message_id == message_id)
-    has_id = row.position == known.scalar_subquery()
-    position = uuid_bytes(message_id)
-    if position is None:
-        return has_id
-    return or_(and_(row.position == position, row.message_id.is_(None)), has_id)
+def _resolve(reading: Reading, filters: Filters) -> Filters:
+    """
+    Add the unnamed levels that the filters select.
+    """
+    if filters.least_level is None:
+        return filters
+    unnamed = reading.names("level", UNNAMED, MAX_VALUES)
+    levels = {*filters.columns["level"], *filter(filters.takes_level, unnamed)}
+    return replace(filters, columns={**filters.columns, "level": tuple(sorted(levels))})
 
 
 def _check_bucket(bucket: Any) -> None:

@@ -9,19 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select
-
 from nameko_eventlog.consuming import ReceivedMessage
-from nameko_eventlog.store.databases import (
-    check_exists,
-    close_engine,
-    database_errors,
-    open_engine,
-)
-from nameko_eventlog.store.inserting import insert_event_logs
+from nameko_eventlog.store.backends import backend_of
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.schema import rejects
-from nameko_eventlog.store.times import format_time, parse_time
+from nameko_eventlog.store.times import parse_time
 from nameko_eventlog.store.writing import content_types
 
 
@@ -66,10 +57,8 @@ class Rejects:
     """
 
     def __init__(self, uri: str, accept: Collection[str] = ("json",)) -> None:
-        self._engine = open_engine(uri, writes=True)
-        self._reader = open_engine(uri)  # also works on a read-only database
+        self._table = backend_of(uri).Rejects(uri)
         self._accept = content_types(accept)
-        check_exists(self._engine.url)
 
     def list(self, limit: int = 100, with_bodies: bool = True) -> list[Reject]:
         """
@@ -79,21 +68,14 @@ class Rejects:
             limit: How many, at most.
             with_bodies: Whether to read the bodies, which may have 128 MiB each.
         """
-        columns = [one for one in rejects.c if one is not rejects.c.body]
-        body = rejects.c.body if with_bodies else literal(b"").label("body")
-        size = func.length(rejects.c.body).label("size")
-        query = select(*columns, body, size).order_by(rejects.c.id.desc()).limit(limit)
-        with database_errors(self._engine.url), self._reader.begin() as connection:
-            return [_reject(row) for row in connection.execute(query)]
+        return self._table.list(limit, with_bodies)
 
     def get(self, id: int) -> Reject | None:  # noqa: A002
         """
         Return the reject with that id, or None.
         """
-        with database_errors(self._engine.url), self._reader.begin() as connection:
-            size = func.length(rejects.c.body).label("size")
-            row = connection.execute(select(rejects, size).where(rejects.c.id == id)).one_or_none()
-            return None if row is None else _reject(row)
+        found: Reject | None = self._table.get(id)
+        return found
 
     def retry(self, id: int) -> bool:  # noqa: A002
         """
@@ -122,28 +104,11 @@ class Rejects:
             row = make_row(message, self._accept, parse_time(reject.rejected_at))
         except Unstorable:
             return False
-        with database_errors(self._engine.url), self._engine.begin() as connection:
-            insert_event_logs(connection, [row])
-            connection.execute(delete(rejects).where(rejects.c.id == id))
+        self._table.accept(id, row)
         return True
 
     def close(self) -> None:
         """
         Close the connections.
         """
-        close_engine(self._reader)
-        close_engine(self._engine)
-
-
-def _reject(row: Any) -> Reject:
-    return Reject(
-        id=row.id,
-        rejected_at=datetime.fromisoformat(format_time(row.rejected_ms)),
-        reason=row.reason,
-        message_id=row.message_id,
-        exchange=row.exchange,
-        routing_key=row.routing_key,
-        properties=row.properties,
-        body=bytes(row.body),
-        size=row.size,
-    )
+        self._table.close()

@@ -26,13 +26,13 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.parameters import InvalidQuery
-from nameko_eventlog.store.partitions import RETRY_SECONDS
 from nameko_eventlog.store.probing import RefusedBatchProbe
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rows import NONCE_BYTES
 from nameko_eventlog.store.rpc import rpc
-from nameko_eventlog.store.waiting import wait_in_real_threads
+from nameko_eventlog.store.sql.partitions import RETRY_SECONDS
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter, has_id
 
 
@@ -148,16 +148,13 @@ class Database(DependencyProvider):
         """
         Add PostgreSQL's partitions for the next days, also while nothing is written.
         """
-        partitions = self._writer.partitions
-        if partitions is None:
-            return
         with suppress(DatabaseError):  # the next batch tells
             self._writing.run(self._writer.prepare)
-        if partitions.problem is not None:
+        if self._writer.problem is not None:
             _log.warning(
                 "could not add a daily partition, so event logs go to the default partition: %s;"
                 " trying again in %g s",
-                partitions.problem,
+                self._writer.problem,
                 RETRY_SECONDS,
             )
 

@@ -4,15 +4,15 @@ Finding the event logs of a trace: those of all calls that share an origin with 
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, select
+from collections.abc import Callable
+from functools import partial
 
 from nameko_eventlog.limits import TRACE_BYTES, TRACE_ROWS, TRACE_STEPS
-from nameko_eventlog.store import bulk
 from nameko_eventlog.store.answers import EventLogRow, Trace
-from nameko_eventlog.store.listing import decoded, portions, take_within
-from nameko_eventlog.store.packing import CallContext, call_key
+from nameko_eventlog.store.backends import Reading
+from nameko_eventlog.store.packing import call_key
 from nameko_eventlog.store.parameters import MAX_VALUES
-from nameko_eventlog.store.schema import calls, event_logs
+from nameko_eventlog.store.portions import portions
 from nameko_eventlog.store.traces import build_trace
 
 
@@ -21,11 +21,11 @@ class TraceSearch:
     Gathers the event logs of one trace, within limits.
 
     Args:
-        connection: To the database.
+        reading: The database.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
         self._rows: dict[str, EventLogRow] = {}
         self._calls: set[str] = set()
         self._bytes = 0
@@ -37,13 +37,13 @@ class TraceSearch:
         origin, is_origin = self._origin_of(call_id)
         is_complete = True
         for call in {call_id, origin}:  # event logs without a call stack name no origin
-            own = calls.c.call_key == call_key(call)
-            is_complete &= self._gather(own, calls.c.origin_key.is_(None))
+            own = partial(self._reading.positions_of_call, call_key(call))
+            is_complete &= self._gather(own)
         new, seen, steps = {origin}, set[str](), 0
         while new and is_complete:
             for some in portions(sorted(new), MAX_VALUES):
                 steps += 1
-                led_to = calls.c.origin_key.in_(list(map(call_key, some)))
+                led_to = partial(self._reading.positions_led_to, list(map(call_key, some)))
                 is_complete = steps <= TRACE_STEPS and self._gather(led_to)
                 if not is_complete:
                     break
@@ -66,36 +66,24 @@ class TraceSearch:
             if len(seen) == TRACE_STEPS:
                 return origin, False
             seen.add(origin)
-            for known_by in (calls.c.call_key, calls.c.parent_key):
-                above = self._connection.scalar(
-                    select(calls.c.context)
-                    .where(known_by == call_key(origin), calls.c.origin_key.is_not(None))
-                    .limit(1)
-                )
-                if above is not None:
-                    origin = CallContext.read(decoded(above)).origin or origin
-                    break
+            above = self._reading.call_above(call_key(origin))
+            if above is not None:
+                origin = above.origin or origin
         return origin, len(seen) < TRACE_STEPS
 
-    def _gather(self, *conditions: ColumnElement[bool]) -> bool:
+    def _gather(self, find: Callable[[int], list[bytes]]) -> bool:
         """
-        Add the event logs of the calls that meet *conditions*.
+        Add event logs.
+
+        Args:
+            find: Returns the first positions, at most so many.
 
         Returns:
             Whether there was room for all of them.
         """
         room = TRACE_ROWS - len(self._rows)
-        some = select(calls.c.id).where(*conditions).order_by(calls.c.first).limit(room + 1)
-        positions: list[bytes] = []
-        for numbers in bulk.portions(list(self._connection.scalars(some))):
-            found = (
-                select(event_logs.c.position)
-                .where(event_logs.c.call.in_(numbers))
-                .order_by(event_logs.c.position)
-                .limit(room + 1)
-            )
-            positions = sorted([*positions, *self._connection.scalars(found)])[: room + 1]
-        taken = take_within(self._connection, positions[:room], TRACE_BYTES - self._bytes)
+        positions = find(room + 1)
+        taken = self._reading.take(positions[:room], TRACE_BYTES - self._bytes)
         self._bytes += taken.size
         for row in taken.rows:
             self._rows[row["message_id"]] = row

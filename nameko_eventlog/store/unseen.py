@@ -9,14 +9,11 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
-
 from nameko_eventlog.limits import NEAR_CHARACTERS, NEAR_NAMES, NEAR_VALUES
-from nameko_eventlog.store import statements
 from nameko_eventlog.store.answers import Unseen
+from nameko_eventlog.store.backends import Reading
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.parameters import COLUMNS, Filters
-from nameko_eventlog.store.schema import calls, series
 
 
 _NEAR = 3  # suggestions, at most
@@ -25,13 +22,13 @@ _IDS = ("call_id", "origin_call_id")
 
 
 def find_unseen(
-    connection: Connection, given: Mapping[str, Any], check: Callable[[], None]
+    reading: Reading, given: Mapping[str, Any], check: Callable[[], None]
 ) -> list[Unseen]:
     """
     Return the filter values that no stored event log has; each is looked up in an index.
 
     Args:
-        connection: To the database.
+        reading: The database.
         given: The filters as given, which `Filters.parse` has accepted.
         check: Called now and then; may raise.
     """
@@ -40,40 +37,34 @@ def find_unseen(
         values = given.get(name)
         for value in [values] if isinstance(values, str) else sorted(values or ()):
             check()
-            if _is_seen(connection, name, value):
+            if _is_seen(reading, name, value):
                 continue
             near: list[str] = []
             if name not in _IDS and len(found) < NEAR_VALUES:
-                near = _near(connection, series.c[column], value)
+                near = _near(reading, column, value)
             found.append({"filter": name, "value": value, "near": near})
     return found
 
 
-def _is_seen(connection: Connection, name: str, value: str) -> bool:
+def _is_seen(reading: Reading, name: str, value: str) -> bool:
     filters = Filters.parse(**{name: value})
-    found: Select[Any]
-    if ids := statements.id_conditions(filters):
-        found = select(calls.c.id).where(*ids)
-    else:
-        if filters.least_level is not None:
-            levels = filter(filters.takes_level, statements.distinct(connection, series.c.level))
-            filters = replace(filters, columns={"level": tuple(levels)})
-        names = statements.name_conditions(connection.dialect, filters)
-        found = select(series.c.id).where(*names, statements.has_event_logs())
-    return connection.execute(found.limit(1)).first() is not None
+    if filters.least_level is not None:
+        levels = filter(filters.takes_level, reading.names("level"))
+        filters = replace(filters, columns={"level": tuple(levels)})
+    return reading.is_seen(filters)
 
 
-def _near(connection: Connection, column: Any, value: str) -> list[str]:
+def _near(reading: Reading, column: str, value: str) -> list[str]:
     """
     Return names similar to *value*, the most similar first.
     """
     if len(value) > NEAR_CHARACTERS:
         return []
-    names = statements.distinct(connection, column, most=NEAR_NAMES)
+    names = reading.names(column, most=NEAR_NAMES)
     if len(names) == NEAR_NAMES:  # probably incomplete: add those that begin alike
-        names += statements.distinct(connection, column, value[:1], NEAR_NAMES)
+        names += reading.names(column, value[:1], NEAR_NAMES)
     wanted = value.replace("*", "").rstrip("+").lower()
-    if column.name == "level":
+    if column == "level":
         wanted = normal_level(wanted) or wanted
     by_letters = {name.lower(): name for name in names if len(name) <= NEAR_CHARACTERS}
     alike = get_close_matches(wanted, by_letters, _NEAR, _ALIKE)

@@ -5,34 +5,20 @@ Writing batches of messages, each in one transaction, or in several if it is ver
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from kombu.serialization import registry
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.describing import describe_value
-from nameko_eventlog.store.databases import (
-    close_engine,
-    database_errors,
-    open_engine,
-)
-from nameko_eventlog.store.files import check_in_place
-from nameko_eventlog.store.inserting import insert_event_logs, insert_rejects
-from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.partitions import DailyPartitions
+from nameko_eventlog.store.backends import RowRefused, Writer, backend_of
 from nameko_eventlog.store.rows import Unstorable, escape_unstorable, make_plain, make_row
 from nameko_eventlog.store.times import now_ms
-
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -76,38 +62,24 @@ class EventLogWriter:
         self, uri: str, accept: Collection[str], counts: StoreCounts | None = None
     ) -> None:
         self._counts = StoreCounts() if counts is None else counts
-        self._engine = open_engine(uri, writes=True)
-        self._migration = Migration(self._engine)
-        is_postgresql = self._engine.dialect.name == "postgresql"
-        self.partitions = DailyPartitions(self._engine) if is_postgresql else None
-        """PostgreSQL's partitions."""
+        self._writer: Writer = backend_of(uri).Writer(uri)
         self._accept = content_types(accept)
-        self._is_migrated = False
-        self._connections = 0
-        # the new connection may be to another file, or to a server that was set up again
-        event.listen(self._engine, "connect", self._forget)
+
+    @property
+    def problem(self) -> str | None:
+        """
+        What keeps the database from preparing for the next days, or None.
+        """
+        return self._writer.problem
 
     def prepare(self) -> None:
         """
-        Create or migrate the tables, if needed, and add partitions for the next days.
+        Create or migrate the tables, if needed, and prepare for the next days.
 
         Raises:
             DatabaseError: If the database cannot be used.
         """
-        with database_errors(self._engine.url), self._engine.connect() as connection:
-            check_in_place(connection)
-        if not self._is_migrated:
-            self._migration.run()
-            self._is_migrated = True
-            if self.partitions is not None:
-                self.partitions.forget()
-        if self.partitions is not None:
-            with database_errors(self._engine.url):
-                self.partitions.add()
-
-    def _forget(self, *_: Any) -> None:
-        self._is_migrated = False
-        self._connections += 1
+        self._writer.prepare()
 
     def write(self, messages: Sequence[ReceivedMessage]) -> list[str]:
         """
@@ -146,7 +118,7 @@ class EventLogWriter:
             number += 1
             if portion.size >= limits.TRANSACTION_BYTES:
                 break
-        return number, self._repeat_if_closed(partial(self._try_to_write, portion, now))
+        return number, self._write(portion, now)
 
     def try_write(self, messages: Sequence[ReceivedMessage]) -> None:
         """
@@ -162,14 +134,7 @@ class EventLogWriter:
             portion.add(message, self._accept, now)
             if portion.size >= limits.TRANSACTION_BYTES:
                 break
-        with database_errors(self._engine.url):
-            try:
-                with self._engine.connect() as connection:  # rolls back when it closes
-                    insert_event_logs(connection, [row for row, _ in portion.rows])
-                    insert_rejects(connection, portion.rejected)
-            except StatementError as exc:
-                if not _is_about_a_row(exc):
-                    raise
+        self._writer.try_insert([row for row, _ in portion.rows], portion.rejected)
 
     def write_rows(self, rows: Sequence[dict[str, Any]]) -> tuple[int, list[tuple[int, str]]]:
         """
@@ -184,57 +149,31 @@ class EventLogWriter:
             DatabaseError: If the database cannot be used now; some rows may be written.
         """
         self.prepare()
-        return self._repeat_if_closed(partial(self._try_to_write_rows, rows))
+        try:
+            return self._writer.insert(rows, []), []
+        except RowRefused:
+            pass
+        number = 0
+        refused = []
+        for index, row in enumerate(rows):
+            try:
+                number += self._writer.insert([row], [])
+            except RowRefused as exc:
+                refused.append((index, str(exc)))
+        return number, refused
 
     def close(self) -> None:
         """
         Close the connection.
         """
-        close_engine(self._engine)
+        self._writer.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """
-        Run a transaction, and check that it was committed to the file at the database's path.
-        """
-        with self._engine.connect() as connection:
-            try:
-                with connection.begin():
-                    yield connection
-            except DBAPIError as exc:
-                if _is_about_connection(exc):
-                    connection.invalidate()
-                raise
-            check_in_place(connection)
-
-    def _repeat_if_closed(self, write: Callable[[], T]) -> T:
-        """
-        Call *write*; if the connection turns out to be closed, repeat it over a new one.
-
-        An idle connection may have been closed by the server, a connection pool or a failover,
-        which only the next statement shows. If the first attempt was committed after all, the
-        second one writes nothing twice.
-        """
-        connections = self._connections
-        with database_errors(self._engine.url):
-            try:
-                return write()
-            except DBAPIError as exc:
-                if self._connections != connections or not _is_about_connection(exc):
-                    raise
-            self.prepare()
-            return write()
-
-    def _try_to_write(self, portion: _Portion, now: int) -> list[str]:
+    def _write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
         try:
-            with self._transaction() as connection:
-                inserted = insert_event_logs(connection, [row for row, _ in rows])
-                insert_rejects(connection, rejected)
+            inserted = self._writer.insert([row for row, _ in rows], rejected)
             self._count(inserted, len(rows))
-        except StatementError as exc:
-            if not _is_about_a_row(exc):
-                raise
+        except RowRefused:
             rejected = self._write_singly(rows, rejected, now)
         return [reject["reason"] for reject in rejected]
 
@@ -247,37 +186,11 @@ class EventLogWriter:
         rejected = list(rejected)
         for row, message in rows:
             try:
-                with self._transaction() as connection:
-                    inserted = insert_event_logs(connection, [row])
-                self._count(inserted, 1)
-            except StatementError as exc:
-                if not _is_about_a_row(exc):
-                    raise
-                rejected.append(make_reject(message, f"the database: {exc.orig or exc}", now))
-        with self._transaction() as connection:
-            insert_rejects(connection, rejected)
+                self._count(self._writer.insert([row], []), 1)
+            except RowRefused as exc:
+                rejected.append(make_reject(message, str(exc), now))
+        self._writer.insert([], rejected)
         return rejected
-
-    def _try_to_write_rows(
-        self, rows: Sequence[dict[str, Any]]
-    ) -> tuple[int, list[tuple[int, str]]]:
-        try:
-            with self._transaction() as connection:
-                return insert_event_logs(connection, rows), []
-        except StatementError as exc:
-            if not _is_about_a_row(exc):
-                raise
-        number = 0
-        refused = []
-        for index, row in enumerate(rows):
-            try:
-                with self._transaction() as connection:
-                    number += insert_event_logs(connection, [row])
-            except StatementError as exc:
-                if not _is_about_a_row(exc):
-                    raise
-                refused.append((index, f"the database: {exc.orig or exc}"))
-        return number, refused
 
     def _count(self, inserted: int, number: int) -> None:
         self._counts.rows += inserted
@@ -335,20 +248,3 @@ def make_reject(message: ReceivedMessage, reason: str, now: int) -> dict[str, An
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else describe_value(value)
-
-
-def _is_about_a_row(exc: StatementError) -> bool:
-    """
-    Tell whether the row is at fault: classes 22, 23 and 54 of SQLSTATE.
-    """
-    if not isinstance(exc, DBAPIError) or isinstance(exc, (DataError, IntegrityError)):
-        return True
-    return str(getattr(exc.orig, "pgcode", None) or "")[:2] in ("22", "23", "54")
-
-
-def _is_about_connection(exc: DBAPIError) -> bool:
-    """
-    Tell whether a new connection may work: this one is closed, or leads to a standby.
-    """
-    state = str(getattr(exc.orig, "pgcode", None) or "")
-    return exc.connection_invalidated or state.startswith(("08", "25006", "57P"))

@@ -15,8 +15,8 @@ import yaml
 from sqlalchemy import create_engine, inspect, make_url
 
 from nameko_eventlog.cli import checking
-from nameko_eventlog.store.databases import close_engine, open_engine
-from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
+from nameko_eventlog.store.sql.engines import close_engine, open_engine
+from nameko_eventlog.store.sql.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
 from tests.postgresql import PostgreSQL

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from nameko_eventlog.store import archives
+from nameko_eventlog.store.archives import formats as archives
 from tests.cli.conftest import Cli
 from tests.cli.test_output import shell
 from tests.cli.test_tailing import command

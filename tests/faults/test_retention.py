@@ -15,10 +15,10 @@ import eventlet
 import pytest
 from sqlalchemy import func, select
 
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.partitions import DAY_MS, DailyPartitions
-from nameko_eventlog.store.schema import dropped_days, event_logs
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.migrating import Migration
+from nameko_eventlog.store.sql.partitions import DAY_MS, DailyPartitions
+from nameko_eventlog.store.sql.schema import dropped_days, event_logs
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body, message
@@ -41,7 +41,7 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.databases import DatabaseError
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rules import Rule
-from nameko_eventlog.store.waiting import wait_in_real_threads
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 
 wait_in_real_threads()
 rules = [Rule(0.3, level=("debug",)), Rule(1)]

@@ -21,8 +21,8 @@ from kombu import Connection
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.schema import event_logs, rejects
 from tests.faults.conftest import Running, settled
 from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker

@@ -498,7 +498,7 @@ class TestReason:
         uri = postgresql.create_database()
         writer = EventLogWriter(uri, ["json"])
         writer.prepare()
-        with writer._engine.begin() as connection:
+        with writer._writer.engine.begin() as connection:
             connection.execute(text("CREATE ROLE somebody_else LOGIN"))
         writer.close()
         reasons = {}

@@ -23,8 +23,8 @@ from sqlalchemy import func, select
 
 from nameko_eventlog import event_log_handler
 from nameko_eventlog.store import EventLogStore
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.schema import event_logs, rejects, series
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.schema import event_logs, rejects, series
 from tests.nameko_version import event_exchange
 from tests.rabbitmq import Broker
 from tests.security.messages import WireMessage, hostile_messages, properties

@@ -34,10 +34,10 @@ from nameko_eventlog.dispatching.body import BodyEncoder, Head
 from nameko_eventlog.dispatching.serialization import Serializer
 from nameko_eventlog.exceptions import OversizedEvent
 from nameko_eventlog.store import EventLogStore
-from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.rows import decode_body
-from nameko_eventlog.store.schema import event_logs, rejects
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.schema import event_logs, rejects
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.conftest import global_config
 from tests.nameko_version import event_exchange

@@ -25,10 +25,10 @@ from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.cli.commands import cli
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
-from nameko_eventlog.store.databases import close_engine, open_engine
-from nameko_eventlog.store.inserting import insert_event_logs
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.rows import make_row
+from nameko_eventlog.store.sql.engines import close_engine, open_engine
+from nameko_eventlog.store.sql.inserting import insert_event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import body, make_message
@@ -378,7 +378,7 @@ class TestWildcards:
         """
         A wildcard finds what it means among any number of event types.
         """
-        monkeypatch.setattr("nameko_eventlog.store.paging._MOST_SERIES", 50)
+        monkeypatch.setattr("nameko_eventlog.store.sql.paging._MOST_SERIES", 50)
         names = [f"{first}_{number}%~_" for number in range(100) for first in "ab"]
         store(*(body(event_type=name) for name in names))
         patterns: tuple[Any, ...] = ("b_*", "*_9*%~_", ["a_1*", "b_2%~_"], "*%*~*_", "*B*")

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.deleting import read_logged
-from nameko_eventlog.store.inserting import SUMMARY, read_summary
 from nameko_eventlog.store.positions import time_of
-from nameko_eventlog.store.schema import (
+from nameko_eventlog.store.sql.deleting import read_logged
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.inserting import SUMMARY, read_summary
+from nameko_eventlog.store.sql.schema import (
     call_counts,
     calls,
     counts,

@@ -28,14 +28,14 @@ from nameko_eventlog.consuming.counts import StoreCounts
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.config import StoreConfig, parse_store_config
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.inserting import lock_writers
-from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.probing import RefusedBatchProbe
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
-from nameko_eventlog.store.schema import metadata
-from nameko_eventlog.store.waiting import wait_in_real_threads
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.inserting import lock_writers
+from nameko_eventlog.store.sql.migrating import VERSION_TABLE, Migration
+from nameko_eventlog.store.sql.schema import metadata
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.postgresql import PostgreSQL
 from tests.revisions import add_revision
@@ -281,7 +281,7 @@ class TestWriter:
         uri = f"sqlite:///{tmp_path}/x.db"
         writer = EventLogWriter(uri, ["json"])
         writer.prepare()
-        with writer._engine.connect() as connection:
+        with writer._writer.engine.connect() as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
             connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(DatabaseError, match="full"):
@@ -297,7 +297,7 @@ class TestWriter:
         """
         A writer that has stopped in a transaction does not hold up the others for ever.
         """
-        monkeypatch.setattr("nameko_eventlog.store.databases.IDLE_SECONDS", 0.5)
+        monkeypatch.setattr("nameko_eventlog.store.sql.engines.IDLE_SECONDS", 0.5)
         postgresql.start()
         uri = postgresql.create_database()
         writer = EventLogWriter(uri, ["json"])
@@ -333,8 +333,8 @@ class TestOpenEngine:
 
         with EventLogQuery(uri, seconds=7) as query:
             assert 1 == len(query.query()["event_logs"])
-            with query._connection() as connection:
-                assert "7s" == connection.scalar(text("SHOW statement_timeout"))
+            with query._reader.reading() as reading:
+                assert "7s" == reading.connection.scalar(text("SHOW statement_timeout"))
 
 
 class TestPurge:
@@ -365,7 +365,7 @@ class TestWaiting:
         """
         A server that does not answer is given up, in real threads, while green ones go on.
         """
-        monkeypatch.setattr("nameko_eventlog.store.waiting.WAIT_SECONDS", 1)
+        monkeypatch.setattr("nameko_eventlog.store.sql.waiting.WAIT_SECONDS", 1)
         postgresql.start()
         uri = postgresql.create_database()
         wait_in_real_threads()
@@ -477,8 +477,8 @@ class TestConfig:
         ("section", "said"),
         [
             ({"retention_day": 5}, "did you mean 'retention_days'"),
-            ({"uri": "mysql://x"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
-            ({"uri": "nonsense"}, "EVENTLOG_STORE.uri must be sqlite:///FILE or postgresql"),
+            ({"uri": "mysql://x"}, "EVENTLOG_STORE.uri must be sqlite:///FILE, postgresql:"),
+            ({"uri": "nonsense"}, "EVENTLOG_STORE.uri must be sqlite:///FILE, postgresql:"),
             ({"uri": "sqlite://"}, "a database in memory is lost when the process ends"),
             ({"retention_days": 0}, "must be a number of days, above 0 and below 36500"),
             (

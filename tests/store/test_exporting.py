@@ -20,18 +20,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nameko_eventlog.store import (
-    DatabaseError,
-    EventLogQuery,
-    InvalidQuery,
-    archives,
-    exporting,
-    parquet,
-)
-from nameko_eventlog.store.archive_columns import COLUMNS
-from nameko_eventlog.store.archive_files import ArchiveFile
-from nameko_eventlog.store.archives import Archive, format_of, open_archive
-from nameko_eventlog.store.exporting import Export
+from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
+from nameko_eventlog.store.archives import exporting, parquet
+from nameko_eventlog.store.archives import formats as archives
+from nameko_eventlog.store.archives.columns import COLUMNS
+from nameko_eventlog.store.archives.exporting import Export
+from nameko_eventlog.store.archives.files import ArchiveFile
+from nameko_eventlog.store.archives.formats import Archive, format_of, open_archive
 from nameko_eventlog.store.levels import normal_level
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.times import format_time, now_ms, read_iso
@@ -549,9 +544,10 @@ class TestFile:
         )
         script = f"""
             import resource, sys
-            from nameko_eventlog.store import EventLogQuery, archives, parquet
-            from nameko_eventlog.store.archives import format_of, open_archive
-            from nameko_eventlog.store.exporting import Export
+            from nameko_eventlog.store import EventLogQuery
+            from nameko_eventlog.store.archives import formats as archives, parquet
+            from nameko_eventlog.store.archives.formats import format_of, open_archive
+            from nameko_eventlog.store.archives.exporting import Export
             archives._FLUSH_BYTES = parquet.GROUP_BYTES = 300_000
             archives._GZIP_LEVEL = 0
             name = {name!r}
@@ -601,12 +597,14 @@ class TestMemory:
         uri = f"sqlite:///{tmp_path}/eventlog.db"
         store_many(uri, 30_000, text="x" * 1000)
         script = f"""
-            from nameko_eventlog.store import EventLogQuery, databases, parquet
-            from nameko_eventlog.store.archives import format_of, open_archive
-            from nameko_eventlog.store.exporting import Export
+            from nameko_eventlog.store import EventLogQuery
+            from nameko_eventlog.store.sql import engines
+            from nameko_eventlog.store.archives import parquet
+            from nameko_eventlog.store.archives.formats import format_of, open_archive
+            from nameko_eventlog.store.archives.exporting import Export
             from tests.store.archived import peak
             parquet.GROUP_BYTES = 1 << 20
-            databases._CACHE_KIB = 2_000  # it would grow to 64 MiB
+            engines._CACHE_KIB = 2_000  # it would grow to 64 MiB
             with EventLogQuery({uri!r}) as query:
                 work = Export(query)
                 archive = open_archive({name!r}, format_of({name!r}))

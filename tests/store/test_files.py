@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery
-from nameko_eventlog.store.files import identity
+from nameko_eventlog.store.sql.files import identity
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 

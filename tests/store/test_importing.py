@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from nameko_eventlog import limits
-from nameko_eventlog.store import DatabaseError, EventLogQuery, parquet
-from nameko_eventlog.store.archive_sources import LineSource, check_name, open_source
-from nameko_eventlog.store.archives import format_of, json_line, open_archive
-from nameko_eventlog.store.databases import open_engine
+from nameko_eventlog.store import DatabaseError, EventLogQuery
+from nameko_eventlog.store.archives import parquet
+from nameko_eventlog.store.archives.exporting import Export
+from nameko_eventlog.store.archives.formats import format_of, json_line, open_archive
+from nameko_eventlog.store.archives.importing import BadRow, Counts, Import, make_imported_row
+from nameko_eventlog.store.archives.sources import LineSource, check_name, open_source
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
-from nameko_eventlog.store.exporting import Export
-from nameko_eventlog.store.importing import BadRow, Counts, Import, make_imported_row
 from nameko_eventlog.store.rows import Unstorable, make_row
+from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples
@@ -623,8 +624,8 @@ class TestMemory:
         store_many(uri, 30_000, text="x" * 1000)
         export(uri, tmp_path / name)
         script = f"""
-            from nameko_eventlog.store.archive_sources import open_source
-            from nameko_eventlog.store.importing import Import
+            from nameko_eventlog.store.archives.sources import open_source
+            from nameko_eventlog.store.archives.importing import Import
             from tests.store.archived import peak
             before = 0
             with Import("sqlite:///eventlog.db") as work, open_source({name!r}) as source:

@@ -17,13 +17,13 @@ from sqlalchemy import Connection, text
 
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.background import Background
-from nameko_eventlog.store.databases import close_engine, open_engine
-from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.partitions import DAY_MS, DailyPartitions, days_of
 from nameko_eventlog.store.retention import Retention
 from nameko_eventlog.store.rules import Rule
+from nameko_eventlog.store.sql.engines import close_engine, open_engine
+from nameko_eventlog.store.sql.migrating import Migration
+from nameko_eventlog.store.sql.partitions import DAY_MS, DailyPartitions, days_of
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 from nameko_eventlog.store.times import now_ms
-from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body
@@ -208,8 +208,7 @@ class TestAdd:
             )
         writer = EventLogWriter(uri, ["json"])
         writer.write([message(body())])
-        assert writer.partitions is not None
-        problem = writer.partitions.problem
+        problem = writer.problem
         writer.close()
 
         assert problem is not None
@@ -223,7 +222,7 @@ class TestAdd:
         writers = [EventLogWriter(uri, ["json"]) for _ in range(4)]
         pool = eventlet.GreenPool(4)
         list(pool.imap(lambda one: tpool.execute(one.write, [message(body())]), writers))
-        assert [None] * 4 == [one.partitions and one.partitions.problem for one in writers]
+        assert [None] * 4 == [one.problem for one in writers]
         for one in writers:
             one.close()
 
@@ -406,7 +405,7 @@ class TestShrink:
         """
         A database with many event logs of a day, of which few will be kept.
         """
-        monkeypatch.setattr("nameko_eventlog.store.shrinking.LEAST_PAGES", 4)
+        monkeypatch.setattr("nameko_eventlog.store.sql.shrinking.LEAST_PAGES", 4)
         add(uri, NOW_MS - 3 * DAY_MS, NOW_MS)
         logged = [{"age": 3 - number / 1000, "level": "debug"} for number in range(400)]
         for one in logged[::50]:
@@ -483,7 +482,7 @@ class TestShrink:
         """
         before = self.size(sparse)
         with monkeypatch.context() as large:
-            large.setattr("nameko_eventlog.store.shrinking.LEAST_PAGES", 128)
+            large.setattr("nameko_eventlog.store.sql.shrinking.LEAST_PAGES", 128)
             self.retain(sparse)
         with connected(sparse) as reader:
             reader.execute(text("SELECT FROM event_logs"))

@@ -19,16 +19,9 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, event, select, update
 
 from nameko_eventlog.delivery.identifiers import UUID7Generator
-from nameko_eventlog.store import (
-    DatabaseError,
-    EventLogQuery,
-    InvalidQuery,
-    matching,
-    sqlite_functions,
-)
+from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
 from nameko_eventlog.store.comparing import is_at, is_contained, is_equal, is_in, needle_of
 from nameko_eventlog.store.cursors import Cursor
-from nameko_eventlog.store.databases import close_engine, open_engine
 from nameko_eventlog.store.parameters import (
     MAX_PATH_LEVELS,
     MAX_PATHS,
@@ -38,7 +31,9 @@ from nameko_eventlog.store.parameters import (
 )
 from nameko_eventlog.store.patterns import Patterns
 from nameko_eventlog.store.positions import position_of
-from nameko_eventlog.store.schema import event_logs, message_ids
+from nameko_eventlog.store.sql import matching, sqlite_functions
+from nameko_eventlog.store.sql.engines import close_engine, open_engine
+from nameko_eventlog.store.sql.schema import event_logs, message_ids
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.examples import examples
@@ -384,9 +379,9 @@ def plans_of(query: EventLogQuery, without: Collection[str] = ()) -> list[str]:
         without: Indexes that are not there for the plans.
     """
     plans: list[str] = []
-    explain = "EXPLAIN QUERY PLAN " if query._dialect.name == "sqlite" else "EXPLAIN "
+    explain = "EXPLAIN QUERY PLAN " if query._reader.engine.dialect.name == "sqlite" else "EXPLAIN "
 
-    @event.listens_for(query._engine, "before_cursor_execute")
+    @event.listens_for(query._reader.engine, "before_cursor_execute")
     def note(conn: Any, cursor: Any, text: str, values: Any, *rest: Any) -> None:
         if "WHERE 0 = 1" in text:  # SQLite has a plan for it, and looks at no row
             return
@@ -527,8 +522,8 @@ class TestPlans:
         """
         Queries that read no table through if they need not: of so few rows PostgreSQL would.
         """
-        if query._dialect.name == "postgresql":
-            with query._engine.connect() as connection:
+        if query._reader.engine.dialect.name == "postgresql":
+            with query._reader.engine.connect() as connection:
                 connection.exec_driver_sql("SET enable_seqscan = off")
                 connection.commit()
         return query
@@ -546,7 +541,7 @@ class TestPlans:
         plans = plans_of(query, without)
         for filters, _, index in FILTERS:
             without.clear()
-            if query._dialect.name == "postgresql":
+            if query._reader.engine.dialect.name == "postgresql":
                 meant = "pkey" if index in (None, "position") else index
                 without |= names - {f"event_logs_{meant}"}
             for order in ("newest", "oldest"):
@@ -590,7 +585,7 @@ class TestPlans:
             writer.write([message(body(call_id=one, data={"name": one})) for one in numbers])
         writer.close()
         with EventLogQuery(database) as query:
-            with query._engine.connect() as connection:
+            with query._reader.engine.connect() as connection:
                 connection.exec_driver_sql("ANALYZE")
                 for kind in ("table", "index"):  # else for several processes these are too small
                     connection.exec_driver_sql(f"SET min_parallel_{kind}_scan_size = 0")
@@ -645,7 +640,7 @@ class TestPlans:
             )
         writer.close()
         with EventLogQuery(database) as query:
-            with query._engine.connect() as connection:
+            with query._reader.engine.connect() as connection:
                 connection.exec_driver_sql("ANALYZE")
                 connection.commit()
             plans = plans_of(query)
@@ -857,9 +852,9 @@ class TestGivenUp:
             for _ in range(2):
                 with (
                     pytest.raises(DatabaseError, match=r"took too long|statement timeout"),
-                    query._connection() as connection,
+                    query._reader.reading() as reading,
                 ):
-                    connection.exec_driver_sql(endless[query._dialect.name]).all()
+                    reading.connection.exec_driver_sql(endless[query._reader.engine.dialect.name]).all()
                 assert 1 == len(query.query(limit=1)["event_logs"])
             assert monotonic() - begin < 20
 
@@ -870,9 +865,9 @@ class TestGivenUp:
         sleep = {"sqlite": "SELECT 1", "postgresql": "SELECT pg_sleep(0.2)"}
 
         def ask_on(query: EventLogQuery) -> None:
-            with query._connection() as connection:
+            with query._reader.reading() as reading:
                 while True:
-                    connection.exec_driver_sql(sleep[query._dialect.name]).all()
+                    reading.connection.exec_driver_sql(sleep[query._reader.engine.dialect.name]).all()
 
         with EventLogQuery(database, seconds=0.5) as query:
             for _ in range(2):
@@ -880,8 +875,8 @@ class TestGivenUp:
                 with pytest.raises(DatabaseError, match=r"took too long|statement timeout"):
                     ask_on(query)
                 assert 0.5 <= monotonic() - begin < 5
-                with query._connection() as connection:
-                    assert connection.exec_driver_sql("SELECT 1").scalar()
+                with query._reader.reading() as reading:
+                    assert reading.connection.exec_driver_sql("SELECT 1").scalar()
                     wait_until(query._deadline.has_passed)
 
 
@@ -1022,10 +1017,10 @@ class TestMatching:
             value = at(body, path)
         part = functools.reduce(lambda inner, key: {key: inner}, reversed(path), value)
         equal, contained = (
-            matching.equals(query._dialect, [path], value),
-            matching.contains(query._dialect, part),
+            matching.equals(query._reader.engine.dialect, [path], value),
+            matching.contains(query._reader.engine.dialect, part),
         )
-        with query._engine.connect() as connection:  # which commits nothing by itself
+        with query._reader.engine.connect() as connection:  # which commits nothing by itself
             connection.execute(update(event_logs).values(body=body))
             found = connection.execute(select(equal, contained).limit(1)).one()
 
@@ -1059,9 +1054,9 @@ class TestMatching:
         """
         wanted = text[begin : begin + length].swapcase() if is_there else text[::-1]
         body = {"a": f"{text}!"}
-        with query._engine.connect() as connection:  # which commits nothing by itself
+        with query._reader.engine.connect() as connection:  # which commits nothing by itself
             connection.execute(update(event_logs).values(body=body))
-            condition = matching.has_text(query._dialect, wanted)
+            condition = matching.has_text(query._reader.engine.dialect, wanted)
             found = connection.execute(select(condition).limit(1)).scalar_one()
 
         assert is_in(needle_of(wanted), body) == bool(found)

@@ -15,8 +15,8 @@ from nameko_eventlog.store.background import Background
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import HOLD_SECONDS, Retention
 from nameko_eventlog.store.rules import Rule, choose
+from nameko_eventlog.store.sql.waiting import wait_in_real_threads
 from nameko_eventlog.store.times import now_ms
-from nameko_eventlog.store.waiting import wait_in_real_threads
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 from tests.store.recomputed import check_summaries
@@ -351,7 +351,7 @@ class TestRules:
         What is left is what the rules say, step by step with right summaries, while others write.
         """
         chance = random.Random(seed)
-        monkeypatch.setattr("nameko_eventlog.store.retention.STEP", 7)
+        monkeypatch.setattr("nameko_eventlog.store.sql.purging.STEP", 7)
         ages = sorted({chance.randrange(120) / 10 for _ in range(8)} | {0})
         write_all(database, message, *ages)
         rules = [

@@ -22,11 +22,11 @@ from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import EventLogQuery
-from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.schema import event_logs, message_ids, rejects
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.schema import event_logs, message_ids, rejects
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples

@@ -16,20 +16,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
-from nameko_eventlog.store import (
-    DatabaseError,
-    EventLogQuery,
-    full_text,
-    full_text_search,
-    matching,
-    searching,
-)
-from nameko_eventlog.store.databases import close_engine, open_engine
+from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.parameters import ORDERS
 from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.retention import purge
+from nameko_eventlog.store.sql import full_text, full_text_search, matching, searching
+from nameko_eventlog.store.sql.engines import close_engine, open_engine
+from nameko_eventlog.store.sql.trigrams import rarest, trigrams_of
 from nameko_eventlog.store.times import format_time
-from nameko_eventlog.store.trigrams import rarest, trigrams_of
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.examples import examples
 from tests.postgresql import PostgreSQL
@@ -458,8 +452,8 @@ def prefer_indexes(query: EventLogQuery) -> None:
     """
     Read no table through: of so few rows PostgreSQL would.
     """
-    if query._dialect.name == "postgresql":
-        with query._engine.connect() as connection:
+    if query._reader.engine.dialect.name == "postgresql":
+        with query._reader.engine.connect() as connection:
             connection.exec_driver_sql("SET enable_seqscan = off; SET enable_indexscan = off")
             connection.commit()
 
@@ -469,7 +463,7 @@ def plans_of_bodies(query: EventLogQuery) -> list[str]:
     Return a list into which the plan of every statement goes from now on: of so few rows
     PostgreSQL would not use the indexes of bodies, if it had others.
     """
-    is_postgresql = query._dialect.name == "postgresql"
+    is_postgresql = query._reader.engine.dialect.name == "postgresql"
     return plans_of(query, ("event_logs_pkey", "event_logs_series") if is_postgresql else ())
 
 

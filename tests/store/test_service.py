@@ -24,12 +24,12 @@ from sqlalchemy import func, select, text
 from nameko_eventlog import EventLogDispatcher, consumer_stats
 from nameko_eventlog.explorer.service import Pages
 from nameko_eventlog.store import DatabaseError, EventLogQuery, EventLogStore
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import Migration
-from nameko_eventlog.store.partitions import days_of
 from nameko_eventlog.store.rejecting import Rejects
-from nameko_eventlog.store.schema import event_logs, rejects
 from nameko_eventlog.store.service import Database
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.migrating import Migration
+from nameko_eventlog.store.sql.partitions import days_of
+from nameko_eventlog.store.sql.schema import event_logs, rejects
 from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange

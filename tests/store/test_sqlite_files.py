@@ -18,11 +18,12 @@ from click.testing import CliRunner
 from nameko.exceptions import ConfigurationError
 
 from nameko_eventlog.cli.commands import cli
-from nameko_eventlog.store import DatabaseError, EventLogQuery, sqlite_files
+from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.config import parse_store_config
 from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.retention import count_before, purge
+from nameko_eventlog.store.sql import sqlite_files
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import Make, body
 
@@ -290,7 +291,7 @@ class TestSnapshot:
 
         query.services()
         with pytest.raises(DatabaseError, match="it changed while being read: try again"):
-            with query._connection():
+            with query._reader.reading():
                 writer.write([message(body())])
 
         assert 2 == len(query.query()["event_logs"])

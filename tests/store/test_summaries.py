@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from nameko_eventlog.store import EventLogQuery, InvalidQuery
-from nameko_eventlog.store.databases import open_engine
 from nameko_eventlog.store.packing import CallContext, pack, unpack
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.rows import make_row
-from nameko_eventlog.store.schema import metadata
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.schema import metadata
 from nameko_eventlog.store.summaries import bucket_of, duration_in
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter

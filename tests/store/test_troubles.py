@@ -16,10 +16,10 @@ from kombu import Connection
 from sqlalchemy import text
 
 from nameko_eventlog.store import DatabaseError, EventLogStore
-from nameko_eventlog.store.databases import open_engine
-from nameko_eventlog.store.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.service import StoreConsumer
+from nameko_eventlog.store.sql.engines import open_engine
+from nameko_eventlog.store.sql.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.conftest import global_config
 from tests.nameko_version import event_exchange
@@ -322,7 +322,7 @@ class TestIdle:
         uri = postgresql.create_database()
         writer = EventLogWriter(uri, ["json"])
         writer.write([message(body(data={"number": 1}))])
-        with writer._engine.connect() as connection:
+        with writer._writer.engine.connect() as connection:
             connection.exec_driver_sql("SET default_transaction_read_only = on")
             connection.commit()
         writer.write([message(body(data={"number": 2}))])
