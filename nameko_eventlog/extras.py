@@ -18,6 +18,7 @@ EXTRAS = {
     "sqlalchemy": "store",
     "alembic": "store",
     "psycopg2": "store",
+    "clickhouse_connect": "clickhouse",
     "jinja2": "explorer",
     "markupsafe": "explorer",
     "werkzeug": "explorer",

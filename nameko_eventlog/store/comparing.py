@@ -5,7 +5,9 @@ Comparisons of decoded JSON, by PostgreSQL's rules.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from nameko_eventlog.store.json_text import encode
@@ -17,6 +19,12 @@ CHECKED = 255
 # what C's strtol reads, and so PostgreSQL: https://www.postgresql.org/docs/current/functions-json.html
 INDEX = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*(\d{1,10})", re.ASCII)
 """A key of a path that is an index into a list."""
+
+
+ANY_LETTER = "\0"
+"""Stands for any letter in a text that `expression_of` takes; JSON has no such letter."""
+
+_LAST_CASED = 0x1F000  # no character from here on has a case
 
 
 def go_on() -> None:
@@ -69,6 +77,37 @@ def fold(text: str) -> str:
     if not text.isascii():
         text = text.replace("\u0130", "i").replace("\u03a3", "\u03c3")
     return text.lower()
+
+
+@lru_cache(maxsize=1)
+def _cases() -> dict[str, str]:
+    """
+    Return the other characters that have a letter as their lower case.
+    """
+    cases: dict[str, str] = defaultdict(str)
+    for code in range(_LAST_CASED):
+        if not 0xD800 <= code < 0xE000:
+            letter = chr(code)
+            if (folded := fold(letter)) != letter:
+                cases[folded] += letter
+    return dict(cases)
+
+
+def expression_of(needle: str) -> str:
+    """
+    Return a regular expression, for PostgreSQL and for RE2, that matches a folded text in any case.
+    """
+    cases = _cases()
+    return "".join(
+        "."
+        if letter == ANY_LETTER
+        else f"[{letter}{cases[letter]}]"
+        if letter in cases
+        else f"\\{letter}"
+        if letter.isascii() and not letter.isalnum()
+        else letter
+        for letter in needle
+    )
 
 
 def is_in(needle: str, body: Any) -> bool:

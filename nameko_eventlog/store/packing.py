@@ -239,6 +239,30 @@ def unpack(
     return body
 
 
+def summary_of(
+    names: Mapping[str, Any], context: CallContext | None, time_ms: int
+) -> dict[str, Any]:
+    """
+    Return what is known of a body that is too large for a list.
+
+    Args:
+        names: The names of its series, by column.
+        context: That of its call.
+        time_ms: Its time, in milliseconds since 1970.
+    """
+    body = {
+        "service_name": names["service_name"],
+        "entrypoint_protocol": names["entrypoint_protocol"],
+        "entrypoint_name": names["entrypoint_name"],
+        "call_id": None if context is None else context.call_id,
+        "call_stack": [] if context is None else list(context.call_stack),
+        "event_type": names["event_type"],
+        "timestamp": format_time(time_ms),
+        "data": {},
+    }
+    return body if names["level"] is None else {**body, "level": names["level"]}
+
+
 def searched_part(body: Mapping[str, Any]) -> dict[str, Any]:
     """
     Return the part of a body in which texts are searched, beside its event type.

@@ -5,7 +5,7 @@ within bounds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -14,7 +14,7 @@ from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.store.answers import EventLogRow
 from nameko_eventlog.store.backends import Taken
 from nameko_eventlog.store.json_text import encode
-from nameko_eventlog.store.packing import CallContext, unpack
+from nameko_eventlog.store.packing import CallContext, summary_of, unpack
 from nameko_eventlog.store.portions import portions
 from nameko_eventlog.store.positions import message_id_of, time_of
 from nameko_eventlog.store.sql import bulk, statements
@@ -118,22 +118,8 @@ class BodyReader:
         )
 
     def _summary(self, found: Any) -> dict[str, Any]:
-        """
-        Return what other tables hold of a body.
-        """
-        names: Mapping[str, Any] = self._names[found.series_id]
         context = None if found.call is None else self._contexts[found.call]
-        body = {
-            "service_name": names["service_name"],
-            "entrypoint_protocol": names["entrypoint_protocol"],
-            "entrypoint_name": names["entrypoint_name"],
-            "call_id": None if context is None else context.call_id,
-            "call_stack": [] if context is None else list(context.call_stack),
-            "event_type": names["event_type"],
-            "timestamp": format_time(time_of(found.position)),
-            "data": {},
-        }
-        return body if names["level"] is None else {**body, "level": names["level"]}
+        return summary_of(self._names[found.series_id], context, time_of(found.position))
 
 
 _COLUMNS = tuple(column for column in series.c if column.name not in ("id", "key"))

@@ -7,9 +7,7 @@ PostgreSQL has operators for them. SQLite calls the functions of `sqlite_functio
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -31,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from nameko_eventlog.store.comparing import INDEX, fold, needle_of
+from nameko_eventlog.store.comparing import ANY_LETTER, INDEX, expression_of, fold, needle_of
 from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.packing import PACKED_KEYS
 from nameko_eventlog.store.paths import Keys
@@ -47,9 +45,7 @@ _NOT_ITSELF = re.compile(r"[ikIK%_~]")
 ZERO, NUMBER_END = "\1", "\2"
 """Stand for the first character of 0, and for one after a number, in texts that a body has."""
 
-_ANY = "\0"  # any letter; JSON has no such letter
 _WORD = re.compile("[a-z0-9]{3}")  # of what PostgreSQL takes trigrams: letters and digits
-_LAST_CASED = 0x1F000  # no character from here on has a case
 _EXPONENTS = 10**15  # a smaller integer is written without an exponent, with or without ".0"
 
 
@@ -190,12 +186,12 @@ def has_text(dialect: Dialect, text: str, unlike: str | None = None) -> ColumnEl
     """
     needle = needle_of(text)
     if dialect.name == "postgresql":
-        found = _matches(_BODY, _expression(needle))
+        found = _matches(_BODY, expression_of(needle))
         if unlike is not None:
             blurred = _blurred(needle, unlike)
             if blurred == needle:
                 return found
-            return and_(_matches(_BODY, _expression(blurred)), found)
+            return and_(_matches(_BODY, expression_of(blurred)), found)
         # as a number, because the planner assumes that the operator matches next to nothing
         return cast(found, Integer) > literal(0)
     return and_(_may_have(needle), _function("eventlog_has_text", event_logs.c.body, needle))
@@ -207,7 +203,7 @@ def is_part(dialect: Dialect, column: ColumnElement[str], text: str) -> ColumnEl
     """
     needle = fold(text)
     if dialect.name == "postgresql":
-        return _matches(column, _expression(needle))
+        return _matches(column, expression_of(needle))
     return _function("eventlog_has_text", column, needle)
 
 
@@ -240,40 +236,9 @@ def _matches(column: ColumnElement[str], expression: str) -> ColumnElement[bool]
     return collate(column, "C").op("~", return_type=Boolean())(pattern)
 
 
-@lru_cache(maxsize=1)
-def _cases() -> dict[str, str]:
-    """
-    Return the other characters that have a letter as their lower case.
-    """
-    cases: dict[str, str] = defaultdict(str)
-    for code in range(_LAST_CASED):
-        if not 0xD800 <= code < 0xE000:
-            letter = chr(code)
-            if (folded := fold(letter)) != letter:
-                cases[folded] += letter
-    return dict(cases)
-
-
-def _expression(needle: str) -> str:
-    """
-    Return a regular expression for PostgreSQL that matches a folded text in any case.
-    """
-    cases = _cases()
-    return "".join(
-        "."
-        if letter == _ANY
-        else f"[{letter}{cases[letter]}]"
-        if letter in cases
-        else f"\\{letter}"
-        if letter.isascii() and not letter.isalnum()
-        else letter
-        for letter in needle
-    )
-
-
 def _blurred(needle: str, unlike: str) -> str:
     return "".join(
-        letter if letter.isascii() and letter not in unlike else _ANY for letter in needle
+        letter if letter.isascii() and letter not in unlike else ANY_LETTER for letter in needle
     )
 
 

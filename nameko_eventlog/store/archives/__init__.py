@@ -1,0 +1,3 @@
+"""
+Archives: event logs in files, out of a database and into one.
+"""

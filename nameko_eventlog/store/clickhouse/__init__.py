@@ -1,0 +1,3 @@
+"""
+ClickHouse, for event logs that one PostgreSQL cannot hold.
+"""

@@ -1,0 +1,223 @@
+"""
+Connections to ClickHouse, over HTTP.
+
+Statements are SQLAlchemy's, compiled by clickhouse-connect's dialect; values are passed apart from
+the text, and quoted by clickhouse-connect.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Executable
+
+from nameko_eventlog.addresses import masked_text
+from nameko_eventlog.extras import extra
+from nameko_eventlog.store.databases import DatabaseError, parse_address, shown_address
+from nameko_eventlog.store.deadlines import Deadline, TimeUp
+
+
+with extra("clickhouse"):
+    import clickhouse_connect
+    from clickhouse_connect.cc_sqlalchemy.dialect import ClickHouseDialect
+    from clickhouse_connect.driver import exceptions
+    from clickhouse_connect.driver.client import Client
+
+for _name in ("clickhouse_connect", "urllib3"):
+    # real threads must not wait for the locks of logging, which green threads may hold
+    for _logger in (_name, f"{_name}.driver.httpclient", f"{_name}.connectionpool"):
+        logging.getLogger(_logger).disabled = True
+
+CONNECT_SECONDS = 5
+"""How long to wait for a connection."""
+
+WAIT_SECONDS = 45
+"""How long to wait for an answer: a server that takes longer is dead."""
+
+_PORTS = {"clickhouse": 8123, "clickhouses": 8443}
+
+_DIALECT = ClickHouseDialect(paramstyle="pyformat")
+
+_SETTINGS = {
+    # rows that are not merged yet count once
+    "final": 1,
+    "do_not_merge_across_partitions_select_final": 1,
+    # lists of positions and of names
+    "max_query_size": 16 << 20,
+    # an insert is one block, and so all of it is in a table or nothing
+    "max_insert_block_size": 1 << 30,
+    "async_insert": 0,
+}
+
+_TOO_LONG = "it took too long"
+_NO_TABLES = "it has no event log tables: start the store once to create them"
+
+_BY_CODE = {
+    60: _NO_TABLES,
+    81: "the database does not exist",
+    159: _TOO_LONG,
+    160: _TOO_LONG,
+    192: "it rejected the login",
+    193: "it rejected the login",
+    194: "it rejected the login",
+    497: "permission denied",
+    516: "it rejected the login",
+    241: "it is out of memory",
+    243: "it is out of disk space",
+}
+"""Reasons by the code of ClickHouse's error."""
+
+
+class Connection:
+    """
+    A connection, which opens on first use. One thread at a time uses it.
+
+    Args:
+        uri: The database's address.
+        deadline: The time limit of what happens between `Deadline.begin` and `Deadline.end`.
+
+    Raises:
+        DatabaseError: If *uri* is not the address of a supported database.
+    """
+
+    def __init__(self, uri: str, deadline: Deadline | None = None) -> None:
+        self.url = parse_address(uri)
+        self._deadline = deadline
+        self._client: Client | None = None
+
+    def execute(self, statement: Executable) -> Sequence[Sequence[Any]]:
+        """
+        Run a query, and return its rows.
+        """
+        text, parameters = _compiled(statement)
+        result = self._open().query(text, parameters=parameters, settings=self._settings())
+        return result.result_rows
+
+    def stream(self, statement: Executable) -> Iterator[Sequence[Any]]:
+        """
+        Run a query, and yield its rows as they come.
+        """
+        text, parameters = _compiled(statement)
+        client, settings = self._open(), self._settings()
+        with client.query_row_block_stream(
+            text, parameters=parameters, settings=settings
+        ) as blocks:
+            for block in blocks:
+                self.check()
+                yield from block
+
+    def scalar(self, statement: Executable) -> Any:
+        """
+        Return the first value of the first row, or None.
+        """
+        rows = self.execute(statement)
+        return rows[0][0] if rows else None
+
+    def command(self, text: str, settings: Mapping[str, Any] | None = None) -> Any:
+        """
+        Run a statement of this package's own text.
+        """
+        return self._open().command(text, settings={**self._settings(), **(settings or {})})
+
+    def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """
+        Insert rows, given by columns.
+        """
+        self._open().insert(
+            table, list(columns.values()), column_names=list(columns), column_oriented=True,
+            settings=self._settings(),
+        )  # fmt: skip
+
+    def check(self) -> None:
+        """
+        Raise an exception if the time is up.
+        """
+        if self._deadline is not None:
+            self._deadline.check()
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """
+        Turn the driver's exceptions into a `DatabaseError`.
+        """
+        try:
+            yield
+        except TimeUp as exc:
+            raise self._failure(_TOO_LONG) from exc
+        except exceptions.ClickHouseError as exc:
+            if getattr(exc, "code", None) is None:
+                self.close()  # the next one may lead to another server
+            raise self._failure(*_describe(exc)) from exc
+        except OSError as exc:
+            self.close()
+            raise self._failure(masked_text(str(exc)), "it cannot be reached") from exc
+
+    def _failure(self, description: str, reason: str = "") -> DatabaseError:
+        return DatabaseError(
+            f"the database {shown_address(self.url)} cannot be used: {description}",
+            reason=f"The database cannot be used: {reason or description}.",
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        if self._deadline is None:
+            return {}
+        self.check()
+        return {"max_execution_time": max(min(self._deadline.left(), WAIT_SECONDS), 0.01)}
+
+    def _open(self) -> Client:
+        if self._client is None:
+            self._client = _connect(self.url)
+        return self._client
+
+
+def _connect(url: URL) -> Client:
+    client: Client = clickhouse_connect.get_client(
+        interface="https" if url.drivername == "clickhouses" else "http",
+        host=url.host or "localhost",
+        port=url.port or _PORTS[url.drivername],
+        username=url.username or "default",
+        password=url.password or "",
+        database=url.database or "default",
+        connect_timeout=CONNECT_SECONDS,
+        send_receive_timeout=WAIT_SECONDS,
+        query_retries=0,
+        autogenerate_session_id=False,
+        client_name="nameko-eventlog",
+        compress=False,
+        settings=_SETTINGS,
+        dedicated_pool=True,
+    )
+    return client
+
+
+def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    processors = compiled._bind_processors
+    parameters = {
+        name: processors[name](value) if name in processors else value
+        for name, value in compiled.construct_params().items()
+    }
+    return str(compiled), parameters
+
+
+def _describe(exc: exceptions.ClickHouseError) -> tuple[str, str]:
+    """
+    Return the database's own message, and a reason without its address.
+    """
+    text = masked_text(" ".join(str(exc).split()))
+    code = getattr(exc, "code", None)
+    if code is None:
+        return text, "it cannot be reached"
+    reason = _BY_CODE.get(code) or "it cannot run this query"
+    return (reason if reason in (_NO_TABLES, _TOO_LONG) else text), reason

@@ -1,0 +1,93 @@
+"""
+Making the summaries of a day again from its event logs.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from sqlalchemy import func, select
+
+from nameko_eventlog.store.clickhouse.connections import Connection
+from nameko_eventlog.store.clickhouse.schema import (
+    DAY_MS,
+    PART,
+    SERIES_DAY,
+    event_logs,
+)
+from nameko_eventlog.store.positions import first_at
+
+
+SYNCHRONOUS = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
+"""The settings with which a statement waits until it has been carried out."""
+
+_MOST_TIMES = 10  # that a day is made again, because event logs of it arrive meanwhile
+
+# each selects what its view does: see `schema`
+_SELECTS = {
+    "series_days": """
+SELECT {series_day} FROM event_logs WHERE {of_day} GROUP BY day, series_id
+""",
+    "call_parts": """
+SELECT parts.span, parts.id, known.call_key, known.origin_key, known.parent_key, known.context,
+    parts.first, parts.last_ms, parts.ended, parts.severity, parts.is_failed
+FROM (
+    SELECT {part}, max(series.severity) AS severity, max(series.is_failure) AS is_failed
+    FROM event_logs INNER JOIN series ON series.id = event_logs.series_id
+    WHERE {of_day} AND call != toFixedString('', 16)
+    GROUP BY span, id
+) AS parts
+INNER JOIN (SELECT * FROM call_parts WHERE intDiv(span, 86400) = {day}) AS known
+ON known.span = parts.span AND known.id = parts.id
+""",
+}
+
+
+def rebuild(connection: Connection, day: int) -> None:
+    """
+    Make the summaries of a day again.
+
+    Event logs that arrive meanwhile are in the tables, but their summaries would be replaced: then
+    it is done once more.
+
+    Args:
+        connection: To the database.
+        day: In days since 1970.
+    """
+    for _ in range(_MOST_TIMES):
+        number = _number(connection, day)
+        for table, text in _SELECTS.items():
+            _replace(connection, table, text, day)
+        if _number(connection, day) == number:
+            return
+
+
+def _replace(connection: Connection, table: str, text: str, day: int) -> None:
+    rebuilt, date_ = f"{table}_rebuilt", date_of(day)
+    begin, end = (first_at(one * DAY_MS).hex() for one in (day, day + 1))
+    select_ = text.format(
+        part=PART,
+        series_day=SERIES_DAY,
+        of_day=f"position >= unhex('{begin}') AND position < unhex('{end}')",
+        day=day,
+    )
+    connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
+    connection.command(f"CREATE TABLE {rebuilt} AS {table}")
+    connection.command(f"INSERT INTO {rebuilt} {select_}")
+    connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    connection.command(f"DROP TABLE {rebuilt} SYNC")
+
+
+def _number(connection: Connection, day: int) -> int:
+    position = event_logs.c.position
+    statement = select(func.count()).where(
+        position >= first_at(day * DAY_MS), position < first_at((day + 1) * DAY_MS)
+    )
+    return int(connection.scalar(statement) or 0)
+
+
+def date_of(day: int) -> str:
+    """
+    Return a day as its partition is named.
+    """
+    return (date(1970, 1, 1) + timedelta(days=day)).isoformat()

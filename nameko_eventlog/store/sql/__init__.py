@@ -1,0 +1,3 @@
+"""
+SQLite and PostgreSQL, by SQLAlchemy.
+"""
