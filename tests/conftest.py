@@ -32,6 +32,7 @@ from kombu.mixins import ConsumerMixin
 from kombu.transport import memory
 
 import logging_ext
+from tests.clickhouse import ClickHouse
 from tests.examples import SHARED
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
@@ -237,14 +238,26 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def clickhouse() -> Iterator[ClickHouse]:
+    """
+    A running ClickHouse that only this test session uses: its engine behind its HTTP interface.
+
+    A test that stops or kills it must start it again.
+    """
+    with ClickHouse() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "clickhouse"])
 def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     """
-    The test runs twice: with the address of an empty database of SQLite's, and PostgreSQL's.
+    The test runs three times: with the address of an empty database of SQLite's, PostgreSQL's, and
+    ClickHouse's.
     """
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/eventlog.db"
-    server = request.getfixturevalue("postgresql")
+    server = request.getfixturevalue(request.param)
     server.start()
     return str(server.create_database())
 

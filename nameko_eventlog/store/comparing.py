@@ -95,7 +95,7 @@ def _cases() -> dict[str, str]:
 
 def expression_of(needle: str) -> str:
     """
-    Return a regular expression, for PostgreSQL and for RE2, that matches a folded text in any case.
+    Return a regular expression, for PostgreSQL and RE2, that matches a folded text in any case.
     """
     cases = _cases()
     return "".join(

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.store.backends import CallEnd, StoredCall
 from nameko_eventlog.store.call_filters import CallFilters
-from nameko_eventlog.store.clickhouse.conditions import in_series, name_conditions
+from nameko_eventlog.store.clickhouse.conditions import in_series, name_conditions, within
 from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.schema import (
     NO_KEY,
@@ -73,16 +73,12 @@ def calls_in(begin: int, end: int) -> Subquery:
         .group_by(_part.id)
         .having(func.min(_part.span) != func.max(_part.span))
     )
-    position = element(_part.first, 1, Key())
-    is_here = (
-        position >= literal(first_at(begin), Key()),
-        position < literal(first_at(end), Key()),
-    )
     whole = select(
         _part.id, _part.first, _part.last_ms, _part.ended, _part.severity, _part.is_failed,
         _part.span,
     ).where(
-        _part.span.between(_span_of(begin), _span_of(end)), *is_here, _part.id.not_in(many)
+        _part.span.between(_span_of(begin), _span_of(end)), _part.id.not_in(many),
+        *within(begin, end, element(_part.first, 1, Key())),
     )  # fmt: skip
     first = func.min(_part.first)
     put_together = (
@@ -93,11 +89,7 @@ def calls_in(begin: int, end: int) -> Subquery:
         .where(near, _part.id.in_(many))
         .group_by(_part.id)
     ).subquery()  # fmt: skip
-    position = element(put_together.c.first, 1, Key())
-    is_here = (
-        position >= literal(first_at(begin), Key()),
-        position < literal(first_at(end), Key()),
-    )
+    is_here = within(begin, end, element(put_together.c.first, 1, Key()))
     return union_all(whole, select(put_together).where(*is_here)).subquery()
 
 

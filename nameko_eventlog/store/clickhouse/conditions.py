@@ -84,7 +84,8 @@ def of_calls(
     connection: Connection, *conditions: ColumnElement[bool], most: int | None = None
 ) -> Sequence[ColumnElement[bool]] | None:
     """
-    Return the conditions on event logs of the calls that meet *conditions*; None if there are none.
+    Return the conditions on event logs of the calls that meet *conditions*; None if there are no
+    such calls.
 
     Args:
         connection: To the database.

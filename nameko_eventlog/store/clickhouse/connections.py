@@ -8,11 +8,12 @@ the text, and quoted by clickhouse-connect.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Executable
+from sqlalchemy import URL, Executable, column, func, select, table
 
 from nameko_eventlog.addresses import masked_text
 from nameko_eventlog.extras import extra
@@ -37,6 +38,9 @@ CONNECT_SECONDS = 5
 WAIT_SECONDS = 45
 """How long to wait for an answer: a server that takes longer is dead."""
 
+DataError = exceptions.DataError
+"""A value that the driver cannot encode."""
+
 _PORTS = {"clickhouse": 8123, "clickhouses": 8443}
 
 _DIALECT = ClickHouseDialect(paramstyle="pyformat")
@@ -51,6 +55,8 @@ _SETTINGS = {
     "max_insert_block_size": 1 << 30,
     "async_insert": 0,
 }
+
+_MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
 
 _TOO_LONG = "it took too long"
 _NO_TABLES = "it has no event log tables: start the store once to create them"
@@ -131,6 +137,14 @@ class Connection:
             settings=self._settings(),
         )  # fmt: skip
 
+    def has_table(self, name: str) -> bool:
+        """
+        Tell whether the database has a table.
+        """
+        tables = table("tables", column("name"), column("database"), schema="system")
+        is_it = (tables.c.name == name, tables.c.database == func.currentDatabase())
+        return bool(self.scalar(select(func.count()).select_from(tables).where(*is_it)))
+
     def check(self) -> None:
         """
         Raise an exception if the time is up.
@@ -203,9 +217,8 @@ def _connect(url: URL) -> Client:
 
 def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:
     compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-    processors = compiled._bind_processors
     parameters = {
-        name: processors[name](value) if name in processors else value
+        name: value.hex() if isinstance(value, bytes) else value  # as `schema.Key` has it
         for name, value in compiled.construct_params().items()
     }
     return str(compiled), parameters
@@ -215,7 +228,8 @@ def _describe(exc: exceptions.ClickHouseError) -> tuple[str, str]:
     """
     Return the database's own message, and a reason without its address.
     """
-    text = masked_text(" ".join(str(exc).split()))
+    found = _MESSAGE.search(str(exc))
+    text = masked_text(" ".join((str(exc) if found is None else found[1]).split()))
     code = getattr(exc, "code", None)
     if code is None:
         return text, "it cannot be reached"

@@ -58,7 +58,7 @@ def body_conditions(filters: Filters) -> BodyConditions:
     for ways, value in filters.equalities:
         exact = [_equals(keys, value) for keys in ways]
         in_sql.append(or_(*(_may_equal(keys, value) for keys in ways)))
-        if None in exact:
+        if any(one is None for one in exact):
             tests.append(_is_at_one(ways, value))
         else:
             in_sql.append(or_(*(one for one in exact if one is not None)))

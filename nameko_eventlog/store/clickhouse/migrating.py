@@ -34,7 +34,7 @@ def version_of(connection: Connection) -> str | None:
     Raises:
         DatabaseError: They have the schema of a later version.
     """
-    if not connection.command(f"EXISTS TABLE {versions.name}"):
+    if not connection.has_table(versions.name):
         return None
     version: str | None = connection.scalar(select(versions.c.version_num).limit(1))
     if version not in (None, VERSION):

@@ -69,7 +69,7 @@ class ClickHousePurger:
         Make the summaries again of days whose rows were deleted.
         """
         with self._connection.errors():
-            if not self._connection.command("EXISTS TABLE repairs"):
+            if not self._connection.has_table(repairs.name):
                 return
             for (day,) in self._connection.execute(
                 select(repairs.c.day).where(repairs.c.is_open == 1)
@@ -124,7 +124,7 @@ class ClickHousePurger:
         column = series.c
         names = select(column.id, column.service_name, column.event_type, column.level)
         found = self._connection.execute(names)
-        return Expiry.of(rules, now, [tuple(one) for one in found], DAY_MS)  # type: ignore[misc]
+        return Expiry.of(rules, now, [tuple(one) for one in found], DAY_MS)
 
     def _selected(self, rule: Rule | None) -> Collection[int] | None:
         return None if rule is None else self._expiry([rule], 0).rule_of.keys()
@@ -190,8 +190,8 @@ class ClickHousePurger:
         gone = select(column.position).where(column.position.not_in(positions)).limit(1)
         if self._connection.execute(gone):
             self._connection.command(
-                f"ALTER TABLE message_ids DELETE IN PARTITION '{date_of(day)}' WHERE position NOT IN"
-                " (SELECT position FROM event_logs WHERE message_id != '')",
+                f"ALTER TABLE message_ids DELETE IN PARTITION '{date_of(day)}'"  # noqa: S608
+                " WHERE position NOT IN (SELECT position FROM event_logs WHERE message_id != '')",
                 SYNCHRONOUS,
             )
         self._connection.insert("repairs", {"day": [day], "is_open": [0]})
@@ -205,6 +205,7 @@ class ClickHousePurger:
         number = self._old_rejects(before)
         if number:
             self._connection.command(
-                f"DELETE FROM rejects WHERE rejected_ms < {int(before)}", SYNCHRONOUS
+                f"DELETE FROM rejects WHERE rejected_ms < {int(before)}",  # noqa: S608
+                SYNCHRONOUS,
             )
         return number

@@ -200,7 +200,10 @@ class ClickHouseReading:
         Return the distinct values of a column of names.
         """
         name = series.c[column]
-        every = [name.is_not(None), series.c.id.in_(select(series_days.c.series_id))]
+        every: list[ColumnElement[bool]] = [
+            name.is_not(None),
+            series.c.id.in_(select(series_days.c.series_id)),
+        ]
         if prefix:
             every.append(func.startsWith(name, prefix) == 1)
         statement = select(name).where(*every).distinct().order_by(name).limit(most)

@@ -64,7 +64,10 @@ class ClickHouseRejects:
         self._writer.prepare()
         self._writer.insert([row], [])
         with self._connection.errors():
-            self._connection.command(f"DELETE FROM rejects WHERE id = {int(id)}", SYNCHRONOUS)
+            self._connection.command(
+                f"DELETE FROM rejects WHERE id = {int(id)}",  # noqa: S608
+                SYNCHRONOUS,
+            )
 
     def close(self) -> None:
         """

@@ -43,7 +43,7 @@ metadata = MetaData()
 
 class Key(TypeDecorator[bytes]):
     """
-    Sixteen bytes, passed as hexadecimal digits.
+    Sixteen bytes, which `connections` passes as hexadecimal digits.
     """
 
     impl = LargeBinary
@@ -54,12 +54,6 @@ class Key(TypeDecorator[bytes]):
         Return what the database compares.
         """
         return func.unhex(bindparam, type_=self)
-
-    def process_bind_param(self, value: bytes | None, dialect: Any) -> Any:
-        """
-        Return hexadecimal digits.
-        """
-        return None if value is None else value.hex()
 
 
 event_logs = Table(
@@ -151,12 +145,12 @@ repairs = Table("repairs", metadata, Column("day", Integer), Column("is_open", I
 
 versions = Table("eventlog_schema", metadata, Column("version_num", Text))
 
-_DAY = "toDate32(intDiv(reinterpretAsUInt64(reverse(substring({0}, 1, 6))), 86400000))"
-
 # What was acknowledged survives a power cut, as in the other databases.
 _DURABLE = "fsync_after_insert = 1, fsync_part_directory = 1"
 
 _MS = "toInt64(reinterpretAsUInt64(reverse(substring(position, 1, 6))))"
+
+_DAY = f"toDate32(intDiv({_MS}, {DAY_MS}))"
 
 SERIES_DAY = f"""
     toInt32(intDiv({_MS}, {DAY_MS})) AS day, series_id, min(position) AS first,
@@ -207,7 +201,7 @@ CREATE TABLE IF NOT EXISTS event_logs (
     INDEX by_series series_id TYPE bloom_filter(0.01),
     INDEX by_call call TYPE bloom_filter(0.01),
     INDEX by_text lower(body) TYPE ngrambf_v1(4, 32768, 2, 0)
-) ENGINE = ReplacingMergeTree PARTITION BY {_DAY.format("position")} ORDER BY (position, message_id)
+) ENGINE = ReplacingMergeTree PARTITION BY {_DAY} ORDER BY (position, message_id)
 SETTINGS {_DURABLE};
 
 CREATE TABLE IF NOT EXISTS call_parts (
@@ -240,7 +234,7 @@ CREATE TABLE IF NOT EXISTS message_ids (
     message_id String,
     position FixedString(16),
     written DateTime64(9, 'UTC') DEFAULT now64(9, 'UTC')
-) ENGINE = MergeTree PARTITION BY {_DAY.format("position")} ORDER BY message_id
+) ENGINE = MergeTree PARTITION BY {_DAY} ORDER BY message_id
 SETTINGS {_DURABLE};
 
 CREATE TABLE IF NOT EXISTS rejects (
@@ -295,8 +289,9 @@ SELECT {PART}, any(arriving.call_key) AS call_key, any(arriving.origin_key) AS o
     max(arriving.severity) AS severity, max(is_failure) AS is_failed
 FROM arriving WHERE call != toFixedString('', 16) GROUP BY span, id;
 
-CREATE TABLE IF NOT EXISTS eventlog_schema (version_num String) ENGINE = MergeTree ORDER BY tuple();
-""".strip().split(";\n\n")
+CREATE TABLE IF NOT EXISTS eventlog_schema (version_num String)
+ENGINE = MergeTree ORDER BY tuple();
+""".strip().split(";\n\n")  # noqa: S608
 """The statements that create the tables; each leaves alone what exists."""
 
 
