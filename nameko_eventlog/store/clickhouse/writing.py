@@ -223,8 +223,9 @@ class ClickHouseWriter:
             self._series |= {values: number for number, values in new.items()}
 
     def _insert(self, rows: Sequence[dict[str, Any]]) -> None:
-        columns = zip(*map(_values, rows), strict=True)
-        self.connection.insert("arriving", dict(zip(_ARRIVING, map(list, columns), strict=True)))
+        calls = _Calls()
+        columns = zip(*(_values(row, calls) for row in rows), strict=True)
+        self.connection.insert("arriving", dict(zip(_ARRIVING, columns, strict=True)))
 
     def _insert_rejects(self, rejected: Sequence[dict[str, Any]]) -> None:
         if not rejected:
@@ -275,7 +276,7 @@ def _is_failure(level: str | None, event_type: str) -> bool:
     return level in FAILURE_LEVELS or event_type == ENTRYPOINT_FAILED
 
 
-def _values(row: dict[str, Any]) -> tuple[Any, ...]:
+def _values(row: dict[str, Any], calls: _Calls) -> tuple[Any, ...]:
     """
     Return the values of `_ARRIVING`.
     """
@@ -288,7 +289,7 @@ def _values(row: dict[str, Any]) -> tuple[Any, ...]:
     if duration is not None:
         ending = 1 + OUTCOMES.index(outcome_of(body))
         ending += _CAPTURED if is_captured_end(event_type) else 0
-    call, key, origin, parent, stored = _call(context, row)
+    call, key, origin, parent, stored = calls.columns(context, row)
     return (
         row["position"],
         row["series_id"],
@@ -308,17 +309,38 @@ def _values(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _call(
-    context: CallContext | None, row: dict[str, Any]
-) -> tuple[bytes, bytes, bytes, bytes, str]:
-    if context is None:
-        return NO_KEY, NO_KEY, NO_KEY, NO_KEY, ""
-    key, stack = context.keys
-    origin, parent = row["origin_call_id"], row["parent_call_id"]
-    return (
-        digest((key + stack).hex()),
-        key,
-        NO_KEY if origin is None else call_key(origin),
-        NO_KEY if parent is None or parent == origin else call_key(parent),
-        encode(context.stored),
-    )
+class _Calls:
+    """
+    What the table has of calls; a batch has several event logs of most.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[bytes, bytes, bytes, bytes, str]] = {}
+
+    def columns(
+        self, context: CallContext | None, row: dict[str, Any]
+    ) -> tuple[bytes, bytes, bytes, bytes, str]:
+        """
+        Return a call's id, its keys (its own, its origin's, its parent's), and its context.
+        """
+        if context is None:
+            return NO_KEY, NO_KEY, NO_KEY, NO_KEY, ""
+        of = (context.call_id, context.is_complete, *context.call_stack)
+        known = self._known.get(of)
+        if known is None:
+            known = self._known[of] = self._columns(context, row)
+        return known
+
+    @staticmethod
+    def _columns(
+        context: CallContext, row: dict[str, Any]
+    ) -> tuple[bytes, bytes, bytes, bytes, str]:
+        key, stack = context.keys
+        origin, parent = row["origin_call_id"], row["parent_call_id"]
+        return (
+            digest((key + stack).hex()),
+            key,
+            NO_KEY if origin is None else call_key(origin),
+            NO_KEY if parent is None or parent == origin else call_key(parent),
+            encode(context.stored),
+        )
