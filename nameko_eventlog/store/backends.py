@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from nameko_eventlog.limits import DISTINCT_NAMES
 from nameko_eventlog.store.answers import EventLogRow
 from nameko_eventlog.store.call_filters import CallFilters
-from nameko_eventlog.store.databases import CLICKHOUSE, parse_address
+from nameko_eventlog.store.databases import is_clickhouse, parse_address
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.expiry import Expiry, Plan
 from nameko_eventlog.store.packing import CallContext
@@ -297,6 +297,11 @@ class Purger(Protocol):
         Count what `purge` would delete.
         """
 
+    def close(self) -> None:
+        """
+        Close the connections.
+        """
+
 
 class Backend(Protocol):
     """
@@ -318,7 +323,7 @@ def backend_of(uri: str) -> Backend:
     Raises:
         DatabaseError: It is not an address of a supported database.
     """
-    is_clickhouse = parse_address(uri).drivername in CLICKHOUSE
-    name = "clickhouse" if is_clickhouse else "sql"
+    parse_address(uri)
+    name = "clickhouse" if is_clickhouse(uri) else "sql"
     backend: Any = import_module(f"nameko_eventlog.store.{name}.backend")
     return backend  # type: ignore[no-any-return]

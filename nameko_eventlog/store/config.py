@@ -14,11 +14,14 @@ from nameko_eventlog import checking
 from nameko_eventlog.addresses import masked_value
 from nameko_eventlog.amqp.route import ROUTING_KEY
 from nameko_eventlog.consuming.options import MOST_PREFETCHED
-from nameko_eventlog.store.databases import parse_uri
+from nameko_eventlog.store.databases import is_clickhouse, parse_uri
 from nameko_eventlog.store.rules import Rule, days, parse_rules
 
 
 CONFIG_KEY = "EVENTLOG_STORE"
+
+CLICKHOUSE_BATCH = 10_000
+"""The default of ``batch_size`` for ClickHouse, which merges what each batch has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +98,6 @@ def parse_store_config(config: Mapping[str, Any]) -> StoreConfig:
             f"{CONFIG_KEY}.retention_days must not be {shown} beside {CONFIG_KEY}.retention: add"
             f" the rule {{days: {shown}}} at the end of retention instead"
         )
+    if is_clickhouse(str(values.get("uri", ""))):
+        values = {"batch_size": CLICKHOUSE_BATCH, **values}
     return StoreConfig(**values)

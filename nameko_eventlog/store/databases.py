@@ -34,6 +34,13 @@ class DatabaseError(EventLogError):
         self.reason = reason
 
 
+def is_clickhouse(uri: str) -> bool:
+    """
+    Tell whether a database's address is one of ClickHouse's.
+    """
+    return uri.partition(":")[0] in CLICKHOUSE
+
+
 def shown_address(url: URL) -> str:
     """
     Return the database's address without its password.

@@ -49,7 +49,8 @@ class Retention:
         clock: Callable[[], int] = now_ms,
         elapsed: Callable[[], float] = monotonic,
     ) -> None:
-        self._purger: Purger = backend_of(uri).Purger(uri)
+        self._uri = uri
+        self._backend = backend_of(uri)
         self._rules = rules
         self._clock = clock
         self._elapsed = elapsed
@@ -71,14 +72,21 @@ class Retention:
         Raises:
             DatabaseError: If the database cannot be used.
         """
-        for _ in _in_thread(thread, self._purger.correct(), rest):
+        purger: Purger = self._backend.Purger(self._uri)
+        try:
+            return self._run(purger, thread, rest)
+        finally:
+            purger.close()
+
+    def _run(self, purger: Purger, thread: Background, rest: Callable[[], None]) -> int:
+        for _ in _in_thread(thread, purger.correct(), rest):
             pass  # what an earlier run has left
-        plan = thread.run(partial(self._purger.plan, self._rules, self._clock()))
+        plan = thread.run(partial(purger.plan, self._rules, self._clock()))
         if self._is_held(plan):
             return 0
         deleted: Counter[int] = Counter()
         try:
-            for step in _in_thread(thread, self._purger.delete(plan.expiry), rest):
+            for step in _in_thread(thread, purger.delete(plan.expiry), rest):
                 deleted += step
                 self.purged += step.total()
         finally:
@@ -137,7 +145,14 @@ def purge(
         DatabaseError: If *uri* is not the address of a supported database.
     """
     purger: Purger = backend_of(uri).Purger(uri)
-    return purger.purge(parse_time(before), rule, step)
+    return _then_close(purger, purger.purge(parse_time(before), rule, step))
+
+
+def _then_close(purger: Purger, steps: Iterator[int]) -> Iterator[int]:
+    try:
+        yield from steps
+    finally:
+        purger.close()
 
 
 def count_before(uri: str, before: datetime, rule: Rule | None = None) -> int:
@@ -148,4 +163,7 @@ def count_before(uri: str, before: datetime, rule: Rule | None = None) -> int:
         DatabaseError: If the database cannot be used.
     """
     purger: Purger = backend_of(uri).Purger(uri)
-    return purger.count_before(parse_time(before), rule)
+    try:
+        return purger.count_before(parse_time(before), rule)
+    finally:
+        purger.close()

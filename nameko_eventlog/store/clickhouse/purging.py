@@ -104,7 +104,6 @@ class ClickHousePurger:
                     yield number.total()
             if rule is None and (rejected := self._delete_rejects(before)):
                 yield rejected
-        self._connection.close()
 
     def count_before(self, before: int, rule: Rule | None) -> int:
         """
@@ -117,8 +116,13 @@ class ClickHousePurger:
                 number += self._counted(day, self._selected(rule), end).total()
             if rule is None:
                 number += self._old_rejects(before)
-        self._connection.close()
         return number
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        self._connection.close()
 
     def _expiry(self, rules: Sequence[Rule], now: int) -> Expiry:
         column = series.c

@@ -54,16 +54,13 @@ class SqlPurger:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._engine = open_engine(uri)
 
     def plan(self, rules: Sequence[Rule], now: int) -> Plan:
         """
         Find out what is too old.
         """
-        engine = open_engine(self._uri)
-        try:
-            return _plan(engine, rules, now)
-        finally:
-            close_engine(engine)
+        return _plan(self._engine, rules, now)
 
     def correct(self) -> Iterator[Counter[int]]:
         """
@@ -87,12 +84,14 @@ class SqlPurger:
         """
         Count what `purge` would delete.
         """
-        engine = open_engine(self._uri)
-        try:
-            check_exists(engine.url)
-            return _transaction(engine, partial(_count, before=before, rule=rule))
-        finally:
-            close_engine(engine)
+        check_exists(self._engine.url)
+        return _transaction(self._engine, partial(_count, before=before, rule=rule))
+
+    def close(self) -> None:
+        """
+        Close the connection.
+        """
+        close_engine(self._engine)
 
 
 def _plan(engine: Engine, rules: Sequence[Rule], now: int) -> Plan:
