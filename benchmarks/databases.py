@@ -9,7 +9,14 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 
+from tests.clickhouse import ClickHouse
 from tests.postgresql import PostgreSQL
+
+
+_SERVERS: dict[str, Callable[[], PostgreSQL | ClickHouse]] = {
+    "postgresql": PostgreSQL,
+    "clickhouse": ClickHouse,
+}
 
 
 @contextlib.contextmanager
@@ -18,10 +25,10 @@ def addresses(kind: str) -> Iterator[Callable[[], str]]:
     Yield what makes an empty database, and returns its address.
 
     Args:
-        kind: ``sqlite`` or ``postgresql``.
+        kind: ``sqlite``, ``postgresql`` or ``clickhouse``.
     """
-    if kind == "postgresql":
-        with PostgreSQL() as server:
+    if kind in _SERVERS:
+        with _SERVERS[kind]() as server:
             yield server.create_database
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -236,7 +236,7 @@ def volume(broker: Broker, rounds: int) -> list[Row]:
     Measure a day of a hundred event logs a second: writing it, its size, and each question.
     """
     rows = []
-    for database, most_bytes in (("sqlite", 800), ("postgresql", 1_000)):
+    for database, most_bytes in (("sqlite", 800), ("postgresql", 1_000), ("clickhouse", 150)):
         with addresses(database) as make:
             found = in_fresh_process("volume", database=make(), rows=ROWS_A_DAY, rounds=rounds)
         rates = found["rates"]

@@ -17,21 +17,27 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 from nameko.containers import ServiceContainer
+from sqlalchemy import column, func, select, table
 
 from benchmarks.day import LONG_TRACE, NEVER_MEET, ROWS, Day
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.explorer import EventLogExplorer
 from nameko_eventlog.store import EventLogQuery
+from nameko_eventlog.store.clickhouse.connections import Connection
+from nameko_eventlog.store.config import parse_store_config
+from nameko_eventlog.store.databases import is_clickhouse
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.rabbitmq import free_ports
 
 
-BATCH = 500
-"""As the store writes them."""
+PAGE, TRACE, EQUALITY, TEXT, PAIR = "page", "trace", "equality", "text", "pair"
 
-PAGE, TRACE, EQUALITY, TEXT, PAIR = 300, 300, 100, 500, 100
-"""Bounds, in milliseconds, on SQLite and PostgreSQL."""
+BOUNDS = {PAGE: 300, TRACE: 300, EQUALITY: 100, TEXT: 500, PAIR: 100}
+"""In milliseconds, on SQLite and PostgreSQL."""
+
+CLICKHOUSE_BOUNDS = {PAGE: 500, TEXT: 1_500}
+"""In milliseconds, on ClickHouse."""
 
 Ask = Callable[[EventLogQuery], Any]
 
@@ -53,12 +59,13 @@ def run(database: str, rows: int = ROWS, rounds: int = 5) -> dict[str, Any]:
     day = Day(time(), rows)
     rates = fill(database, day)
     size = _size(database) / rows
+    bounds = CLICKHOUSE_BOUNDS if is_clickhouse(database) else BOUNDS
     asked = {
-        name: [*_took(database, ask, rounds), bound]
-        for name, (ask, bound) in questions(day).items()
+        name: [*_took(database, ask, rounds), bounds.get(kind)]
+        for name, (ask, kind) in questions(day).items()
     }
-    for name, path, bound in _pages():
-        asked[f"page: {name}"] = [*_page_took(database, path, rounds), bound]
+    for name, path, kind in _pages():
+        asked[f"page: {name}"] = [*_page_took(database, path, rounds), bounds.get(kind)]
     return {"rates": rates, "bytes": size, "asked": asked}
 
 
@@ -73,7 +80,8 @@ def fill(database: str, day: Day) -> list[float]:
     writer.prepare()
     rates: list[float] = []
     number, took, tenth = 0, 0.0, max(day.rows // 10, 1)
-    for messages in _batches(day):
+    size = parse_store_config({"EVENTLOG_STORE": {"uri": database}}).batch_size
+    for messages in _batches(day, size):
         begin = perf_counter()
         writer.write(messages)
         took += perf_counter() - begin
@@ -90,7 +98,7 @@ def fill(database: str, day: Day) -> list[float]:
     return rates
 
 
-def _batches(day: Day) -> Iterator[list[ReceivedMessage]]:
+def _batches(day: Day, size: int) -> Iterator[list[ReceivedMessage]]:
     batch: list[ReceivedMessage] = []
     for message_id, body in day.event_logs():
         batch.append(
@@ -106,7 +114,7 @@ def _batches(day: Day) -> Iterator[list[ReceivedMessage]]:
                 0,
             )
         )
-        if len(batch) == BATCH:
+        if len(batch) == size:
             yield batch
             batch = []
     if batch:
@@ -119,6 +127,8 @@ def _size(database: str) -> int:
         return sum(
             os.path.getsize(path + end) for end in ("", "-wal") if os.path.exists(path + end)
         )
+    if is_clickhouse(database):
+        return _size_of_parts(database)
     engine = open_engine(database)
     with engine.begin() as connection:
         size = connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar()
@@ -126,9 +136,22 @@ def _size(database: str) -> int:
     return int(size or 0)
 
 
-def questions(day: Day) -> dict[str, tuple[Ask, int | None]]:
+def _size_of_parts(database: str) -> int:
+    names = ("database", "active", "bytes_on_disk")
+    parts = table("parts", *map(column, names), schema="system")
+    connection = Connection(database)
+    size = connection.scalar(
+        select(func.sum(parts.c.bytes_on_disk)).where(
+            parts.c.active == 1, parts.c.database == func.currentDatabase()
+        )
+    )
+    connection.close()
+    return int(size or 0)
+
+
+def questions(day: Day) -> dict[str, tuple[Ask, str]]:
     """
-    Return what is asked of the day, by name, with its bound.
+    Return what is asked of the day, by name, with the kind of its bound.
     """
     since = datetime.fromtimestamp(day.begin, timezone.utc)
     middle = since + timedelta(seconds=(day.end - day.begin) / 2)
@@ -190,7 +213,7 @@ def questions(day: Day) -> dict[str, tuple[Ask, int | None]]:
             lambda q: q.calls(order="longest", service="returns", **range_), PAGE,
         ),
         "latencies": (lambda q: q.latencies(**range_), PAGE),
-        "latencies by hour": (lambda q: q.latencies(bucket=3600, **range_), None),
+        "latencies by hour": (lambda q: q.latencies(bucket=3600, **range_), ""),
     }  # fmt: skip
 
 
@@ -200,7 +223,7 @@ def _took(database: str, ask: Ask, rounds: int) -> tuple[float, float]:
         return first, median(_milliseconds(partial(ask, query)) for _ in range(rounds))
 
 
-def _pages() -> list[tuple[str, str, int]]:
+def _pages() -> list[tuple[str, str, str]]:
     return [
         ("stream", "/", PAGE),
         ("trace of 200 calls", f"/trace?call={quote(LONG_TRACE)}", TRACE),
