@@ -32,6 +32,7 @@ from kombu.mixins import ConsumerMixin
 from kombu.transport import memory
 
 import logging_ext
+from tests.clickhouse import ClickHouse
 from tests.examples import SHARED
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
@@ -178,7 +179,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         watchdog.rest()
 
 
-_SERVERS = {"broker", "postgresql", "tls_broker"}
+_SERVERS = {"broker", "clickhouse", "postgresql", "tls_broker"}
 """Fixtures that start a server."""
 
 
@@ -234,6 +235,17 @@ def postgresql() -> Iterator[PostgreSQL]:
     A test that stops or kills it must start it again.
     """
     with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clickhouse() -> Iterator[ClickHouse]:
+    """
+    A running ClickHouse that only this test session uses: its engine behind its HTTP interface.
+
+    A test that stops or kills it must start it again.
+    """
+    with ClickHouse() as server:
         yield server
 
 

@@ -1,0 +1,785 @@
+"""
+ClickHouse's HTTP interface over chDB, the engine as a library, for `tests.clickhouse`.
+
+One process at a time can open a folder of chDB's; this server is that process. It answers as far
+as clickhouse-connect needs it. Left out: native protocol, users in SQL, temporary tables, external
+data, progress headers, ``client_protocol_version`` and the system tables that log queries.
+
+Run as a script, with an interpreter that eventlet has not patched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import email.parser
+import email.policy
+import hmac
+import http.server
+import json
+import os
+import pathlib
+import re
+import secrets
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import urllib.parse
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+_CONFIG = """
+<clickhouse>
+    <timezone>UTC</timezone>
+    <max_server_memory_usage>2000000000</max_server_memory_usage>
+    <mark_cache_size>67108864</mark_cache_size>
+    <primary_index_cache_size>67108864</primary_index_cache_size>
+    <background_schedule_pool_size>2</background_schedule_pool_size>
+    <max_thread_pool_size>300</max_thread_pool_size>
+    <database_atomic_delay_before_drop_table_sec>1</database_atomic_delay_before_drop_table_sec>
+</clickhouse>
+"""
+
+# In the URL, and no settings of the engine's.
+_PARAMETERS = {
+    "buffer_size",
+    "client_protocol_version",
+    "compress",
+    "database",
+    "decompress",
+    "default_format",
+    "password",
+    "query",
+    "query_id",
+    "quota_key",
+    "role",
+    "session_check",
+    "session_id",
+    "session_timeout",
+    "stacktrace",
+    "user",
+    "wait_end_of_query",
+}
+
+# src/Server/HTTP/exceptionCodeToHTTPStatus.cpp; the others are 500.
+_STATUSES = {
+    194: 401,
+    **dict.fromkeys((192, 193, 497, 512, 516), 403),
+    **dict.fromkeys((6, 10, 15, 25, 26, 27, 36, 38, 41, 44, 53, 62, 72, 117, 167, 168), 400),
+    **dict.fromkeys((168, 308, 321, 427, 441, 675, 676), 400),
+    **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 211, 511), 404),
+    48: 501,
+    159: 408,
+    **dict.fromkeys((76, 209, 439), 503),
+}
+
+# Each block that chDB streams is complete in itself; in others, it would repeat the frame.
+_STREAMABLE = {b"native", b"tabseparated", b"tsv", b"csv", b"rowbinary", b"jsoneachrow"}
+
+_TOKEN = re.compile(
+    rb"""'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*` | "(?:[^"\\]|\\.)*"
+    | --[^\n]* | \#[ !][^\n]* | /\*.*?\*/ | \w+ | \s+ | .""",
+    re.DOTALL | re.VERBOSE,
+)
+_DATA = re.compile(rb"\s+(\w+)[ \t\f]*(?:\r?\n)?")
+_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+_CODE = re.compile(r"Code: (\d+)\.")
+
+# What answers with rows.
+_READING = {b"SELECT", b"WITH", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"}
+_ANSWERING = _READING | {b"CHECK", b"KILL"}
+
+_PIECE = 1 << 20
+"""So many bytes are answered without a head that promises success: ClickHouse's buffer."""
+
+
+class ServerError(Exception):
+    """
+    An error as ClickHouse words it.
+    """
+
+    def __init__(self, code: int, name: str, message: str) -> None:
+        super().__init__(f"Code: {code}. DB::Exception: {message} ({name})")
+
+
+def words(sql: bytes) -> Iterator[tuple[bytes, int]]:
+    """
+    Iterate over a statement's words, in upper case, each with where it ends; without what is
+    quoted and without comments.
+    """
+    for match in _TOKEN.finditer(sql):
+        token = match.group()
+        if token[:1].isalnum() or token[:1] == b"_":
+            yield token.upper(), match.end()
+
+
+def first_word(sql: bytes) -> bytes:
+    """
+    Return a statement's first word, in upper case.
+    """
+    return next((word for word, _ in words(sql)), b"")
+
+
+def split_insert(sql: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """
+    Split an INSERT with data into statement, format and data.
+
+    Returns:
+        None for other statements, also for those whose data are VALUES or the result of a SELECT.
+    """
+    for number, (word, end) in enumerate(words(sql)):
+        if number == 0 and word != b"INSERT":
+            return None
+        if word in (b"VALUES", b"SELECT", b"WITH"):
+            return None
+        if word == b"FORMAT":
+            match = _DATA.match(sql, end)
+            if match is None:
+                return None
+            return sql[: end - len(word)], match.group(1), sql[match.end() :]
+    return None
+
+
+def quote(value: str) -> str:
+    """
+    Quote a string literal.
+    """
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def identifier(name: str) -> str:
+    """
+    Quote an identifier.
+    """
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
+
+
+class Engine:
+    """
+    The engine, and connections to it: a request has one of its own, with its own settings.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        from chdb import _chdb
+
+        config = folder / "config.xml"
+        config.write_text(_CONFIG)
+        self._open = _chdb.connect
+        self._address = f"{folder / 'data'}?config-file={config}"
+        self._first = self._open(self._address)  # the engine ends with its last connection
+        row = self._first.query("SELECT version(), timezone()", "TabSeparated").bytes()
+        self.version, self.timezone = row.decode().split()
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Any]:
+        """
+        Open a connection.
+        """
+        connection = self._open(self._address)
+        try:
+            # the engine as a library takes `1 + 1` for a statement
+            connection.query("SET implicit_select = 0", "Null")
+            yield connection
+        finally:
+            connection.close()
+
+    def kill(self, condition: str) -> None:
+        """
+        Cancel queries.
+        """
+        with self.connect() as connection, contextlib.suppress(RuntimeError):
+            connection.query(f"KILL QUERY WHERE {condition} ASYNC", "Null")
+
+    def close(self) -> None:
+        """
+        Cancel what runs and end the engine.
+        """
+        self.kill("query NOT LIKE 'KILL%'")
+        self._first.close()
+
+
+class Session:
+    """
+    What a client has set with SET and USE: it is set again for each of its requests.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.statements: list[bytes] = []
+        self.expires = 0.0
+
+
+class Sessions:
+    """
+    The sessions by their ids.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+
+    @contextlib.contextmanager
+    def use(self, parameters: dict[str, str]) -> Iterator[Session]:
+        """
+        Take a request's session, unless another request has it: ClickHouse does not wait either.
+        """
+        name = parameters.get("session_id")
+        if not name:
+            yield Session()
+            return
+        now = time.monotonic()
+        with self._lock:
+            for key in [key for key, one in self._sessions.items() if one.expires < now]:
+                if not self._sessions[key].lock.locked():
+                    del self._sessions[key]
+            session = self._sessions.get(name)
+            if session is None:
+                if parameters.get("session_check") == "1":
+                    raise ServerError(372, "SESSION_NOT_FOUND", f"Session {name} not found")
+                session = self._sessions[name] = Session()
+            if not session.lock.acquire(blocking=False):
+                raise ServerError(
+                    373, "SESSION_IS_LOCKED", f"Session {name} is locked by a concurrent client"
+                )
+            session.expires = now + float(parameters.get("session_timeout", 60))
+        try:
+            yield session
+        finally:
+            session.lock.release()
+
+
+class Watcher:
+    """
+    Cancels reading queries whose clients went away.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._epoll = select.epoll()
+        self._tags: dict[int, str] = {}
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @contextlib.contextmanager
+    def watch(self, client: socket.socket, tag: str) -> Iterator[None]:
+        """
+        Watch a client while its query runs.
+        """
+        number = client.fileno()
+        self._tags[number] = tag
+        self._epoll.register(number, select.EPOLLRDHUP)
+        try:
+            yield
+        finally:
+            self._epoll.unregister(number)
+            del self._tags[number]
+
+    def _run(self) -> None:
+        while True:
+            for number, _ in self._epoll.poll():
+                tag = self._tags.get(number)
+                if tag is not None:
+                    self._engine.kill(f"Settings['log_comment'] = {quote(tag)}")
+            time.sleep(0.1)  # a query may not have begun
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """
+    Listens, and keeps what its connections share.
+    """
+
+    daemon_threads = True
+    request_queue_size = 100
+    allow_reuse_address = True
+
+    def __init__(self, port: int, engine: Engine, users: dict[str, str]) -> None:
+        self.engine = engine
+        self.users = users
+        self.sessions = Sessions()
+        self.watcher = Watcher(engine)
+        super().__init__(("127.0.0.1", port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """
+        Keep quiet about clients that went away.
+        """
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """
+    A connection.
+    """
+
+    server: Server
+    protocol_version = "HTTP/1.1"
+    timeout = 30  # ClickHouse's keep_alive_timeout
+    wbufsize = 1 << 16
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """
+        Answer pings and queries.
+        """
+        path = urllib.parse.urlsplit(self.path)
+        if path.path in ("/ping", "/") and not path.query:
+            self._answer(200, b"Ok.\n")
+        elif path.path != "/":
+            self._answer(404, f"There is no handle {self.path}\n".encode())
+        else:
+            self._handle()
+
+    do_POST = do_GET
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """
+        Keep quiet.
+        """
+
+    def _handle(self) -> None:
+        self._body = self._pieces()
+        self._started = time.monotonic()
+        self._begun = False
+        try:
+            try:
+                self._execute()
+            except RuntimeError as exc:  # the engine's
+                self._fail(str(exc))
+            except ServerError as exc:
+                self._fail(str(exc))
+        except OSError:
+            self.close_connection = True
+        except Exception as exc:
+            traceback.print_exc()
+            self._fail(f"Code: 1001. DB::Exception: {exc!r}. (STD_EXCEPTION)")
+
+    def _execute(self) -> None:
+        self._parameters = self._read_parameters()
+        self._query_id = self._parameters.get("query_id") or str(uuid.uuid4())
+        self._authenticate()
+        sql = self._parameters.get("query", "").encode()
+        with self.server.sessions.use(self._parameters) as session:
+            with self.server.engine.connect() as connection:
+                self._prepare(connection, session)
+                sql = self._read_statement(sql)
+                insert = split_insert(sql)
+                if insert is not None:
+                    self._insert(connection, *insert)
+                    return
+                sql += b"".join(self._body)
+                if not sql.strip():
+                    raise ServerError(62, "SYNTAX_ERROR", "Syntax error: Empty query.")
+                word = first_word(sql)
+                if word == b"CREATE" and re.match(rb"\s*CREATE\s+TEMPORARY", sql, re.IGNORECASE):
+                    raise ServerError(48, "NOT_IMPLEMENTED", "No temporary tables here.")
+                if word == b"KILL":
+                    sql = re.sub(rb"\bquery_id\b", b"Settings['log_comment']", sql)
+                if connection.classify_query(sql)["statement_count"] > 1:
+                    raise ServerError(62, "SYNTAX_ERROR", "Multi-statements are not allowed.")
+                if word in _READING:
+                    with self._watched():
+                        self._select(connection, sql)
+                    return
+                self._run(connection, sql, has_rows=word in _ANSWERING)
+                if word in (b"SET", b"USE"):
+                    session.statements.append(sql)
+
+    # Requests.
+
+    def _read_parameters(self) -> dict[str, str]:
+        query = urllib.parse.urlsplit(self.path).query
+        parameters = dict(
+            urllib.parse.parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+        )
+        kind = self.headers.get("Content-Type", "")
+        if kind.startswith("multipart/form-data"):
+            head = f"Content-Type: {kind}\r\n\r\n".encode()
+            parser = email.parser.BytesParser(policy=email.policy.HTTP)
+            for part in parser.parsebytes(head + b"".join(self._body)).iter_parts():
+                if part.get_filename():
+                    raise ServerError(48, "NOT_IMPLEMENTED", "No external data here.")
+                name = part.get_param("name", header="content-disposition")
+                parameters[name] = part.get_payload(decode=True).decode(errors="surrogateescape")
+        return parameters
+
+    def _authenticate(self) -> None:
+        user, password = "default", ""
+        authorization = self.headers.get("Authorization", "")
+        if authorization.startswith("Basic "):
+            user, _, password = base64.b64decode(authorization[6:]).decode().partition(":")
+        user = self._parameters.get("user", self.headers.get("X-ClickHouse-User", user))
+        password = self._parameters.get("password", self.headers.get("X-ClickHouse-Key", password))
+        known = self.server.users.get(user)
+        if known is None or not hmac.compare_digest(known.encode(), password.encode()):
+            raise ServerError(
+                516,
+                "AUTHENTICATION_FAILED",
+                f"{user}: Authentication failed: password is incorrect, "
+                "or there is no user with such name.",
+            )
+
+    def _prepare(self, connection: Any, session: Session) -> None:
+        for statement in session.statements:
+            connection.query(statement, "Null")
+        database = self._parameters.get("database", self.headers.get("X-ClickHouse-Database"))
+        if database:
+            connection.query(f"USE {identifier(database)}", "Null")
+        values = {"log_comment": self._query_id}
+        for name, value in self._parameters.items():
+            if name not in _PARAMETERS:
+                values[name] = value
+        readonly = values.pop("readonly", "2" if self.command == "GET" else None)
+        if readonly is not None:
+            values["readonly"] = readonly  # from there on, nothing can be set
+        for name in values:
+            if not re.fullmatch(r"\w+", name):
+                raise ServerError(115, "UNKNOWN_SETTING", f"Unknown setting '{name}'.")
+        settings = ", ".join(f"{name} = {quote(value)}" for name, value in values.items())
+        connection.query(f"SET {settings}".encode(errors="surrogateescape"), "Null")
+
+    def _read_statement(self, sql: bytes) -> bytes:
+        """
+        Read what an INSERT begins with; its data may come for a long time.
+        """
+        if sql:
+            sql += b"\n"
+        for piece in self._body:
+            sql += piece
+            if len(sql) > 1 << 16:
+                break
+        return sql
+
+    def _pieces(self) -> Iterator[bytes]:
+        """
+        Iterate over the body, decompressed.
+        """
+        encoding = self.headers.get("Content-Encoding", "identity")
+        if encoding == "identity":
+            yield from self._raw_pieces()
+            return
+        make = decompressor(encoding)
+        one = None
+        for piece in self._raw_pieces():
+            while piece:
+                if one is None:
+                    one = make()
+                yield one.decompress(piece)
+                piece = b""
+                if one.eof:  # clickhouse-connect compresses each block by itself
+                    piece, one = one.unused_data, None
+
+    def _raw_pieces(self) -> Iterator[bytes]:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                yield self._read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return
+        left = int(self.headers.get("Content-Length", 0))
+        while left:
+            piece = self._read(min(left, _PIECE))
+            left -= len(piece)
+            yield piece
+
+    def _read(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionResetError("the client went away")
+        return data
+
+    # Statements.
+
+    def _insert(self, connection: Any, statement: bytes, form: bytes, data: bytes) -> None:
+        inserter = connection.send_insert(statement, form.decode())
+        try:
+            if data:
+                connection.insert_append(inserter, data)
+            for piece in self._body:
+                connection.insert_append(inserter, piece)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                connection.insert_cancel(inserter)
+            raise
+        result = connection.insert_done(inserter)
+        if result.has_error():
+            raise RuntimeError(result.error_message())
+        rows, size = result.rows_written(), result.bytes_written()
+        self._answer(200, b"", **self._summary(rows, size, rows, size))
+
+    def _run(self, connection: Any, sql: bytes, *, has_rows: bool) -> None:
+        form = self._format(sql)
+        result = connection.query(sql, form)
+        if result.has_error():
+            raise RuntimeError(result.error_message())
+        headers = self._summary(
+            result.rows_read(),
+            result.bytes_read(),
+            result.rows_written(),
+            result.bytes_written(),
+        )
+        if has_rows:
+            headers["X_ClickHouse_Format"] = form
+        self._answer(200, result.bytes(), compress=self._compressor(), **headers)
+
+    def _select(self, connection: Any, sql: bytes) -> None:
+        form = self._format(sql)
+        wait = self._parameters.get("wait_end_of_query") in ("1", "true")
+        if wait or form.lower().encode() not in _STREAMABLE:
+            self._run(connection, sql, has_rows=True)
+            return
+        stream = connection.send_query(sql, form)
+        held: list[bytes] = []
+        try:
+            while piece := self._fetch(connection, stream):
+                held.append(piece)
+                if self._begun or sum(map(len, held)) > _PIECE:
+                    self._begin(form)
+                    self._chunk(b"".join(held))
+                    held.clear()
+        except OSError:
+            connection.streaming_cancel_query(stream)
+            raise
+        if self._begun:
+            self._end()
+            return
+        self._answer(200, b"".join(held), compress=self._compressor(), X_ClickHouse_Format=form)
+
+    def _fetch(self, connection: Any, stream: Any) -> bytes:
+        result = connection.streaming_fetch_result(stream)
+        if result.has_error():
+            raise RuntimeError(result.error_message())
+        data: bytes = result.bytes()
+        return data
+
+    def _format(self, sql: bytes) -> str:
+        match = _FORMAT.search(sql)
+        if match is not None:
+            return match.group(1).decode()
+        default = self.headers.get("X-ClickHouse-Format", "TabSeparated")
+        return self._parameters.get("default_format", default)
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        if self._parameters.get("cancel_http_readonly_queries_on_client_close") != "1":
+            return contextlib.nullcontext()
+        tag = self._parameters.get("log_comment", self._query_id)
+        return self.server.watcher.watch(self.connection, tag)
+
+    # Answers.
+
+    def _summary(self, read: int, read_size: int, written: int, size: int) -> dict[str, str]:
+        elapsed = int((time.monotonic() - self._started) * 1e9)
+        summary = {
+            "read_rows": str(read),
+            "read_bytes": str(read_size),
+            "written_rows": str(written),
+            "written_bytes": str(size),
+            "elapsed_ns": str(elapsed),
+        }
+        return {"X_ClickHouse_Summary": json.dumps(summary, separators=(",", ":"))}
+
+    def _compressor(self) -> tuple[str, Any] | None:
+        if self._parameters.get("enable_http_compression") != "1":
+            return None
+        for accepted in self.headers.get("Accept-Encoding", "").split(","):
+            encoding = accepted.split(";")[0].strip()
+            compressor = make_compressor(encoding)
+            if compressor is not None:
+                return encoding, compressor
+        return None
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=UTF-8")
+        self.send_header("X-ClickHouse-Server-Display-Name", "chdb")
+        self.send_header("X-ClickHouse-Timezone", self.server.engine.timezone)
+        self.send_header("X-ClickHouse-Query-Id", getattr(self, "_query_id", ""))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+
+    def _answer(
+        self, status: int, body: bytes, compress: tuple[str, Any] | None = None, **headers: str
+    ) -> None:
+        if compress is not None and body:
+            encoding, compressor = compress
+            body = compressor.compress(body) + compressor.flush()
+            headers["Content_Encoding"] = encoding
+        self._begun = True
+        self._head(status, headers)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+
+    def _begin(self, form: str) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        self._tag = secrets.token_hex(8)
+        headers = {"X_ClickHouse_Format": form, "X_ClickHouse_Exception_Tag": self._tag}
+        compress = self._compressor()
+        self._stream: Any = None
+        if compress is not None:
+            headers["Content_Encoding"], self._stream = compress
+        self._head(200, headers)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _chunk(self, data: bytes) -> None:
+        if self._stream is not None:
+            data = self._stream.compress(data)
+        self._raw_chunk(data)
+
+    def _raw_chunk(self, data: bytes) -> None:
+        if data:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+
+    def _end(self) -> None:
+        if self._stream is not None:
+            self._raw_chunk(self._stream.flush())
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def _fail(self, message: str) -> None:
+        found = message.find("Code: ")
+        message = message[max(found, 0) :].strip()
+        if "(version " not in message:
+            message += f" (version {self.server.engine.version} (official build))"
+        body = message.encode(errors="replace") + b"\n"
+        if self._begun:
+            tag = self._tag.encode()
+            self._chunk(
+                b"\r\n__exception__\r\n%s\r\n%s%d %s\r\n__exception__\r\n"
+                % (tag, body, len(body), tag)
+            )
+            self._end()
+            self.close_connection = True
+            return
+        try:
+            for _ in self._body:  # a client that is still sending would not see the answer
+                pass
+        except Exception:
+            self.close_connection = True
+        match = _CODE.match(message)
+        code = int(match.group(1)) if match else 1002
+        self._answer(_STATUSES.get(code, 500), body, X_ClickHouse_Exception_Code=str(code))
+
+
+def decompressor(encoding: str) -> Callable[[], Any]:
+    """
+    Return what makes a decompressor of a single frame.
+    """
+    if encoding == "gzip":
+        return lambda: _Inflater(31)
+    if encoding == "deflate":
+        return lambda: _Inflater(15)
+    if encoding == "lz4":
+        import lz4.frame
+
+        return lz4.frame.LZ4FrameDecompressor  # type: ignore[no-any-return]
+    if encoding == "zstd":
+        return zstd().ZstdDecompressor  # type: ignore[no-any-return]
+    raise ServerError(48, "NOT_IMPLEMENTED", f"Unknown compression method: {encoding}.")
+
+
+class _Inflater:
+    """
+    zlib's, with the interface of the others.
+    """
+
+    def __init__(self, wbits: int) -> None:
+        self._inflater = zlib.decompressobj(wbits)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflater.unused_data
+
+    def decompress(self, data: bytes) -> bytes:
+        return self._inflater.decompress(data)
+
+
+class _Lz4:
+    """
+    A compressor of a single frame, with zlib's interface.
+    """
+
+    def __init__(self) -> None:
+        import lz4.frame
+
+        self._compressor = lz4.frame.LZ4FrameCompressor()
+        self._head = self._compressor.begin()
+
+    def compress(self, data: bytes) -> bytes:
+        head, self._head = self._head, b""
+        return bytes(head + self._compressor.compress(data))
+
+    def flush(self) -> bytes:
+        return bytes(self._compressor.flush())
+
+
+def make_compressor(encoding: str) -> Any:
+    """
+    Make a compressor with ``compress`` and ``flush``; None when it is unknown.
+    """
+    if encoding in ("gzip", "deflate"):
+        return zlib.compressobj(1, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+    with contextlib.suppress(ImportError):
+        if encoding == "lz4":
+            return _Lz4()
+        if encoding == "zstd":
+            return zstd().ZstdCompressor()
+    return None
+
+
+def zstd() -> Any:
+    """
+    Import the library of Zstandard, which came to the standard library with Python 3.14.
+    """
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def main() -> None:
+    """
+    Serve until SIGTERM.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("port", type=int)
+    parser.add_argument("user")
+    parser.add_argument("password")
+    options = parser.parse_args()
+    (options.folder / "pid").write_text(str(os.getpid()))
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for the engine's threads, too
+    engine = Engine(options.folder)
+    server = Server(options.port, engine, {options.user: options.password})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    signal.sigwait(signals)
+    server.shutdown()
+    server.server_close()
+    engine.close()
+    sys.stderr.flush()
+    os._exit(0)  # threads of the engine's may run
+
+
+if __name__ == "__main__":
+    main()
