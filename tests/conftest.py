@@ -179,7 +179,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         watchdog.rest()
 
 
-_SERVERS = {"broker", "postgresql", "tls_broker"}
+_SERVERS = {"broker", "clickhouse", "postgresql", "tls_broker"}
 """Fixtures that start a server."""
 
 
