@@ -95,6 +95,9 @@ WITHIN = {
     },
 }
 
+APART = ("archives", "clickhouse", "sql")
+"""The parts of the store, which do not know each other."""
+
 ELSEWHERE = {"nameko", "kombu", "amqp", "eventlet", "nameko_eventlog"}
 
 
@@ -241,6 +244,23 @@ class TestRooms:
         }
 
         assert {"amqp"} == found
+
+    @pytest.mark.parametrize("part", APART)
+    def test_apart(self, part):
+        """
+        A part of the store imports no other, and the packages of the databases are in theirs.
+        """
+        store = ROOT / "nameko_eventlog" / "store"
+        others = {f"nameko_eventlog.store.{one}" for one in APART if one != part}
+        packages = {"sql": {"clickhouse_connect"}, "clickhouse": {"psycopg2", "alembic"}}
+        found = {
+            (path.name, name)
+            for path in (store / part).rglob("*.py")
+            for name in imported_by(path)
+            if is_within(name, others | packages.get(part, set()))
+        }
+
+        assert set() == found
 
     def test_shared(self):
         """
