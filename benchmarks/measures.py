@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -194,7 +195,7 @@ def storing(broker: Broker, rounds: int) -> list[Row]:
     Measure the way from a queue into a database, beside one insert and commit an event log.
     """
     rows = []
-    for database, times in (("sqlite", 4), ("postgresql", 6)):
+    for database, times in (("sqlite", 6), ("postgresql", 5), ("clickhouse", 10)):
         with addresses(database) as make:
             results = alternate(
                 rounds,
@@ -274,6 +275,25 @@ def volume(broker: Broker, rounds: int) -> list[Row]:
     return rows
 
 
+def moving(broker: Broker, rounds: int) -> list[Row]:
+    """
+    Measure an export of a day and its import into the other databases: the same answers.
+    """
+    kinds = ("sqlite", "postgresql", "clickhouse")
+    with ExitStack() as stack:
+        source, *targets = (stack.enter_context(addresses(kind))() for kind in kinds)
+        found = in_fresh_process("moving", source=source, targets=targets, rows=ROWS_A_DAY)
+    rows = [Row("export from sqlite to Parquet", f"{found['exported']:,.0f}/s", "", "")]
+    for kind, (stored, rate, different) in zip(kinds[1:], found["moved"], strict=True):
+        said = ", ".join(different) or "none"
+        is_same = not different and stored == ROWS_A_DAY
+        rows.append(Row(f"import into {kind}", f"{rate:,.0f}/s", "", ""))
+        rows.append(
+            Row(f"questions that {kind} answers differently", said, "", "", "none", is_same)
+        )
+    return rows
+
+
 def backlog(broker: Broker, rounds: int) -> list[Row]:
     """
     Measure the store's memory while it works off a million messages, once.
@@ -301,5 +321,6 @@ MEASURES: dict[str, Callable[[Broker, int], list[Row]]] = {
     "stalls": stalls,
     "storing": storing,
     "volume": volume,
+    "moving": moving,
     "backlog": backlog,
 }

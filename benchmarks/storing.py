@@ -22,10 +22,12 @@ from nameko.standalone.events import get_event_exchange
 from benchmarks.container import EVENT_DATA, METADATA, OURS, SERVICE
 from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import EventLogStore
+from nameko_eventlog.store.clickhouse.connections import Connection as ClickHouse
+from nameko_eventlog.store.databases import is_clickhouse
 from nameko_eventlog.store.service import Database
 from nameko_eventlog.store.sql.engines import open_engine
-from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.times import format_time
+from nameko_eventlog.store.writing import EventLogWriter
 
 
 _TABLE = """
@@ -38,11 +40,24 @@ CREATE TABLE handled (
 
 _INDEXED = ("time_ms", "call_id")
 
+_CLICKHOUSE_TABLE = """
+CREATE TABLE handled (
+    message_id String, time_ms Int64, service_name LowCardinality(String),
+    event_type LowCardinality(String), entrypoint_name LowCardinality(String),
+    level LowCardinality(String), call_id String, origin_call_id String, body String
+) ENGINE = MergeTree ORDER BY (time_ms, message_id)
+"""
+
 _INSERT = (
     "INSERT INTO handled (message_id, time_ms, service_name, event_type, entrypoint_name,"
     " level, call_id, origin_call_id, body) VALUES ({0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}, {0})"
 )
 
+
+_COLUMNS = (
+    "message_id", "time_ms", "service_name", "event_type", "entrypoint_name", "level", "call_id",
+    "origin_call_id", "body",
+)  # fmt: skip
 
 _BEGIN = time() - 3600
 
@@ -83,6 +98,27 @@ def _publish(uri: str, ids: list[str]) -> None:
             )
 
 
+class _Rows:
+    """
+    A connection to ClickHouse that inserts each row at once, with the methods of the others.
+    """
+
+    def __init__(self, database: str) -> None:
+        self._connection = ClickHouse(database)
+
+    def cursor(self) -> _Rows:
+        return self
+
+    def execute(self, statement: str, values: tuple[Any, ...]) -> None:
+        row = {name: [value] for name, value in zip(_COLUMNS, values, strict=True)}
+        self._connection.insert("handled", row)
+
+    def commit(self) -> None:
+        """
+        Do nothing: what is inserted stays.
+        """
+
+
 class _Progress:
     """
     How many were written, and how much memory the process had at a tenth, and has.
@@ -117,7 +153,10 @@ def _store(progress: _Progress) -> type:
 
 
 def _handler(database: str, progress: _Progress) -> type:
-    if database.startswith("sqlite"):
+    if is_clickhouse(database):
+        connections = Pool(max_size=10, create=lambda: _Rows(database))
+        statement = ""
+    elif database.startswith("sqlite"):
         import sqlite3
 
         def connect() -> Any:
@@ -150,6 +189,23 @@ def _handler(database: str, progress: _Progress) -> type:
     return Handler
 
 
+def _create_tables(database: str) -> None:
+    writer = EventLogWriter(database, ["json"])
+    writer.prepare()
+    writer.close()
+    if is_clickhouse(database):
+        clickhouse = ClickHouse(database)
+        clickhouse.command(_CLICKHOUSE_TABLE)
+        clickhouse.close()
+        return
+    engine = open_engine(database, writes=True)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_TABLE)
+        for name in _INDEXED:
+            connection.exec_driver_sql(f"CREATE INDEX handled_{name} ON handled ({name})")
+    engine.dispose()
+
+
 def run(side: str, uri: str, database: str, count: int, again: bool = True) -> dict[str, Any]:
     """
     Work off a queue of *count* messages.
@@ -165,13 +221,7 @@ def run(side: str, uri: str, database: str, count: int, again: bool = True) -> d
         ``rate``: event logs a second; ``again``: duplicates a second; ``tenth``, ``end``: bytes
         of memory after a tenth, and at the end.
     """
-    engine = open_engine(database, writes=True)
-    Migration(engine).run()
-    with engine.begin() as connection:
-        connection.exec_driver_sql(_TABLE)
-        for name in _INDEXED:
-            connection.exec_driver_sql(f"CREATE INDEX handled_{name} ON handled ({name})")
-    engine.dispose()
+    _create_tables(database)
     config = {
         "AMQP_URI": uri,
         "EVENTLOG_STORE": {"uri": database, "services": [SERVICE]},

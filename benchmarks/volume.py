@@ -81,7 +81,7 @@ def fill(database: str, day: Day) -> list[float]:
     rates: list[float] = []
     number, took, tenth = 0, 0.0, max(day.rows // 10, 1)
     size = parse_store_config({"EVENTLOG_STORE": {"uri": database}}).batch_size
-    for messages in _batches(day, size):
+    for messages in _batches(day, min(size, tenth)):
         begin = perf_counter()
         writer.write(messages)
         took += perf_counter() - begin

@@ -4,12 +4,15 @@ The benchmarks' measures, small: `make bench` is too long to be run for each cha
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 
 from benchmarks.rounds import Result, in_fresh_process
+from tests.clickhouse import ClickHouse
 from tests.nameko_version import NAMEKO
+from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker
 
 
@@ -58,16 +61,29 @@ def test_broker(broker: Broker, measure: str, arguments: dict[str, Any]) -> None
 @pytest.mark.parametrize("side", ["ours", "handler"])
 def test_storing(broker: Broker, database: str, side: str) -> None:
     """
-    What measures the way into a database runs, on both.
+    What measures the way into a database runs, on all of them.
     """
     uri = broker.vhost_uri(broker.add_vhost())
     arguments = {"side": side, "database": database, "count": 50, "again": False}
     _check(in_fresh_process("storing", uri=uri, **arguments))
 
 
+def test_moving(tmp_path: pathlib.Path, postgresql: PostgreSQL, clickhouse: ClickHouse) -> None:
+    """
+    What was exported from one database and imported into the others gives the same answers.
+    """
+    postgresql.start()
+    clickhouse.start()
+    targets = [postgresql.create_database(), clickhouse.create_database()]
+    source = f"sqlite:///{tmp_path}/eventlog.db"
+    found = in_fresh_process("moving", source=source, targets=targets, rows=3_000)
+
+    assert [[3_000, []], [3_000, []]] == [[one[0], one[2]] for one in found["moved"]]
+
+
 def test_volume(database: str) -> None:
     """
-    What measures queries and pages finds them answered, on both databases.
+    What measures queries and pages finds them answered, on all databases.
     """
     found = in_fresh_process("volume", database=database, rows=5_000, rounds=1)
 

@@ -53,7 +53,9 @@ _SETTINGS = {
     "max_query_size": 16 << 20,
     # an insert is one block, and so all of it is in a table or nothing
     "max_insert_block_size": 1 << 30,
+    # an insert ends when its rows are where they belong
     "async_insert": 0,
+    "distributed_foreground_insert": 1,
 }
 
 _MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
