@@ -56,6 +56,8 @@ _SETTINGS = {
     # an insert ends when its rows are where they belong
     "async_insert": 0,
     "distributed_foreground_insert": 1,
+    # a subquery of one shard may need rows of another
+    "distributed_product_mode": "global",
 }
 
 _MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
