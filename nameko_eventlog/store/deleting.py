@@ -27,10 +27,8 @@ from nameko_eventlog.store import bulk, full_text
 from nameko_eventlog.store.inserting import (
     CHANGED,
     SUMMARY,
-    as_key,
     lock_writers,
     read_summary,
-    values_of,
     write_changes,
 )
 from nameko_eventlog.store.positions import time_of
@@ -119,7 +117,7 @@ def summarize_again(connection: Connection, lost: Mapping[int, float], changes: 
         after: CallSummary | None = None
         if some := left.get(call):
             after = summarize(None, some)
-            changed.append((*values_of(after), call))
+            changed.append((*after, call))
         else:
             gone.append(call)
         changes.change_call(summary, after)
@@ -174,7 +172,7 @@ def read_logged(
             }  # fmt: skip
             if one.has_exception:
                 told["exception"] = None
-            position = as_key(one.position)
+            position = bulk.as_key(one.position)
             yield (
                 one.call,
                 Logged.of(

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql
 from nameko_eventlog.store import bulk, partitions
 from nameko_eventlog.store.deleting import subtract, summarize_again
 from nameko_eventlog.store.expiry import HOUR_MS, Expiry, count_by_series
-from nameko_eventlog.store.inserting import as_key, lock_writers, write_changes
+from nameko_eventlog.store.inserting import lock_writers, write_changes
 from nameko_eventlog.store.partitions import DAY_MS
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.schema import calls, counts, dropped_days, event_logs, message_ids
@@ -135,7 +135,7 @@ def _correct_calls(connection: Connection, begin: int, end: int, after: bytes) -
         number: inf if last_ms < end and number not in late else 0 for number, _, last_ms in found
     }
     _correct(connection, lost)
-    return as_key(found[-1].first)
+    return bulk.as_key(found[-1].first)
 
 
 def _calls_across(connection: Connection, begin: int) -> list[int]:

@@ -12,13 +12,12 @@ from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, func, select, text
+from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nameko_eventlog.store import bulk, full_text
 from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.numbering import next_numbers
-from nameko_eventlog.store.outcomes import OUTCOMES
 from nameko_eventlog.store.packing import CallContext, call_key, pack
 from nameko_eventlog.store.positions import digest, position_of, uuid_bytes
 from nameko_eventlog.store.schema import (
@@ -86,7 +85,7 @@ def lock_writers(connection: Connection) -> None:
     Wait for another writer's transaction, and let no other write until this one ends.
     """
     if connection.dialect.name == "postgresql":  # SQLite's transaction is a lock
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITING})
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITING})")
 
 
 def insert_rejects(connection: Connection, rows: list[dict[str, Any]]) -> None:
@@ -117,7 +116,7 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
         numbers = next_numbers(connection, (row["position"] for row in new))
         numbered = [(number, *values) for number, values in zip(numbers, packed, strict=True)]
         bulk.insert_rows(connection, (event_logs.c.id, *_EVENT_LOG), numbered)
-        full_text.add(connection, ((one[0], encode(one[-1])) for one in numbered))
+        full_text.add(connection, ((one[0], one[-1]) for one in numbered))
     else:
         bulk.insert_rows(connection, _EVENT_LOG, packed)
     odd = [(message_id, position) for position, *_, message_id, _ in packed if message_id]
@@ -137,8 +136,8 @@ def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[di
     for row in rows:
         by_id.setdefault(row["message_id"], row)
     for message_id, row in by_id.items():
-        row["position"] = position_of(message_id, row["time_ms"])
         row["uuid"] = uuid_bytes(message_id)
+        row["position"] = position_of(message_id, row["time_ms"])
     odd = {one for one, row in by_id.items() if row["uuid"] != row["position"]}
     taken = _taken_positions(connection, by_id.values())
     known_ids = _known_ids(connection, by_id, odd)
@@ -176,7 +175,7 @@ def _taken_positions(
     found: Iterable[Any] = near
     if len(near) > _MOST_NEAR:
         found = bulk.find(connection, column.position, wanted, *columns)
-    return {as_key(position): message_id for position, message_id in found}
+    return {bulk.as_key(position): message_id for position, message_id in found}
 
 
 def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[str]) -> set[str]:
@@ -195,13 +194,6 @@ def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
 
-def as_key(value: Any) -> bytes:
-    """
-    Return sixteen bytes as SQLAlchemy or the driver of SQLite returns them.
-    """
-    return bytes(value)
-
-
 def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
     """
     Set the ``series_id`` of each row; add the series that are new.
@@ -209,7 +201,6 @@ def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> No
     of_key: dict[bytes, tuple[Any, ...]] = {}
     key_of: dict[tuple[Any, ...], bytes] = {}
     for row in rows:
-        row["context"] = CallContext.of(row["body"])
         row["in_call"] = row["call_id"] is not None
         values = _names_of(row)
         key = key_of.get(values)
@@ -219,7 +210,7 @@ def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> No
         row["series_key"] = key
     column = series.c
     ids = {
-        as_key(key): number
+        bulk.as_key(key): number
         for key, number in bulk.find(connection, column.key, of_key, column.key, column.id)
     }
     if missing := [key for key in of_key if key not in ids]:
@@ -244,10 +235,18 @@ def _summarize_calls(
     Set the ``call`` of each row; add new calls, and change the summaries of the others.
     """
     of_call: dict[tuple[bytes, bytes], list[dict[str, Any]]] = {}
+    of_ids: dict[tuple[Any, ...], tuple[CallContext | None, list[dict[str, Any]]]] = {}
     for row in rows:
+        body = row["body"]
+        ids = (row["call_id"], *(body.get("call_stack") or ()))
+        found = of_ids.get(ids)
+        if found is None:
+            context = CallContext.of(body)
+            some = [] if context is None else of_call.setdefault(context.keys, [])
+            found = of_ids[ids] = context, some
+        row["context"], some = found
+        some.append(row)
         row["call"] = None
-        if row["context"] is not None:
-            of_call.setdefault(row["context"].keys, []).append(row)
     known = find_calls(connection, {keys[0] for keys in of_call})
     number = _last_id(connection, calls) if any(keys not in known for keys in of_call) else 0
     added, changed = [], []
@@ -257,9 +256,9 @@ def _summarize_calls(
         after = summarize(before, map(Logged.of, some))
         if call is None:
             number += 1
-            added.append((*_new_call(keys, some[0]), *values_of(after), number))
+            added.append((*_new_call(keys, some[0]), *after, number))
         else:
-            changed.append((*values_of(after), call.id))
+            changed.append((*after, call.id))
         changes.change_call(before, after)
         for row in some:
             row["call"] = number if call is None else call.id
@@ -279,33 +278,23 @@ def find_calls(
         *SUMMARY,
     )  # fmt: skip
     return {
-        (as_key(key), as_key(stack)): KnownCall(number, read_summary(values))
+        (bulk.as_key(key), bulk.as_key(stack)): KnownCall(number, read_summary(values))
         for key, stack, number, *values in found
     }
 
 
 def read_summary(values: list[Any]) -> CallSummary:
     """
-    Make a summary of what the columns `SUMMARY` have.
+    Make a summary of the values of the columns `SUMMARY`.
     """
     (
         series_id, first, first_ms, last_ms, ended, is_captured, duration,
          outcome, severity, is_failed, number,
     ) = values  # fmt: skip
     return CallSummary(
-        series_id, as_key(first), first_ms, last_ms, None if ended is None else as_key(ended),
-        bool(is_captured), duration, OUTCOMES[outcome], severity, bool(is_failed), number,
-    )  # fmt: skip
-
-
-def values_of(summary: CallSummary) -> tuple[Any, ...]:
-    """
-    Return the values of the columns `SUMMARY`.
-    """
-    return (
-        summary.series_id, summary.first, summary.first_ms, summary.last_ms,
-        summary.ended, summary.is_captured, summary.duration,
-        OUTCOMES.index(summary.outcome), summary.severity, summary.is_failed, summary.number,
+        series_id, bulk.as_key(first), first_ms, last_ms,
+        None if ended is None else bulk.as_key(ended), bool(is_captured), duration, outcome,
+        severity, bool(is_failed), number,
     )  # fmt: skip
 
 
@@ -313,7 +302,7 @@ def _new_call(keys: tuple[bytes, bytes], row: Mapping[str, Any]) -> tuple[Any, .
     origin, parent = row["origin_call_id"], row["parent_call_id"]
     return (
         *keys,
-        row["context"].stored,
+        encode(row["context"].stored),
         None if origin is None else call_key(origin),
         None if parent is None or parent == origin else call_key(parent),
     )
@@ -321,9 +310,10 @@ def _new_call(keys: tuple[bytes, bytes], row: Mapping[str, Any]) -> tuple[Any, .
 
 def _packed(row: dict[str, Any]) -> tuple[Any, ...]:
     packed, offset, rest = pack(row)
+    body = encode(rest)
     message_id = None if row["uuid"] == row["position"] else row["message_id"]
     return (
-        row["position"], row["series_id"], row["call"], packed, offset, message_id, rest,
+        row["position"], row["series_id"], row["call"], packed, offset, message_id, body,
     )  # fmt: skip
 
 
