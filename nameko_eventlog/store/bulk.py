@@ -152,8 +152,16 @@ def _as_document(columns: Sequence[Column[Any]], rows: Rows) -> str:
             converted.append(map(msgspec.Raw, values))
         else:
             converted.append(values)
-    names = [one.name for one in columns]
-    return encode([dict(zip(names, row)) for row in zip(*converted)])  # noqa: B905
+    return encode(list(map(_row_type(tuple(columns)), *converted)))
+
+
+@lru_cache
+def _row_type(columns: tuple[Column[Any], ...]) -> Callable[..., msgspec.Struct]:
+    """
+    Make the type of a document's rows, which is encoded faster than a dictionary.
+    """
+    fields = [(str(one.name), Any, None) for one in columns]
+    return msgspec.defstruct("Row", fields, omit_defaults=True, gc=False)
 
 
 @lru_cache

@@ -8,18 +8,19 @@ was looked up still holds when it is written, whichever instances of the store w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nameko_eventlog.store import bulk, full_text
 from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.numbering import next_numbers
 from nameko_eventlog.store.packing import CallContext, call_key, pack
-from nameko_eventlog.store.positions import digest, position_of, uuid_bytes
+from nameko_eventlog.store.positions import digest, position_of, time_of, uuid_bytes
 from nameko_eventlog.store.schema import (
     call_counts,
     calls,
@@ -119,7 +120,7 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
         full_text.add(connection, ((one[0], one[-1]) for one in numbered))
     else:
         bulk.insert_rows(connection, _EVENT_LOG, packed)
-    odd = [(message_id, position) for position, *_, message_id, _ in packed if message_id]
+    odd = [(row["message_id"], row["position"]) for row in new if row["uuid"] != row["position"]]
     bulk.insert_rows(connection, (message_ids.c.message_id, message_ids.c.position), odd)
     for row in new:
         changes.count(row["time_ms"], row["series_id"])
@@ -136,8 +137,10 @@ def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[di
     for row in rows:
         by_id.setdefault(row["message_id"], row)
     for message_id, row in by_id.items():
-        row["uuid"] = uuid_bytes(message_id)
-        row["position"] = position_of(message_id, row["time_ms"])
+        uuid, time_ms = uuid_bytes(message_id), row["time_ms"]
+        is_position = uuid is not None and time_of(uuid) == time_ms  # nearly always
+        row["uuid"] = uuid
+        row["position"] = uuid if is_position else position_of(message_id, time_ms)
     odd = {one for one, row in by_id.items() if row["uuid"] != row["position"]}
     taken = _taken_positions(connection, by_id.values())
     known_ids = _known_ids(connection, by_id, odd)
@@ -189,7 +192,8 @@ def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[
     """
     column = message_ids.c.message_id
     # the clock of another may have been wrong before
-    if not odd and connection.execute(select(column).limit(1)).first() is None:
+    any_id = f"SELECT {column.name} FROM {column.table} LIMIT 1"  # noqa: S608
+    if not odd and connection.exec_driver_sql(any_id).first() is None:
         return set()
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
@@ -205,7 +209,7 @@ def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> No
         values = _names_of(row)
         key = key_of.get(values)
         if key is None:
-            key = key_of[values] = digest(encode(values))
+            key = key_of[values] = _series_key(values)
             of_key[key] = values
         row["series_key"] = key
     column = series.c
@@ -224,8 +228,13 @@ def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> No
         row["series_id"] = ids[row["series_key"]]
 
 
+@lru_cache(1024)
+def _series_key(names: tuple[Any, ...]) -> bytes:
+    return digest(encode(names))
+
+
 def _last_id(connection: Connection, table: Table) -> int:
-    return connection.scalar(select(func.max(table.c.id))) or 0
+    return connection.exec_driver_sql(f"SELECT max(id) FROM {table}").scalar() or 0  # noqa: S608
 
 
 def _summarize_calls(

@@ -41,7 +41,10 @@ class _Portion:
     The rows and rejects of one transaction.
     """
 
-    rows: list[tuple[dict[str, Any], ReceivedMessage]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[ReceivedMessage] = field(default_factory=list)
+    """Those of the rows."""
+
     rejected: list[dict[str, Any]] = field(default_factory=list)
     size: int = 0
 
@@ -55,7 +58,8 @@ class _Portion:
             self.rejected.append(make_reject(message, str(exc), now))
             self.size += len(message.body)
             return
-        self.rows.append((row, message))
+        self.rows.append(row)
+        self.messages.append(message)
         self.size += max(len(message.body), message.decoded_weight)
 
 
@@ -165,7 +169,7 @@ class EventLogWriter:
         with database_errors(self._engine.url):
             try:
                 with self._engine.connect() as connection:  # rolls back when it closes
-                    insert_event_logs(connection, [row for row, _ in portion.rows])
+                    insert_event_logs(connection, portion.rows)
                     insert_rejects(connection, portion.rejected)
             except StatementError as exc:
                 if not _is_about_a_row(exc):
@@ -229,23 +233,18 @@ class EventLogWriter:
         rows, rejected = portion.rows, portion.rejected
         try:
             with self._transaction() as connection:
-                inserted = insert_event_logs(connection, [row for row, _ in rows])
+                inserted = insert_event_logs(connection, rows)
                 insert_rejects(connection, rejected)
             self._count(inserted, len(rows))
         except StatementError as exc:
             if not _is_about_a_row(exc):
                 raise
-            rejected = self._write_singly(rows, rejected, now)
+            rejected = self._write_singly(portion, now)
         return [reject["reason"] for reject in rejected]
 
-    def _write_singly(
-        self,
-        rows: list[tuple[dict[str, Any], ReceivedMessage]],
-        rejected: list[dict[str, Any]],
-        now: int,
-    ) -> list[dict[str, Any]]:
-        rejected = list(rejected)
-        for row, message in rows:
+    def _write_singly(self, portion: _Portion, now: int) -> list[dict[str, Any]]:
+        rejected = list(portion.rejected)
+        for row, message in zip(portion.rows, portion.messages, strict=True):
             try:
                 with self._transaction() as connection:
                     inserted = insert_event_logs(connection, [row])
