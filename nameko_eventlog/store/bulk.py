@@ -79,68 +79,83 @@ def _select_in(key: Column[Any], columns: tuple[Column[Any], ...], number: int) 
     return f'SELECT {_names(columns)} FROM {key.table} WHERE "{key.name}" IN ({marks})'  # noqa: S608
 
 
-def insert_rows(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
+class Writes:
     """
-    Insert *rows*, which the table does not have.
+    Statements that write, and are run together: PostgreSQL gets all of them in one message.
 
     Args:
         connection: To the database.
-        columns: Of one table.
-        rows: The values of these columns.
     """
-    _run(connection, _inserting, columns, rows)
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect.name
+        self._statements: list[str] = []
+        self._documents: list[str] = []
 
-def add_numbers(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
-    """
-    Add to the numbers of a table of counts.
+    def insert(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Insert *rows*, which the table does not have.
 
-    Args:
-        connection: To the database.
-        columns: The table's key, then its number.
-        rows: The values of these columns; numbers below 0 are subtracted.
-    """
-    _run(connection, _adding, columns, rows)
+        Args:
+            columns: Of one table.
+            rows: The values of these columns.
+        """
+        self._add(_inserting, columns, rows)
 
+    def add_numbers(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Add to the numbers of a table of counts.
 
-def delete_zeros(connection: Connection, keys: Sequence[Column[Any]], rows: Rows) -> None:
-    """
-    Delete those rows of a table of counts that count nothing.
+        Args:
+            columns: The table's key, then its number.
+            rows: The values of these columns; numbers below 0 are subtracted.
+        """
+        self._add(_adding, columns, rows)
 
-    Args:
-        connection: To the database.
-        keys: The table's key.
-        rows: The keys to look at.
-    """
-    _run(connection, _deleting_zeros, keys, rows)
+    def delete_zeros(self, keys: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Delete those rows of a table of counts that count nothing.
 
+        Args:
+            keys: The table's key.
+            rows: The keys to look at.
+        """
+        self._add(_deleting_zeros, keys, rows)
 
-def update_rows(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
-    """
-    Change rows.
+    def update(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Change rows.
 
-    Args:
-        connection: To the database.
-        columns: Those to change, then the table's key.
-        rows: The values of these columns.
-    """
-    _run(connection, _updating, columns, rows)
+        Args:
+            columns: Those to change, then the table's key.
+            rows: The values of these columns.
+        """
+        self._add(_updating, columns, rows)
 
+    def run(self) -> None:
+        """
+        Run what was added since the last time.
+        """
+        if self._statements:
+            text = ";".join(self._statements)
+            self._connection.exec_driver_sql(text, tuple(self._documents))
+            self._statements, self._documents = [], []
 
-def _run(
-    connection: Connection,
-    statement: Callable[[str, tuple[Column[Any], ...]], str],
-    columns: Sequence[Column[Any]],
-    rows: Rows,
-) -> None:
-    if not rows:
-        return
-    dialect = connection.dialect.name
-    text = statement(dialect, tuple(columns))
-    if dialect == "postgresql":
-        connection.exec_driver_sql(text, (_as_document(columns, rows),))
-    else:
-        connection.exec_driver_sql(text, list(map(tuple, rows)))
+    def _add(
+        self,
+        statement: Callable[[str, tuple[Column[Any], ...]], str],
+        columns: Sequence[Column[Any]],
+        rows: Rows,
+    ) -> None:
+        if not rows:
+            return
+        text = statement(self._dialect, tuple(columns))
+        if self._dialect == "postgresql":
+            self._statements.append(text)
+            self._documents.append(_as_document(columns, rows))
+        else:  # there is no way to the database that would be saved
+            self._connection.exec_driver_sql(text, list(map(tuple, rows)))
 
 
 def _as_document(columns: Sequence[Column[Any]], rows: Rows) -> str:

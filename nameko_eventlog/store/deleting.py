@@ -121,7 +121,9 @@ def summarize_again(connection: Connection, lost: Mapping[int, float], changes: 
         else:
             gone.append(call)
         changes.change_call(summary, after)
-    bulk.update_rows(connection, CHANGED, changed)
+    writes = bulk.Writes(connection)
+    writes.update(CHANGED, changed)
+    writes.run()
     for some_gone in bulk.portions(gone):
         connection.execute(delete(calls).where(column.id.in_(some_gone)))
 
@@ -130,9 +132,11 @@ def subtract(connection: Connection, changes: Changes) -> None:
     """
     Write changes of counts, and delete the counts that have become 0.
     """
-    for table, rows in write_changes(connection, changes):
+    writes = bulk.Writes(connection)
+    for table, rows in write_changes(connection, changes, writes):
         lower = [row[:-1] for row in rows if row[-1] < 0]
-        bulk.delete_zeros(connection, tuple(table.primary_key), lower)
+        writes.delete_zeros(tuple(table.primary_key), lower)
+    writes.run()
 
 
 def read_logged(

@@ -179,4 +179,6 @@ def _correct_counts(connection: Connection, begin: int) -> None:
         select(row.position, row.series_id).where(*between(begin, end))
     ):
         changes.count(time_of(position), series_id)
-    write_changes(connection, changes)
+    writes = bulk.Writes(connection)
+    write_changes(connection, changes, writes)
+    writes.run()

@@ -109,23 +109,25 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
     new = _only_new(connection, rows)
     if not new:
         return 0
-    _number_series(connection, new)
+    writes = bulk.Writes(connection)
+    _number_series(connection, new, writes)
     changes = Changes()
-    _summarize_calls(connection, new, changes)
+    _summarize_calls(connection, new, changes, writes)
     packed = [_packed(row) for row in new]
     if connection.dialect.name == "sqlite":
         numbers = next_numbers(connection, (row["position"] for row in new))
         numbered = [(number, *values) for number, values in zip(numbers, packed, strict=True)]
-        bulk.insert_rows(connection, (event_logs.c.id, *_EVENT_LOG), numbered)
+        writes.insert((event_logs.c.id, *_EVENT_LOG), numbered)
         full_text.add(connection, ((one[0], one[-1]) for one in numbered))
     else:
-        bulk.insert_rows(connection, _EVENT_LOG, packed)
+        writes.insert(_EVENT_LOG, packed)
     odd = [(row["message_id"], row["position"]) for row in new if row["uuid"] != row["position"]]
-    bulk.insert_rows(connection, (message_ids.c.message_id, message_ids.c.position), odd)
+    writes.insert((message_ids.c.message_id, message_ids.c.position), odd)
     for row in new:
         changes.count(row["time_ms"], row["series_id"])
         changes.names[row["series_id"]] = _endpoint_of(row)
-    write_changes(connection, changes)
+    write_changes(connection, changes, writes)
+    writes.run()
     return len(new)
 
 
@@ -198,7 +200,9 @@ def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
 
-def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
+def _number_series(
+    connection: Connection, rows: Iterable[dict[str, Any]], writes: bulk.Writes
+) -> None:
     """
     Set the ``series_id`` of each row; add the series that are new.
     """
@@ -219,8 +223,7 @@ def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> No
     }
     if missing := [key for key in of_key if key not in ids]:
         ids |= zip(missing, count(_last_id(connection, series) + 1))
-        bulk.insert_rows(
-            connection,
+        writes.insert(
             (column.id, column.key, *_NAMES),
             [(ids[key], key, *of_key[key]) for key in missing],
         )
@@ -238,7 +241,7 @@ def _last_id(connection: Connection, table: Table) -> int:
 
 
 def _summarize_calls(
-    connection: Connection, rows: Iterable[dict[str, Any]], changes: Changes
+    connection: Connection, rows: Iterable[dict[str, Any]], changes: Changes, writes: bulk.Writes
 ) -> None:
     """
     Set the ``call`` of each row; add new calls, and change the summaries of the others.
@@ -271,8 +274,8 @@ def _summarize_calls(
         changes.change_call(before, after)
         for row in some:
             row["call"] = number if call is None else call.id
-    bulk.insert_rows(connection, _CALL, added)
-    bulk.update_rows(connection, CHANGED, changed)
+    writes.insert(_CALL, added)
+    writes.update(CHANGED, changed)
 
 
 def find_calls(
@@ -326,12 +329,14 @@ def _packed(row: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def write_changes(connection: Connection, changes: Changes) -> list[tuple[Table, bulk.Rows]]:
+def write_changes(
+    connection: Connection, changes: Changes, writes: bulk.Writes
+) -> list[tuple[Table, bulk.Rows]]:
     """
-    Add *changes* to the tables of counts.
+    Add *changes* to the tables of counts, with *writes*.
 
     Returns:
-        The rows that were added, by table.
+        The rows that are added, by table.
     """
     written: list[tuple[Table, bulk.Rows]] = []
     for table, counter in (
@@ -340,7 +345,7 @@ def write_changes(connection: Connection, changes: Changes) -> list[tuple[Table,
         (durations, _by_name(connection, changes)),
     ):
         rows = sorted((*key, number) for key, number in counter.items() if number)
-        bulk.add_numbers(connection, tuple(table.c), rows)
+        writes.add_numbers(tuple(table.c), rows)
         written.append((table, rows))
     return written
 
