@@ -1,20 +1,18 @@
 """
 Reading and writing many rows with one statement, as fast as each database allows.
 
-PostgreSQL gets all rows in one JSON document, which is twice as fast as a list of values. SQLite
-gets the values. Both bypass SQLAlchemy, which would take longer than the driver.
+PostgreSQL gets an array for each column, which is more than twice as fast as a list of values.
+SQLite gets the values. Both bypass SQLAlchemy, which would take longer than the driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-import msgspec
-from sqlalchemy import Column, Connection
+from sqlalchemy import JSON, Column, Connection, Text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import JSON as JSON_TYPE
 
 from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.schema import Key
@@ -47,9 +45,7 @@ def find(
         return
     ordered = sorted(values)
     if connection.dialect.name == "postgresql":
-        array: Any = ordered
-        if isinstance(key.type, Key):  # faster than a list
-            array = "{" + ",".join([one.hex() for one in ordered]) + "}"
+        array = _as_array(key, ordered)
         yield from connection.exec_driver_sql(_select_any(key, columns), (array,))
         return
     for some in portions(ordered):
@@ -66,11 +62,10 @@ def as_key(value: Any) -> bytes:
 
 @lru_cache
 def _select_any(key: Column[Any], columns: tuple[Column[Any], ...]) -> str:
-    kind = postgresql.ARRAY(key.type).compile(dialect=_POSTGRESQL)
     names = ",".join(  # faster than UUIDs
         f'"{one.name}"::TEXT' if isinstance(one.type, Key) else f'"{one.name}"' for one in columns
     )
-    return f'SELECT {names} FROM {key.table} WHERE "{key.name}" = ANY (%s::{kind})'  # noqa: S608
+    return f'SELECT {names} FROM {key.table} WHERE "{key.name}" = ANY ({_array_of(key)})'  # noqa: S608
 
 
 @lru_cache
@@ -91,7 +86,7 @@ class Writes:
         self._connection = connection
         self._dialect = connection.dialect.name
         self._statements: list[str] = []
-        self._documents: list[str] = []
+        self._arrays: list[str] = []
 
     def insert(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
         """
@@ -139,8 +134,8 @@ class Writes:
         """
         if self._statements:
             text = ";".join(self._statements)
-            self._connection.exec_driver_sql(text, tuple(self._documents))
-            self._statements, self._documents = [], []
+            self._connection.exec_driver_sql(text, tuple(self._arrays))
+            self._statements, self._arrays = [], []
 
     def _add(
         self,
@@ -153,39 +148,41 @@ class Writes:
         text = statement(self._dialect, tuple(columns))
         if self._dialect == "postgresql":
             self._statements.append(text)
-            self._documents.append(_as_document(columns, rows))
+            self._arrays += map(_as_array, columns, zip(*rows, strict=True))
         else:  # there is no way to the database that would be saved
             self._connection.exec_driver_sql(text, list(map(tuple, rows)))
 
 
-def _as_document(columns: Sequence[Column[Any]], rows: Rows) -> str:
-    converted: list[Iterable[Any]] = []
-    for one, values in zip(columns, zip(*rows, strict=True), strict=True):
-        if isinstance(one.type, Key):
-            converted.append([value and value.hex() for value in values])
-        elif isinstance(one.type, JSON_TYPE):
-            converted.append(map(msgspec.Raw, values))
-        else:
-            converted.append(values)
-    return encode(list(map(_row_type(tuple(columns)), *converted)))
+def _as_array(column: Column[Any], values: Sequence[Any]) -> str:
+    r"""
+    Return an array as PostgreSQL reads it: nearly as JSON, but ``\n`` would be an n there.
+
+    https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+    """
+    if isinstance(column.type, Key):
+        values = [value and value.hex() for value in values]
+    elif isinstance(column.type, Text):
+        return "{" + ",".join(map(_quoted, values)) + "}"
+    return "{" + encode(values)[1:-1] + "}"  # the text of JSON has no line break
 
 
-@lru_cache
-def _row_type(columns: tuple[Column[Any], ...]) -> Callable[..., msgspec.Struct]:
-    """
-    Make the type of a document's rows, which is encoded faster than a dictionary.
-    """
-    fields = [(str(one.name), Any, None) for one in columns]
-    return msgspec.defstruct("Row", fields, omit_defaults=True, gc=False)
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @lru_cache
 def _inserting(dialect: str, columns: tuple[Column[Any], ...]) -> str:
-    table, names = columns[0].table, _names(columns)
+    into = f"INSERT INTO {columns[0].table} ({_names(columns)})"
     if dialect == "postgresql":
-        return f"INSERT INTO {table} ({names}) SELECT {names} FROM {_document(columns)}"  # noqa: S608
+        values = ",".join(
+            f'"{one.name}"::JSONB' if isinstance(one.type, JSON) else f'"{one.name}"'
+            for one in columns
+        )
+        return f"{into} SELECT {values} FROM {_rows(columns)}"  # noqa: S608
     marks = ",".join("?" * len(columns))
-    return f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608
+    return f"{into} VALUES ({marks})"
 
 
 @lru_cache
@@ -202,7 +199,7 @@ def _deleting_zeros(dialect: str, keys: tuple[Column[Any], ...]) -> str:
     table = keys[0].table
     if dialect == "postgresql":
         is_same = " AND ".join(f'{table}."{one.name}" = row."{one.name}"' for one in keys)
-        return f"DELETE FROM {table} USING {_document(keys)} WHERE {is_same} AND number = 0"  # noqa: S608
+        return f"DELETE FROM {table} USING {_rows(keys)} WHERE {is_same} AND number = 0"  # noqa: S608
     is_same = " AND ".join(f'"{one.name}" = ?' for one in keys)
     return f"DELETE FROM {table} WHERE {is_same} AND number = 0"  # noqa: S608
 
@@ -213,24 +210,23 @@ def _updating(dialect: str, columns: tuple[Column[Any], ...]) -> str:
     if dialect == "postgresql":
         sets = ",".join(f'"{one.name}" = row."{one.name}"' for one in columns[:-1])
         is_same = f'{table}."{key}" = row."{key}"'
-        return f"UPDATE {table} SET {sets} FROM {_document(columns)} WHERE {is_same}"  # noqa: S608
+        return f"UPDATE {table} SET {sets} FROM {_rows(columns)} WHERE {is_same}"  # noqa: S608
     sets = ",".join(f'"{one.name}" = ?' for one in columns[:-1])
     return f'UPDATE {table} SET {sets} WHERE "{key}" = ?'  # noqa: S608
 
 
-def _document(columns: Sequence[Column[Any]]) -> str:
+def _rows(columns: Sequence[Column[Any]]) -> str:
     """
-    Return the table ``row`` that PostgreSQL reads from the statement's parameter.
+    Return the table ``row`` that PostgreSQL makes of the arrays.
+    """
+    arrays = ",".join(map(_array_of, columns))
+    return f"unnest({arrays}) AS row ({_names(columns)})"
 
-    JSON, unlike JSONB, is not converted before it is read.
-    """
-    definitions = ",".join(f'"{one.name}" {_type_of(one)}' for one in columns)
-    return f"json_to_recordset(%s) AS row ({definitions})"
+
+def _array_of(column: Column[Any]) -> str:
+    kind = Text() if isinstance(column.type, JSON) else column.type
+    return f"%s::{postgresql.ARRAY(kind).compile(dialect=_POSTGRESQL)}"
 
 
 def _names(columns: Sequence[Column[Any]]) -> str:
     return ",".join(f'"{one.name}"' for one in columns)
-
-
-def _type_of(column: Column[Any]) -> str:
-    return column.type.compile(dialect=_POSTGRESQL)
