@@ -206,29 +206,25 @@ def _number_series(
     """
     Set the ``series_id`` of each row; add the series that are new.
     """
-    of_key: dict[bytes, tuple[Any, ...]] = {}
-    key_of: dict[tuple[Any, ...], bytes] = {}
+    by_names: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         row["in_call"] = row["call_id"] is not None
-        values = _names_of(row)
-        key = key_of.get(values)
-        if key is None:
-            key = key_of[values] = _series_key(values)
-            of_key[key] = values
-        row["series_key"] = key
+        by_names.setdefault(_names_of(row), []).append(row)
     column = series.c
+    by_key = {_series_key(names): names for names in by_names}
     ids = {
         bulk.as_key(key): number
-        for key, number in bulk.find(connection, column.key, of_key, column.key, column.id)
+        for key, number in bulk.find(connection, column.key, by_key, column.key, column.id)
     }
-    if missing := [key for key in of_key if key not in ids]:
+    if missing := [key for key in by_key if key not in ids]:
         ids |= zip(missing, count(_last_id(connection, series) + 1))
         writes.insert(
             (column.id, column.key, *_NAMES),
-            [(ids[key], key, *of_key[key]) for key in missing],
+            [(ids[key], key, *by_key[key]) for key in missing],
         )
-    for row in rows:
-        row["series_id"] = ids[row["series_key"]]
+    for key, names in by_key.items():
+        for row in by_names[names]:
+            row["series_id"] = ids[key]
 
 
 @lru_cache(1024)
