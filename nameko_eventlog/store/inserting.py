@@ -81,6 +81,22 @@ class KnownCall(NamedTuple):
     summary: CallSummary
 
 
+class _Present(NamedTuple):
+    """
+    What the tables have before a batch: the last numbers, and whether there is any message id.
+    """
+
+    last_series: int
+    last_call: int
+    any_message_id: bool
+
+
+_PRESENT = (
+    f"SELECT coalesce((SELECT max(id) FROM {series}), 0),"  # noqa: S608
+    f" coalesce((SELECT max(id) FROM {calls}), 0), EXISTS (SELECT 1 FROM {message_ids})"
+)
+
+
 def lock_writers(connection: Connection) -> None:
     """
     Wait for another writer's transaction, and let no other write until this one ends.
@@ -106,13 +122,14 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
         How many were inserted.
     """
     lock_writers(connection)
-    new = _only_new(connection, rows)
+    present = _Present(*connection.exec_driver_sql(_PRESENT).one())
+    new = _only_new(connection, rows, present.any_message_id)
     if not new:
         return 0
     writes = bulk.Writes(connection)
-    _number_series(connection, new, writes)
+    _number_series(connection, new, present.last_series, writes)
     changes = Changes()
-    _summarize_calls(connection, new, changes, writes)
+    _summarize_calls(connection, new, present.last_call, changes, writes)
     packed = [_packed(row) for row in new]
     if connection.dialect.name == "sqlite":
         numbers = next_numbers(connection, (row["position"] for row in new))
@@ -131,7 +148,9 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
     return len(new)
 
 
-def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _only_new(
+    connection: Connection, rows: Iterable[dict[str, Any]], any_message_id: bool
+) -> list[dict[str, Any]]:
     """
     Return those of *rows* that the table does not have, each once, with their positions, in order.
     """
@@ -143,9 +162,9 @@ def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[di
         is_position = uuid is not None and time_of(uuid) == time_ms  # nearly always
         row["uuid"] = uuid
         row["position"] = uuid if is_position else position_of(message_id, time_ms)
-    odd = {one for one, row in by_id.items() if row["uuid"] != row["position"]}
     taken = _taken_positions(connection, by_id.values())
-    known_ids = _known_ids(connection, by_id, odd)
+    # the clock of another may have been wrong before
+    known_ids = _known_ids(connection, by_id) if any_message_id else set()
     new = []
     for message_id, row in by_id.items():
         if taken.get(row["uuid"], message_id) is None or message_id in known_ids:
@@ -183,28 +202,19 @@ def _taken_positions(
     return {bulk.as_key(position): message_id for position, message_id in found}
 
 
-def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[str]) -> set[str]:
+def _known_ids(connection: Connection, wanted: Collection[str]) -> set[str]:
     """
     Return those of *wanted* that the table has beside a position.
-
-    Args:
-        connection: To the database.
-        wanted: Message ids.
-        odd: Those of them that are not positions.
     """
     column = message_ids.c.message_id
-    # the clock of another may have been wrong before
-    any_id = f"SELECT {column.name} FROM {column.table} LIMIT 1"  # noqa: S608
-    if not odd and connection.exec_driver_sql(any_id).first() is None:
-        return set()
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
 
 def _number_series(
-    connection: Connection, rows: Iterable[dict[str, Any]], writes: bulk.Writes
+    connection: Connection, rows: Iterable[dict[str, Any]], last: int, writes: bulk.Writes
 ) -> None:
     """
-    Set the ``series_id`` of each row; add the series that are new.
+    Set the ``series_id`` of each row; add the series that are new, with numbers above *last*.
     """
     by_names: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -217,7 +227,7 @@ def _number_series(
         for key, number in bulk.find(connection, column.key, by_key, column.key, column.id)
     }
     if missing := [key for key in by_key if key not in ids]:
-        ids |= zip(missing, count(_last_id(connection, series) + 1))
+        ids |= zip(missing, count(last + 1))
         writes.insert(
             (column.id, column.key, *_NAMES),
             [(ids[key], key, *by_key[key]) for key in missing],
@@ -232,15 +242,16 @@ def _series_key(names: tuple[Any, ...]) -> bytes:
     return digest(encode(names))
 
 
-def _last_id(connection: Connection, table: Table) -> int:
-    return connection.exec_driver_sql(f"SELECT max(id) FROM {table}").scalar() or 0  # noqa: S608
-
-
 def _summarize_calls(
-    connection: Connection, rows: Iterable[dict[str, Any]], changes: Changes, writes: bulk.Writes
+    connection: Connection,
+    rows: Iterable[dict[str, Any]],
+    last: int,
+    changes: Changes,
+    writes: bulk.Writes,
 ) -> None:
     """
-    Set the ``call`` of each row; add new calls, and change the summaries of the others.
+    Set the ``call`` of each row; add new calls, with numbers above *last*, and change the summaries
+    of the others.
     """
     of_call: dict[tuple[bytes, bytes], list[dict[str, Any]]] = {}
     of_ids: dict[tuple[Any, ...], tuple[CallContext | None, list[dict[str, Any]]]] = {}
@@ -256,20 +267,20 @@ def _summarize_calls(
         some.append(row)
         row["call"] = None
     known = find_calls(connection, {keys[0] for keys in of_call})
-    number = _last_id(connection, calls) if any(keys not in known for keys in of_call) else 0
     added, changed = [], []
     for keys, some in of_call.items():
         call = known.get(keys)
         before = None if call is None else call.summary
         after = summarize(before, map(Logged.of, some))
         if call is None:
-            number += 1
+            number = last = last + 1
             added.append((*_new_call(keys, some[0]), *after, number))
         else:
-            changed.append((*after, call.id))
+            number = call.id
+            changed.append((*after, number))
         changes.change_call(before, after)
         for row in some:
-            row["call"] = number if call is None else call.id
+            row["call"] = number
     writes.insert(_CALL, added)
     writes.update(CHANGED, changed)
 
