@@ -134,6 +134,9 @@ class CallContext(NamedTuple):
         return self.call_stack[0] if self.call_stack else None
 
 
+_NO_CALL = CallContext(None, [])
+
+
 def call_key(call_id: str | None) -> bytes:
     """
     Return sixteen bytes that stand for a call id.
@@ -177,26 +180,23 @@ def pack(row: dict[str, Any]) -> tuple[int, int | None, dict[str, Any]]:
     rest = dict(row["body"])
     packed = 0
     for name, bit in _NAMES:
-        value = rest.get(name, _UNSET)
-        if value is not _UNSET and value == row[name] and type(value) is type(row[name]):
+        value, known = rest.get(name, _UNSET), row[name]
+        if value is known or (value == known and type(value) is type(known)):
             del rest[name]
             packed |= bit
-    context: CallContext | None = row["context"]
-    call_id = None if context is None else context.call_id
+    call_id, call_stack, is_complete = row["context"] or _NO_CALL
     if rest.get("call_id", _UNSET) == call_id:
         del rest["call_id"]
         packed |= _CALL_ID
-    call_stack = [] if context is None else context.call_stack
-    is_complete = context is None or context.is_complete
     if is_complete and rest.get("call_stack", _UNSET) == call_stack:
         del rest["call_stack"]
         packed |= _CALL_STACK
     offset = None
     timestamp = rest.get("timestamp")
-    known = canonical(timestamp) if type(timestamp) is str and len(timestamp) <= 40 else None
-    if known is not None and abs(known[0] - row["time_ms"]) <= _FARTHEST:
+    time = canonical(timestamp) if type(timestamp) is str and len(timestamp) <= 40 else None
+    if time is not None and abs(time[0] - row["time_ms"]) <= _FARTHEST:
         del rest["timestamp"]
-        offset, bit = known[0] - row["time_ms"], known[1]
+        offset, bit = time[0] - row["time_ms"], time[1]
         packed |= bit
     if rest.get("data", _UNSET) == {}:
         del rest["data"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, FAILURE_LEVELS
@@ -52,7 +52,7 @@ class Logged(NamedTuple):
     is_failure: bool
     duration: float | None
     is_captured_end: bool
-    outcome: str
+    outcome: int
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Logged:
@@ -69,14 +69,13 @@ class Logged(NamedTuple):
             level in FAILURE_LEVELS or event_type == ENTRYPOINT_FAILED,
             duration,
             duration is not None and is_captured_end(event_type),
-            RUNNING if duration is None else outcome_of(body),
+            OUTCOMES.index(RUNNING if duration is None else outcome_of(body)),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CallSummary:
+class CallSummary(NamedTuple):
     """
-    What is kept of a call.
+    What is kept of a call, in the order of the columns `inserting.SUMMARY`.
 
     Args:
         series_id: The series of its first event log, which names service, entrypoint and caller.
@@ -86,7 +85,7 @@ class CallSummary:
         ended: The position of the event log that tells its end, if one does.
         is_captured: Whether auto capture told the end.
         duration: How long it took, in seconds.
-        outcome: One of `OUTCOMES`.
+        outcome: The place in `OUTCOMES`.
         severity: That of its worst event log.
         is_failed: Whether an event log has the level of an error, or reports the failure.
         number: How many event logs it has.
@@ -96,13 +95,16 @@ class CallSummary:
     first: bytes
     first_ms: int
     last_ms: int
-    ended: bytes | None = None
-    is_captured: bool = False
-    duration: float | None = None
-    outcome: str = RUNNING
-    severity: int = 0
-    is_failed: bool = False
-    number: int = 0
+    ended: bytes | None
+    is_captured: bool
+    duration: float | None
+    outcome: int
+    severity: int
+    is_failed: bool
+    number: int
+
+
+_NONE_LOGGED = CallSummary(0, b"", 0, 0, None, False, None, OUTCOMES.index(RUNNING), 0, False, 0)
 
 
 def summarize(summary: CallSummary | None, logged: Iterable[Logged]) -> CallSummary:
@@ -113,32 +115,28 @@ def summarize(summary: CallSummary | None, logged: Iterable[Logged]) -> CallSumm
         summary: Of those it had before; None if it had none.
         logged: The further ones, at least one if there was none before.
     """
-    every = sorted(logged)  # by position
-    if not every:
+    (
+        series_id, first, first_ms, last_ms, ended, is_captured, duration,
+        outcome, severity, is_failed, number,
+    ) = summary or _NONE_LOGGED  # fmt: skip
+    for one in logged:
+        if one.position < first or not number:
+            series_id, first, first_ms = one.series_id, one.position, one.time_ms
+        last_ms = max(last_ms, one.time_ms)
+        severity = max(severity, one.severity)
+        is_failed = is_failed or one.is_failure
+        number += 1
+        if one.duration is not None:
+            told = (one.is_captured_end, one.position)
+            if ended is None or told > (is_captured, ended):
+                is_captured, ended = told
+                duration, outcome = one.duration, one.outcome
+    if not number:
         raise ValueError("a call has at least one event log")
-    first, last = every[0], every[-1]
-    if summary is None:
-        summary = CallSummary(first.series_id, first.position, first.time_ms, last.time_ms)
-    changes: dict[str, Any] = {
-        "last_ms": max(summary.last_ms, last.time_ms),
-        "severity": max(summary.severity, *[one.severity for one in every]),
-        "is_failed": summary.is_failed or any(one.is_failure for one in every),
-        "number": summary.number + len(every),
-    }
-    if first.position < summary.first:
-        changes |= {
-            "series_id": first.series_id, "first": first.position, "first_ms": first.time_ms,
-        }  # fmt: skip
-    ends = [one for one in every if one.duration is not None]
-    if ends:
-        end = max(ends, key=lambda one: (one.is_captured_end, one.position))
-        known = (summary.is_captured, summary.ended or b"")
-        if (end.is_captured_end, end.position) > known:
-            changes |= {
-                "ended": end.position, "is_captured": end.is_captured_end,
-                "duration": end.duration, "outcome": end.outcome,
-            }  # fmt: skip
-    return replace(summary, **changes)
+    return CallSummary(
+        series_id, first, first_ms, last_ms, ended, is_captured, duration,
+        outcome, severity, is_failed, number,
+    )  # fmt: skip
 
 
 def bucket_of(duration: float) -> int:
@@ -194,8 +192,7 @@ class Changes:
         Count a call, at its first event log.
         """
         begin = span_of(call.first_ms, CALL_SPAN)
-        outcome = OUTCOMES.index(call.outcome)
-        self.calls[begin, call.series_id, outcome, call.is_failed] += number
+        self.calls[begin, call.series_id, call.outcome, call.is_failed] += number
         if call.duration is not None:
             self.durations[begin, call.series_id, bucket_of(call.duration)] += number
 

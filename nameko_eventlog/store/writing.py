@@ -27,7 +27,10 @@ class _Portion:
     The rows and rejects of one transaction.
     """
 
-    rows: list[tuple[dict[str, Any], ReceivedMessage]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[ReceivedMessage] = field(default_factory=list)
+    """Those of the rows."""
+
     rejected: list[dict[str, Any]] = field(default_factory=list)
     size: int = 0
 
@@ -41,7 +44,8 @@ class _Portion:
             self.rejected.append(make_reject(message, str(exc), now))
             self.size += len(message.body)
             return
-        self.rows.append((row, message))
+        self.rows.append(row)
+        self.messages.append(message)
         self.size += max(len(message.body), message.decoded_weight)
 
 
@@ -134,7 +138,7 @@ class EventLogWriter:
             portion.add(message, self._accept, now)
             if portion.size >= limits.TRANSACTION_BYTES:
                 break
-        self._writer.try_insert([row for row, _ in portion.rows], portion.rejected)
+        self._writer.try_insert(portion.rows, portion.rejected)
 
     def write_rows(self, rows: Sequence[dict[str, Any]]) -> tuple[int, list[tuple[int, str]]]:
         """
@@ -171,20 +175,15 @@ class EventLogWriter:
     def _write(self, portion: _Portion, now: int) -> list[str]:
         rows, rejected = portion.rows, portion.rejected
         try:
-            inserted = self._writer.insert([row for row, _ in rows], rejected)
+            inserted = self._writer.insert(rows, rejected)
             self._count(inserted, len(rows))
         except RowRefused:
-            rejected = self._write_singly(rows, rejected, now)
+            rejected = self._write_singly(portion, now)
         return [reject["reason"] for reject in rejected]
 
-    def _write_singly(
-        self,
-        rows: list[tuple[dict[str, Any], ReceivedMessage]],
-        rejected: list[dict[str, Any]],
-        now: int,
-    ) -> list[dict[str, Any]]:
-        rejected = list(rejected)
-        for row, message in rows:
+    def _write_singly(self, portion: _Portion, now: int) -> list[dict[str, Any]]:
+        rejected = list(portion.rejected)
+        for row, message in zip(portion.rows, portion.messages, strict=True):
             try:
                 self._count(self._writer.insert([row], []), 1)
             except RowRefused as exc:

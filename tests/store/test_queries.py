@@ -379,7 +379,9 @@ def plans_of(query: EventLogQuery, without: Collection[str] = ()) -> list[str]:
         without: Indexes that are not there for the plans.
     """
     plans: list[str] = []
-    explain = "EXPLAIN QUERY PLAN " if query._reader.engine.dialect.name == "sqlite" else "EXPLAIN "
+    explain = (
+        "EXPLAIN QUERY PLAN " if query._reader.engine.dialect.name == "sqlite" else "EXPLAIN "
+    )
 
     @event.listens_for(query._reader.engine, "before_cursor_execute")
     def note(conn: Any, cursor: Any, text: str, values: Any, *rest: Any) -> None:
@@ -854,7 +856,9 @@ class TestGivenUp:
                     pytest.raises(DatabaseError, match=r"took too long|statement timeout"),
                     query._reader.reading() as reading,
                 ):
-                    reading.connection.exec_driver_sql(endless[query._reader.engine.dialect.name]).all()
+                    reading.connection.exec_driver_sql(
+                        endless[query._reader.engine.dialect.name]
+                    ).all()
                 assert 1 == len(query.query(limit=1)["event_logs"])
             assert monotonic() - begin < 20
 
@@ -867,7 +871,9 @@ class TestGivenUp:
         def ask_on(query: EventLogQuery) -> None:
             with query._reader.reading() as reading:
                 while True:
-                    reading.connection.exec_driver_sql(sleep[query._reader.engine.dialect.name]).all()
+                    reading.connection.exec_driver_sql(
+                        sleep[query._reader.engine.dialect.name]
+                    ).all()
 
         with EventLogQuery(database, seconds=0.5) as query:
             for _ in range(2):

@@ -325,6 +325,29 @@ class TestStoredOnce:
 
 
 class TestHostile:
+    @pytest.mark.parametrize(
+        "text", ['"', "\\", "\\n", "\n\t\x1f", "{a,b}", "NULL", " ", "\\u0041", "é☃🐍"]
+    )
+    def test_same(self, database: str, text: str) -> None:
+        """
+        Names, ids and bodies are stored as they were sent, whatever means something in arrays.
+        """
+        sent = body(
+            service_name=text,
+            entrypoint_name=text,
+            call_id=text,
+            call_stack=["web.get.1", text],
+            data={text: [text]},
+        )
+        writer = EventLogWriter(database, ["json"])
+        for _ in range(2):
+            assert [] == writer.write([make_message(sent, message_id=text)])
+        writer.close()
+        with EventLogQuery(database) as query:
+            (found,) = query.query(service=text)["event_logs"]
+            assert text == found["message_id"]
+            assert sent == found["body"]
+
     @pytest.mark.timeout(600)
     def test_row_or_reject(self, database: str) -> None:
         """

@@ -1,34 +1,18 @@
 """
 Reading and writing many rows with one statement, as fast as each database allows.
 
-PostgreSQL gets all rows in one JSON document, which is twice as fast as a list of values. SQLite's
-values bypass SQLAlchemy, which is five times as fast.
+PostgreSQL gets an array for each column, which is more than twice as fast as a list of values.
+SQLite gets the values. Both bypass SQLAlchemy, which would take longer than the driver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    CursorResult,
-    Select,
-    Table,
-    Update,
-    and_,
-    any_,
-    bindparam,
-    column,
-    delete,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import JSON, Column, Connection, Text
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import JSON as JSON_TYPE
 
 from nameko_eventlog.store.json_text import encode
 from nameko_eventlog.store.sql.schema import Key
@@ -36,8 +20,10 @@ from nameko_eventlog.store.sql.schema import Key
 
 _AT_ONCE = 500  # values of a condition
 
+_POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
+
 Rows = Sequence[Sequence[Any]]
-"""Rows to write: a value for each column."""
+"""Rows to write: a value for each column; JSON as text."""
 
 
 def portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -52,193 +38,195 @@ def find(
     connection: Connection, key: Column[Any], values: Collection[Any], *columns: Column[Any]
 ) -> Iterator[Any]:
     """
-    Yield the *columns* of the rows that have one of *values* in the column *key*.
+    Yield the *columns* of the rows that have one of *values* in the column *key*, as the driver
+    returns them.
     """
     if not values:
         return
     ordered = sorted(values)
     if connection.dialect.name == "postgresql":
-        if isinstance(key.type, Key):
-            ordered = [one.hex() for one in ordered]
-        yield from connection.execute(_select_any(key, columns), {"values": ordered})
+        array = _as_array(key, ordered)
+        yield from connection.exec_driver_sql(_select_any(key, columns), (array,))
         return
     for some in portions(ordered):
         statement = _select_in(key, columns, len(some))
         yield from connection.exec_driver_sql(statement, tuple(some))
 
 
+def as_key(value: Any) -> bytes:
+    """
+    Return the sixteen bytes of a `Key` as `find` or SQLAlchemy returns it.
+    """
+    return bytes.fromhex(value.replace("-", "")) if isinstance(value, str) else bytes(value)
+
+
 @lru_cache
-def _select_any(key: Column[Any], columns: tuple[Column[Any], ...]) -> Select[Any]:
-    kind = postgresql.UUID(as_uuid=False) if isinstance(key.type, Key) else key.type
-    given = bindparam("values", type_=postgresql.ARRAY(kind))
-    return select(*columns).where(key == any_(given))
+def _select_any(key: Column[Any], columns: tuple[Column[Any], ...]) -> str:
+    names = ",".join(  # faster than UUIDs
+        f'"{one.name}"::TEXT' if isinstance(one.type, Key) else f'"{one.name}"' for one in columns
+    )
+    return f'SELECT {names} FROM {key.table} WHERE "{key.name}" = ANY ({_array_of(key)})'  # noqa: S608
 
 
 @lru_cache
 def _select_in(key: Column[Any], columns: tuple[Column[Any], ...], number: int) -> str:
     marks = ",".join("?" * number)
-    names = ",".join(f'"{one.name}"' for one in columns)
-    return f'SELECT {names} FROM {key.table} WHERE "{key.name}" IN ({marks})'  # noqa: S608
+    return f'SELECT {_names(columns)} FROM {key.table} WHERE "{key.name}" IN ({marks})'  # noqa: S608
 
 
-def insert_rows(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> int:
+class Writes:
     """
-    Insert *rows*; those whose key exists are left out.
+    Statements that write, and are run together: PostgreSQL gets all of them in one message.
 
     Args:
         connection: To the database.
-        columns: Of one table.
-        rows: The values of these columns.
-
-    Returns:
-        How many were inserted.
     """
-    return _run(connection, _inserting(tuple(columns)), columns, rows)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dialect = connection.dialect.name
+        self._statements: list[str] = []
+        self._arrays: list[str] = []
+
+    def insert(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Insert *rows*, which the table does not have.
+
+        Args:
+            columns: Of one table.
+            rows: The values of these columns.
+        """
+        self._add(_inserting, columns, rows)
+
+    def add_numbers(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Add to the numbers of a table of counts.
+
+        Args:
+            columns: The table's key, then its number.
+            rows: The values of these columns; numbers below 0 are subtracted.
+        """
+        self._add(_adding, columns, rows)
+
+    def delete_zeros(self, keys: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Delete those rows of a table of counts that count nothing.
+
+        Args:
+            keys: The table's key.
+            rows: The keys to look at.
+        """
+        self._add(_deleting_zeros, keys, rows)
+
+    def update(self, columns: Sequence[Column[Any]], rows: Rows) -> None:
+        """
+        Change rows.
+
+        Args:
+            columns: Those to change, then the table's key.
+            rows: The values of these columns.
+        """
+        self._add(_updating, columns, rows)
+
+    def run(self) -> None:
+        """
+        Run what was added since the last time.
+        """
+        if self._statements:
+            text = ";".join(self._statements)
+            self._connection.exec_driver_sql(text, tuple(self._arrays))
+            self._statements, self._arrays = [], []
+
+    def _add(
+        self,
+        statement: Callable[[str, tuple[Column[Any], ...]], str],
+        columns: Sequence[Column[Any]],
+        rows: Rows,
+    ) -> None:
+        if not rows:
+            return
+        text = statement(self._dialect, tuple(columns))
+        if self._dialect == "postgresql":
+            self._statements.append(text)
+            self._arrays += map(_as_array, columns, zip(*rows, strict=True))
+        else:  # there is no way to the database that would be saved
+            self._connection.exec_driver_sql(text, list(map(tuple, rows)))
 
 
-def add_numbers(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
+def _as_array(column: Column[Any], values: Sequence[Any]) -> str:
+    r"""
+    Return an array as PostgreSQL reads it: nearly as JSON, but ``\n`` would be an n there.
+
+    https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
     """
-    Add to the numbers of a table of counts.
-
-    Args:
-        connection: To the database.
-        columns: The table's key, then its number.
-        rows: The values of these columns; numbers below 0 are subtracted.
-    """
-    _run(connection, _adding(tuple(columns)), columns, rows)
+    if isinstance(column.type, Key):
+        values = [value and value.hex() for value in values]
+    elif isinstance(column.type, Text):
+        return "{" + ",".join(map(_quoted, values)) + "}"
+    return "{" + encode(values)[1:-1] + "}"  # the text of JSON has no line break
 
 
-def delete_zeros(connection: Connection, keys: Sequence[Column[Any]], rows: Rows) -> None:
-    """
-    Delete those rows of a table of counts that count nothing.
-
-    Args:
-        connection: To the database.
-        keys: The table's key.
-        rows: The keys to look at.
-    """
-    _run(connection, _deleting_zeros(tuple(keys)), keys, rows)
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def update_rows(connection: Connection, columns: Sequence[Column[Any]], rows: Rows) -> None:
-    """
-    Change rows.
-
-    Args:
-        connection: To the database.
-        columns: Those to change, then the table's key.
-        rows: The values of these columns.
-    """
-    _run(connection, _updating(tuple(columns)), columns, rows)
-
-
-def _run(
-    connection: Connection,
-    statements: dict[str, Any],
-    columns: Sequence[Column[Any]],
-    rows: Rows,
-) -> int:
-    if not rows:
-        return 0
-    dialect = connection.dialect.name
-    result: CursorResult[Any]
+@lru_cache
+def _inserting(dialect: str, columns: tuple[Column[Any], ...]) -> str:
+    into = f"INSERT INTO {columns[0].table} ({_names(columns)})"
     if dialect == "postgresql":
-        result = connection.execute(
-            statements[dialect], {"rows": _as_document(tuple(columns), rows)}
+        values = ",".join(
+            f'"{one.name}"::JSONB' if isinstance(one.type, JSON) else f'"{one.name}"'
+            for one in columns
         )
-    else:
-        json = [at for at, one in enumerate(columns) if isinstance(one.type, JSON_TYPE)]
-        if json:
-            at = json[0]
-            rows = [(*row[:at], encode(row[at]), *row[at + 1 :]) for row in rows]
-        result = connection.exec_driver_sql(statements[dialect], list(map(tuple, rows)))
-    return max(result.rowcount, 0)
-
-
-def _as_document(columns: tuple[Column[Any], ...], rows: Rows) -> list[dict[str, Any]]:
-    names = [one.name for one in columns]
-    keys = [one.name for one in columns if isinstance(one.type, Key)]
-    document = [dict(zip(names, row, strict=True)) for row in rows]
-    for row in document:
-        for name in keys:
-            if row[name] is not None:
-                row[name] = row[name].hex()
-    return document
-
-
-def _recordset(columns: tuple[Column[Any], ...]) -> Any:
-    """
-    Make the table that PostgreSQL reads from the parameter ``rows``.
-    """
-    return (
-        func.jsonb_to_recordset(bindparam("rows", type_=postgresql.JSONB))
-        .table_valued(*(column(one.name, one.type) for one in columns))
-        .render_derived(name="row", with_types=True)
-    )
-
-
-def _rows_of(columns: tuple[Column[Any], ...]) -> Select[Any]:
-    row = _recordset(columns)
-    return select(*(row.c[one.name] for one in columns))
-
-
-def _table(columns: tuple[Column[Any], ...]) -> Table:
-    table = columns[0].table
-    assert isinstance(table, Table)  # noqa: S101
-    return table
-
-
-@lru_cache
-def _inserting(columns: tuple[Column[Any], ...]) -> dict[str, Any]:
-    table, names = _table(columns), [one.name for one in columns]
-    document = postgresql.insert(table).from_select(names, _rows_of(columns))
-    return {
-        "postgresql": document.on_conflict_do_nothing(),
-        "sqlite": f"{_insert_on_sqlite(columns)} ON CONFLICT DO NOTHING",
-    }
-
-
-@lru_cache
-def _adding(columns: tuple[Column[Any], ...]) -> dict[str, Any]:
-    table, names = _table(columns), [one.name for one in columns]
-    keys, number = names[:-1], columns[-1]
-    document = postgresql.insert(table).from_select(names, _rows_of(columns))
-    return {
-        "postgresql": document.on_conflict_do_update(
-            index_elements=keys, set_={number.name: number + document.excluded[number.name]}
-        ),
-        "sqlite": f"{_insert_on_sqlite(columns)} ON CONFLICT DO UPDATE"
-        f" SET {number.name} = {number.name} + excluded.{number.name}",
-    }
-
-
-@lru_cache
-def _deleting_zeros(keys: tuple[Column[Any], ...]) -> dict[str, Any]:
-    table = _table(keys)
-    row = _recordset(keys)
-    is_same = and_(*(one == row.c[one.name] for one in keys))
-    names = " AND ".join(f'"{one.name}" = ?' for one in keys)
-    return {
-        "postgresql": delete(table).where(is_same, table.c.number == 0),
-        "sqlite": f"DELETE FROM {table.name} WHERE {names} AND number = 0",  # noqa: S608
-    }
-
-
-@lru_cache
-def _updating(columns: tuple[Column[Any], ...]) -> dict[str, Any]:
-    table, key = _table(columns), columns[-1]
-    row = _recordset(columns)
-    document: Update = (
-        update(table)
-        .values({one.name: row.c[one.name] for one in columns[:-1]})
-        .where(key == row.c[key.name])
-    )
-    sets = ",".join(f'"{one.name}" = ?' for one in columns[:-1])
-    values = f'UPDATE {table.name} SET {sets} WHERE "{key.name}" = ?'  # noqa: S608
-    return {"postgresql": document, "sqlite": values}
-
-
-def _insert_on_sqlite(columns: tuple[Column[Any], ...]) -> str:
-    names = ",".join(f'"{one.name}"' for one in columns)
+        return f"{into} SELECT {values} FROM {_rows(columns)}"  # noqa: S608
     marks = ",".join("?" * len(columns))
-    return f"INSERT INTO {_table(columns).name} ({names}) VALUES ({marks})"  # noqa: S608
+    return f"{into} VALUES ({marks})"
+
+
+@lru_cache
+def _adding(dialect: str, columns: tuple[Column[Any], ...]) -> str:
+    table, number = columns[0].table, columns[-1].name
+    return (
+        f"{_inserting(dialect, columns)} ON CONFLICT ({_names(columns[:-1])})"
+        f" DO UPDATE SET {number} = {table}.{number} + excluded.{number}"
+    )
+
+
+@lru_cache
+def _deleting_zeros(dialect: str, keys: tuple[Column[Any], ...]) -> str:
+    table = keys[0].table
+    if dialect == "postgresql":
+        is_same = " AND ".join(f'{table}."{one.name}" = row."{one.name}"' for one in keys)
+        return f"DELETE FROM {table} USING {_rows(keys)} WHERE {is_same} AND number = 0"  # noqa: S608
+    is_same = " AND ".join(f'"{one.name}" = ?' for one in keys)
+    return f"DELETE FROM {table} WHERE {is_same} AND number = 0"  # noqa: S608
+
+
+@lru_cache
+def _updating(dialect: str, columns: tuple[Column[Any], ...]) -> str:
+    table, key = columns[0].table, columns[-1].name
+    if dialect == "postgresql":
+        sets = ",".join(f'"{one.name}" = row."{one.name}"' for one in columns[:-1])
+        is_same = f'{table}."{key}" = row."{key}"'
+        return f"UPDATE {table} SET {sets} FROM {_rows(columns)} WHERE {is_same}"  # noqa: S608
+    sets = ",".join(f'"{one.name}" = ?' for one in columns[:-1])
+    return f'UPDATE {table} SET {sets} WHERE "{key}" = ?'  # noqa: S608
+
+
+def _rows(columns: Sequence[Column[Any]]) -> str:
+    """
+    Return the table ``row`` that PostgreSQL makes of the arrays.
+    """
+    arrays = ",".join(map(_array_of, columns))
+    return f"unnest({arrays}) AS row ({_names(columns)})"
+
+
+def _array_of(column: Column[Any]) -> str:
+    kind = Text() if isinstance(column.type, JSON) else column.type
+    return f"%s::{postgresql.ARRAY(kind).compile(dialect=_POSTGRESQL)}"
+
+
+def _names(columns: Sequence[Column[Any]]) -> str:
+    return ",".join(f'"{one.name}"' for one in columns)

@@ -28,10 +28,8 @@ from nameko_eventlog.store.sql import bulk, full_text
 from nameko_eventlog.store.sql.inserting import (
     CHANGED,
     SUMMARY,
-    as_key,
     lock_writers,
     read_summary,
-    values_of,
     write_changes,
 )
 from nameko_eventlog.store.sql.schema import (
@@ -119,11 +117,13 @@ def summarize_again(connection: Connection, lost: Mapping[int, float], changes: 
         after: CallSummary | None = None
         if some := left.get(call):
             after = summarize(None, some)
-            changed.append((*values_of(after), call))
+            changed.append((*after, call))
         else:
             gone.append(call)
         changes.change_call(summary, after)
-    bulk.update_rows(connection, CHANGED, changed)
+    writes = bulk.Writes(connection)
+    writes.update(CHANGED, changed)
+    writes.run()
     for some_gone in bulk.portions(gone):
         connection.execute(delete(calls).where(column.id.in_(some_gone)))
 
@@ -132,9 +132,11 @@ def subtract(connection: Connection, changes: Changes) -> None:
     """
     Write changes of counts, and delete the counts that have become 0.
     """
-    for table, rows in write_changes(connection, changes):
+    writes = bulk.Writes(connection)
+    for table, rows in write_changes(connection, changes, writes):
         lower = [row[:-1] for row in rows if row[-1] < 0]
-        bulk.delete_zeros(connection, tuple(table.primary_key), lower)
+        writes.delete_zeros(tuple(table.primary_key), lower)
+    writes.run()
 
 
 def read_logged(
@@ -174,7 +176,7 @@ def read_logged(
             }  # fmt: skip
             if one.has_exception:
                 told["exception"] = None
-            position = as_key(one.position)
+            position = bulk.as_key(one.position)
             yield (
                 one.call,
                 Logged.of(

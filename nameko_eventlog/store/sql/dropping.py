@@ -23,7 +23,7 @@ from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.sql import bulk, partitions
 from nameko_eventlog.store.sql.deleting import subtract, summarize_again
 from nameko_eventlog.store.sql.expiry import HOUR_MS, count_by_series, read_expiry
-from nameko_eventlog.store.sql.inserting import as_key, lock_writers, write_changes
+from nameko_eventlog.store.sql.inserting import lock_writers, write_changes
 from nameko_eventlog.store.sql.partitions import DAY_MS
 from nameko_eventlog.store.sql.schema import calls, counts, dropped_days, event_logs, message_ids
 from nameko_eventlog.store.sql.statements import between
@@ -136,7 +136,7 @@ def _correct_calls(connection: Connection, begin: int, end: int, after: bytes) -
         number: inf if last_ms < end and number not in late else 0 for number, _, last_ms in found
     }
     _correct(connection, lost)
-    return as_key(found[-1].first)
+    return bulk.as_key(found[-1].first)
 
 
 def _calls_across(connection: Connection, begin: int) -> list[int]:
@@ -180,4 +180,6 @@ def _correct_counts(connection: Connection, begin: int) -> None:
         select(row.position, row.series_id).where(*between(begin, end))
     ):
         changes.count(time_of(position), series_id)
-    write_changes(connection, changes)
+    writes = bulk.Writes(connection)
+    write_changes(connection, changes, writes)
+    writes.run()

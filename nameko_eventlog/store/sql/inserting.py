@@ -8,17 +8,17 @@ was looked up still holds when it is written, whichever instances of the store w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, func, select, text
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nameko_eventlog.store.json_text import encode
-from nameko_eventlog.store.outcomes import OUTCOMES
 from nameko_eventlog.store.packing import CallContext, call_key, pack
-from nameko_eventlog.store.positions import digest, position_of, uuid_bytes
+from nameko_eventlog.store.positions import digest, position_of, time_of, uuid_bytes
 from nameko_eventlog.store.sql import bulk, full_text
 from nameko_eventlog.store.sql.numbering import next_numbers
 from nameko_eventlog.store.sql.schema import (
@@ -81,12 +81,28 @@ class KnownCall(NamedTuple):
     summary: CallSummary
 
 
+class _Present(NamedTuple):
+    """
+    What the tables have before a batch: the last numbers, and whether there is any message id.
+    """
+
+    last_series: int
+    last_call: int
+    any_message_id: bool
+
+
+_PRESENT = (
+    f"SELECT coalesce((SELECT max(id) FROM {series}), 0),"  # noqa: S608
+    f" coalesce((SELECT max(id) FROM {calls}), 0), EXISTS (SELECT 1 FROM {message_ids})"
+)
+
+
 def lock_writers(connection: Connection) -> None:
     """
     Wait for another writer's transaction, and let no other write until this one ends.
     """
     if connection.dialect.name == "postgresql":  # SQLite's transaction is a lock
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITING})
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITING})")
 
 
 def insert_rejects(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -106,30 +122,35 @@ def insert_event_logs(connection: Connection, rows: Iterable[dict[str, Any]]) ->
         How many were inserted.
     """
     lock_writers(connection)
-    new = _only_new(connection, rows)
+    present = _Present(*connection.exec_driver_sql(_PRESENT).one())
+    new = _only_new(connection, rows, present.any_message_id)
     if not new:
         return 0
-    _number_series(connection, new)
+    writes = bulk.Writes(connection)
+    _number_series(connection, new, present.last_series, writes)
     changes = Changes()
-    _summarize_calls(connection, new, changes)
+    _summarize_calls(connection, new, present.last_call, changes, writes)
     packed = [_packed(row) for row in new]
     if connection.dialect.name == "sqlite":
         numbers = next_numbers(connection, (row["position"] for row in new))
         numbered = [(number, *values) for number, values in zip(numbers, packed, strict=True)]
-        bulk.insert_rows(connection, (event_logs.c.id, *_EVENT_LOG), numbered)
-        full_text.add(connection, ((one[0], encode(one[-1])) for one in numbered))
+        writes.insert((event_logs.c.id, *_EVENT_LOG), numbered)
+        full_text.add(connection, ((one[0], one[-1]) for one in numbered))
     else:
-        bulk.insert_rows(connection, _EVENT_LOG, packed)
-    odd = [(message_id, position) for position, *_, message_id, _ in packed if message_id]
-    bulk.insert_rows(connection, (message_ids.c.message_id, message_ids.c.position), odd)
+        writes.insert(_EVENT_LOG, packed)
+    odd = [(row["message_id"], row["position"]) for row in new if row["uuid"] != row["position"]]
+    writes.insert((message_ids.c.message_id, message_ids.c.position), odd)
     for row in new:
         changes.count(row["time_ms"], row["series_id"])
         changes.names[row["series_id"]] = _endpoint_of(row)
-    write_changes(connection, changes)
+    write_changes(connection, changes, writes)
+    writes.run()
     return len(new)
 
 
-def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _only_new(
+    connection: Connection, rows: Iterable[dict[str, Any]], any_message_id: bool
+) -> list[dict[str, Any]]:
     """
     Return those of *rows* that the table does not have, each once, with their positions, in order.
     """
@@ -137,11 +158,13 @@ def _only_new(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[di
     for row in rows:
         by_id.setdefault(row["message_id"], row)
     for message_id, row in by_id.items():
-        row["position"] = position_of(message_id, row["time_ms"])
-        row["uuid"] = uuid_bytes(message_id)
-    odd = {one for one, row in by_id.items() if row["uuid"] != row["position"]}
+        uuid, time_ms = uuid_bytes(message_id), row["time_ms"]
+        is_position = uuid is not None and time_of(uuid) == time_ms  # nearly always
+        row["uuid"] = uuid
+        row["position"] = uuid if is_position else position_of(message_id, time_ms)
     taken = _taken_positions(connection, by_id.values())
-    known_ids = _known_ids(connection, by_id, odd)
+    # the clock of another may have been wrong before
+    known_ids = _known_ids(connection, by_id) if any_message_id else set()
     new = []
     for message_id, row in by_id.items():
         if taken.get(row["uuid"], message_id) is None or message_id in known_ids:
@@ -176,95 +199,90 @@ def _taken_positions(
     found: Iterable[Any] = near
     if len(near) > _MOST_NEAR:
         found = bulk.find(connection, column.position, wanted, *columns)
-    return {as_key(position): message_id for position, message_id in found}
+    return {bulk.as_key(position): message_id for position, message_id in found}
 
 
-def _known_ids(connection: Connection, wanted: Collection[str], odd: Collection[str]) -> set[str]:
+def _known_ids(connection: Connection, wanted: Collection[str]) -> set[str]:
     """
     Return those of *wanted* that the table has beside a position.
-
-    Args:
-        connection: To the database.
-        wanted: Message ids.
-        odd: Those of them that are not positions.
     """
     column = message_ids.c.message_id
-    # the clock of another may have been wrong before
-    if not odd and connection.execute(select(column).limit(1)).first() is None:
-        return set()
     return {message_id for (message_id,) in bulk.find(connection, column, wanted, column)}
 
 
-def as_key(value: Any) -> bytes:
+def _number_series(
+    connection: Connection, rows: Iterable[dict[str, Any]], last: int, writes: bulk.Writes
+) -> None:
     """
-    Return sixteen bytes as SQLAlchemy or the driver of SQLite returns them.
+    Set the ``series_id`` of each row; add the series that are new, with numbers above *last*.
     """
-    return bytes(value)
-
-
-def _number_series(connection: Connection, rows: Iterable[dict[str, Any]]) -> None:
-    """
-    Set the ``series_id`` of each row; add the series that are new.
-    """
-    of_key: dict[bytes, tuple[Any, ...]] = {}
-    key_of: dict[tuple[Any, ...], bytes] = {}
+    by_names: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        row["context"] = CallContext.of(row["body"])
         row["in_call"] = row["call_id"] is not None
-        values = _names_of(row)
-        key = key_of.get(values)
-        if key is None:
-            key = key_of[values] = digest(encode(values))
-            of_key[key] = values
-        row["series_key"] = key
+        by_names.setdefault(_names_of(row), []).append(row)
     column = series.c
+    by_key = {_series_key(names): names for names in by_names}
     ids = {
-        as_key(key): number
-        for key, number in bulk.find(connection, column.key, of_key, column.key, column.id)
+        bulk.as_key(key): number
+        for key, number in bulk.find(connection, column.key, by_key, column.key, column.id)
     }
-    if missing := [key for key in of_key if key not in ids]:
-        ids |= zip(missing, count(_last_id(connection, series) + 1))
-        bulk.insert_rows(
-            connection,
+    if missing := [key for key in by_key if key not in ids]:
+        ids |= zip(missing, count(last + 1))
+        writes.insert(
             (column.id, column.key, *_NAMES),
-            [(ids[key], key, *of_key[key]) for key in missing],
+            [(ids[key], key, *by_key[key]) for key in missing],
         )
-    for row in rows:
-        row["series_id"] = ids[row["series_key"]]
+    for key, names in by_key.items():
+        for row in by_names[names]:
+            row["series_id"] = ids[key]
 
 
-def _last_id(connection: Connection, table: Table) -> int:
-    return connection.scalar(select(func.max(table.c.id))) or 0
+@lru_cache(1024)
+def _series_key(names: tuple[Any, ...]) -> bytes:
+    return digest(encode(names))
 
 
 def _summarize_calls(
-    connection: Connection, rows: Iterable[dict[str, Any]], changes: Changes
+    connection: Connection,
+    rows: Iterable[dict[str, Any]],
+    last: int,
+    changes: Changes,
+    writes: bulk.Writes,
 ) -> None:
     """
-    Set the ``call`` of each row; add new calls, and change the summaries of the others.
+    Set the ``call`` of each row; add new calls, with numbers above *last*, and change the
+    summaries of the others.
     """
     of_call: dict[tuple[bytes, bytes], list[dict[str, Any]]] = {}
+    of_ids: dict[tuple[Any, ...], tuple[CallContext | None, list[dict[str, Any]]]] = {}
     for row in rows:
+        body = row["body"]
+        ids = (row["call_id"], *(body.get("call_stack") or ()))
+        found = of_ids.get(ids)
+        if found is None:
+            context = CallContext.of(body)
+            some = [] if context is None else of_call.setdefault(context.keys, [])
+            found = of_ids[ids] = context, some
+        row["context"], some = found
+        some.append(row)
         row["call"] = None
-        if row["context"] is not None:
-            of_call.setdefault(row["context"].keys, []).append(row)
     known = find_calls(connection, {keys[0] for keys in of_call})
-    number = _last_id(connection, calls) if any(keys not in known for keys in of_call) else 0
     added, changed = [], []
     for keys, some in of_call.items():
         call = known.get(keys)
         before = None if call is None else call.summary
         after = summarize(before, map(Logged.of, some))
         if call is None:
-            number += 1
-            added.append((*_new_call(keys, some[0]), *values_of(after), number))
+            number = last = last + 1
+            added.append((*_new_call(keys, some[0]), *after, number))
         else:
-            changed.append((*values_of(after), call.id))
+            number = call.id
+            changed.append((*after, number))
         changes.change_call(before, after)
         for row in some:
-            row["call"] = number if call is None else call.id
-    bulk.insert_rows(connection, _CALL, added)
-    bulk.update_rows(connection, CHANGED, changed)
+            row["call"] = number
+    writes.insert(_CALL, added)
+    writes.update(CHANGED, changed)
 
 
 def find_calls(
@@ -279,33 +297,23 @@ def find_calls(
         *SUMMARY,
     )  # fmt: skip
     return {
-        (as_key(key), as_key(stack)): KnownCall(number, read_summary(values))
+        (bulk.as_key(key), bulk.as_key(stack)): KnownCall(number, read_summary(values))
         for key, stack, number, *values in found
     }
 
 
 def read_summary(values: list[Any]) -> CallSummary:
     """
-    Make a summary of what the columns `SUMMARY` have.
+    Make a summary of the values of the columns `SUMMARY`.
     """
     (
         series_id, first, first_ms, last_ms, ended, is_captured, duration,
          outcome, severity, is_failed, number,
     ) = values  # fmt: skip
     return CallSummary(
-        series_id, as_key(first), first_ms, last_ms, None if ended is None else as_key(ended),
-        bool(is_captured), duration, OUTCOMES[outcome], severity, bool(is_failed), number,
-    )  # fmt: skip
-
-
-def values_of(summary: CallSummary) -> tuple[Any, ...]:
-    """
-    Return the values of the columns `SUMMARY`.
-    """
-    return (
-        summary.series_id, summary.first, summary.first_ms, summary.last_ms,
-        summary.ended, summary.is_captured, summary.duration,
-        OUTCOMES.index(summary.outcome), summary.severity, summary.is_failed, summary.number,
+        series_id, bulk.as_key(first), first_ms, last_ms,
+        None if ended is None else bulk.as_key(ended), bool(is_captured), duration, outcome,
+        severity, bool(is_failed), number,
     )  # fmt: skip
 
 
@@ -313,7 +321,7 @@ def _new_call(keys: tuple[bytes, bytes], row: Mapping[str, Any]) -> tuple[Any, .
     origin, parent = row["origin_call_id"], row["parent_call_id"]
     return (
         *keys,
-        row["context"].stored,
+        encode(row["context"].stored),
         None if origin is None else call_key(origin),
         None if parent is None or parent == origin else call_key(parent),
     )
@@ -321,18 +329,21 @@ def _new_call(keys: tuple[bytes, bytes], row: Mapping[str, Any]) -> tuple[Any, .
 
 def _packed(row: dict[str, Any]) -> tuple[Any, ...]:
     packed, offset, rest = pack(row)
+    body = encode(rest)
     message_id = None if row["uuid"] == row["position"] else row["message_id"]
     return (
-        row["position"], row["series_id"], row["call"], packed, offset, message_id, rest,
+        row["position"], row["series_id"], row["call"], packed, offset, message_id, body,
     )  # fmt: skip
 
 
-def write_changes(connection: Connection, changes: Changes) -> list[tuple[Table, bulk.Rows]]:
+def write_changes(
+    connection: Connection, changes: Changes, writes: bulk.Writes
+) -> list[tuple[Table, bulk.Rows]]:
     """
-    Add *changes* to the tables of counts.
+    Add *changes* to the tables of counts, with *writes*.
 
     Returns:
-        The rows that were added, by table.
+        The rows that are added, by table.
     """
     written: list[tuple[Table, bulk.Rows]] = []
     for table, counter in (
@@ -341,7 +352,7 @@ def write_changes(connection: Connection, changes: Changes) -> list[tuple[Table,
         (durations, _by_name(connection, changes)),
     ):
         rows = sorted((*key, number) for key, number in counter.items() if number)
-        bulk.add_numbers(connection, tuple(table.c), rows)
+        writes.add_numbers(tuple(table.c), rows)
         written.append((table, rows))
     return written
 
