@@ -39,6 +39,7 @@ from nameko_eventlog.store.clickhouse.schema import (
     element,
     event_logs,
     series,
+    series_days,
     time_of,
 )
 from nameko_eventlog.store.outcomes import OUTCOMES, RUNNING
@@ -140,12 +141,10 @@ def _windows(
     """
     Yield ranges of time, in the order of a page, each longer than the one before.
     """
-    bounds = connection.execute(select(func.min(_part.span), func.max(_part.span), func.count()))
-    earliest, latest, number = bounds[0]
-    if not number:
+    bounds = _bounds(connection)
+    if bounds is None:
         return
-    begin = max(begin, earliest * 1000)
-    until = min(until, (latest + SPAN) * 1000)
+    begin, until = max(begin, bounds[0]), min(until, bounds[1])
     if end is not None:
         at = time_of_bytes(end.first)
         begin, until = (begin, min(until, at + 1)) if is_newest else (max(begin, at), until)
@@ -327,8 +326,20 @@ def _by_pair(counted: Subquery, *numbers: ColumnElement[int]) -> Select[Any]:
 
 def _calls_of_range(connection: Connection, filters: Filters) -> Subquery:
     begin, end = filters.range
-    latest = connection.scalar(select(func.max(_part.span))) or 0
-    return calls_in(begin, min(end, (latest + SPAN) * 1000))
+    bounds = _bounds(connection) or (begin, end)
+    return calls_in(begin, min(end, bounds[1]))
+
+
+def _bounds(connection: Connection) -> tuple[int, int] | None:
+    """
+    Return the time of the first event log, and one after that of the last; None if there is none.
+    """
+    day = series_days.c
+    statement = select(func.min(day.first), func.max(day.last), func.count())
+    ((first, last, number),) = connection.execute(statement)
+    if not number:
+        return None
+    return time_of_bytes(bytes(first)), time_of_bytes(bytes(last)) + 1
 
 
 def count_by_entrypoint(
