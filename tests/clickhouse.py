@@ -20,7 +20,7 @@ from tests.postgresql import DatabaseServerError
 from tests.rabbitmq import free_ports
 
 
-_SERVER = pathlib.Path(__file__).with_name("clickhouse_server.py")
+_ROOT = pathlib.Path(__file__).parent.parent
 
 # Ends the server and removes its files when the pipe on its standard input closes,
 # which happens however the process that holds the other end ended.
@@ -90,19 +90,19 @@ class ClickHouse:
         arguments = [str(self._folder), str(self.port), self.user, self.password]
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-I", str(_SERVER), *arguments],
+                [sys.executable, "-m", "tests.clickhouse_server", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=self._folder,
+                cwd=_ROOT,
                 env={"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
             )
         deadline = time.monotonic() + 60
         while not self._answers():
             if not self.running or time.monotonic() > deadline:
-                log = self._log.read_text(errors="replace")
-                raise DatabaseServerError(f"ClickHouse does not start:\n{log}")
+                said = self._log.read_text(errors="replace")
+                raise DatabaseServerError(f"ClickHouse does not start:\n{said}")
             time.sleep(0.02)
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ One process at a time can open a folder of chDB's; this server is that process. 
 as clickhouse-connect needs it. Left out: native protocol, users in SQL, temporary tables, external
 data, progress headers, ``client_protocol_version`` and the system tables that log queries.
 
-Run as a script, with an interpreter that eventlet has not patched.
+Run it as a module, with an interpreter that eventlet has not patched.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ import os
 import pathlib
 import re
 import secrets
-import select
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 import urllib.parse
 import uuid
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from tests.clickhouse_engine import (
+    Engine,
+    ServerError,
+    Session,
+    Sessions,
+    Watcher,
+    checked,
+    first_word,
+    has_several,
+    identifier,
+    quote,
+    split_insert,
+)
+from tests.compression import decompressor, make_compressor
 
-_CONFIG = """
-<clickhouse>
-    <timezone>UTC</timezone>
-    <max_server_memory_usage>2000000000</max_server_memory_usage>
-    <mark_cache_size>67108864</mark_cache_size>
-    <primary_index_cache_size>67108864</primary_index_cache_size>
-    <background_schedule_pool_size>2</background_schedule_pool_size>
-    <max_thread_pool_size>300</max_thread_pool_size>
-    <database_atomic_delay_before_drop_table_sec>1</database_atomic_delay_before_drop_table_sec>
-</clickhouse>
-"""
 
 # In the URL, and no settings of the engine's.
 _PARAMETERS = {
@@ -73,223 +73,28 @@ _PARAMETERS = {
 _STATUSES = {
     194: 401,
     **dict.fromkeys((192, 193, 497, 512, 516), 403),
-    **dict.fromkeys((6, 10, 15, 25, 26, 27, 36, 38, 41, 44, 53, 62, 72, 117, 167, 168), 400),
-    **dict.fromkeys((168, 308, 321, 427, 441, 675, 676), 400),
-    **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 211, 511), 404),
+    **dict.fromkeys((6, 8, 15, 25, 26, 27, 36, 37, 38, 41, 44, 53, 62, 72, 117, 123), 400),
+    **dict.fromkeys((167, 168, 223, 321, 376, 427, 441, 675, 676), 400),
+    **dict.fromkeys((46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 152, 336, 511), 404),
     48: 501,
     159: 408,
+    229: 413,
     **dict.fromkeys((76, 209, 439), 503),
 }
 
 # Each block that chDB streams is complete in itself; in others, it would repeat the frame.
 _STREAMABLE = {b"native", b"tabseparated", b"tsv", b"csv", b"rowbinary", b"jsoneachrow"}
 
-_TOKEN = re.compile(
-    rb"""'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*` | "(?:[^"\\]|\\.)*"
-    | --[^\n]* | \#[ !][^\n]* | /\*.*?\*/ | \w+ | \s+ | .""",
-    re.DOTALL | re.VERBOSE,
-)
-_DATA = re.compile(rb"\s+(\w+)[ \t\f]*(?:\r?\n)?")
-_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*(?:\bSETTINGS\s[^']*)?;?\s*$", re.IGNORECASE)
 _CODE = re.compile(r"Code: (\d+)\.")
 
-# What answers with rows.
-_READING = {b"SELECT", b"WITH", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"}
+# What answers with rows; chDB streams those of the first.
+_STREAMED = {b"SELECT", b"WITH"}
+_READING = _STREAMED | {b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXPLAIN", b"EXISTS"}
 _ANSWERING = _READING | {b"CHECK", b"KILL"}
 
 _PIECE = 1 << 20
 """So many bytes are answered without a head that promises success: ClickHouse's buffer."""
-
-
-class ServerError(Exception):
-    """
-    An error as ClickHouse words it.
-    """
-
-    def __init__(self, code: int, name: str, message: str) -> None:
-        super().__init__(f"Code: {code}. DB::Exception: {message} ({name})")
-
-
-def words(sql: bytes) -> Iterator[tuple[bytes, int]]:
-    """
-    Iterate over a statement's words, in upper case, each with where it ends; without what is
-    quoted and without comments.
-    """
-    for match in _TOKEN.finditer(sql):
-        token = match.group()
-        if token[:1].isalnum() or token[:1] == b"_":
-            yield token.upper(), match.end()
-
-
-def first_word(sql: bytes) -> bytes:
-    """
-    Return a statement's first word, in upper case.
-    """
-    return next((word for word, _ in words(sql)), b"")
-
-
-def split_insert(sql: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """
-    Split an INSERT with data into statement, format and data.
-
-    Returns:
-        None for other statements, also for those whose data are VALUES or the result of a SELECT.
-    """
-    for number, (word, end) in enumerate(words(sql)):
-        if number == 0 and word != b"INSERT":
-            return None
-        if word in (b"VALUES", b"SELECT", b"WITH"):
-            return None
-        if word == b"FORMAT":
-            match = _DATA.match(sql, end)
-            if match is None:
-                return None
-            return sql[: end - len(word)], match.group(1), sql[match.end() :]
-    return None
-
-
-def quote(value: str) -> str:
-    """
-    Quote a string literal.
-    """
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def identifier(name: str) -> str:
-    """
-    Quote an identifier.
-    """
-    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"
-
-
-class Engine:
-    """
-    The engine, and connections to it: a request has one of its own, with its own settings.
-    """
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        from chdb import _chdb
-
-        config = folder / "config.xml"
-        config.write_text(_CONFIG)
-        self._open = _chdb.connect
-        self._address = f"{folder / 'data'}?config-file={config}"
-        self._first = self._open(self._address)  # the engine ends with its last connection
-        row = self._first.query("SELECT version(), timezone()", "TabSeparated").bytes()
-        self.version, self.timezone = row.decode().split()
-
-    @contextlib.contextmanager
-    def connect(self) -> Iterator[Any]:
-        """
-        Open a connection.
-        """
-        connection = self._open(self._address)
-        try:
-            # the engine as a library takes `1 + 1` for a statement
-            connection.query("SET implicit_select = 0", "Null")
-            yield connection
-        finally:
-            connection.close()
-
-    def kill(self, condition: str) -> None:
-        """
-        Cancel queries.
-        """
-        with self.connect() as connection, contextlib.suppress(RuntimeError):
-            connection.query(f"KILL QUERY WHERE {condition} ASYNC", "Null")
-
-    def close(self) -> None:
-        """
-        Cancel what runs and end the engine.
-        """
-        self.kill("query NOT LIKE 'KILL%'")
-        self._first.close()
-
-
-class Session:
-    """
-    What a client has set with SET and USE: it is set again for each of its requests.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.statements: list[bytes] = []
-        self.expires = 0.0
-
-
-class Sessions:
-    """
-    The sessions by their ids.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sessions: dict[str, Session] = {}
-
-    @contextlib.contextmanager
-    def use(self, parameters: dict[str, str]) -> Iterator[Session]:
-        """
-        Take a request's session, unless another request has it: ClickHouse does not wait either.
-        """
-        name = parameters.get("session_id")
-        if not name:
-            yield Session()
-            return
-        now = time.monotonic()
-        with self._lock:
-            for key in [key for key, one in self._sessions.items() if one.expires < now]:
-                if not self._sessions[key].lock.locked():
-                    del self._sessions[key]
-            session = self._sessions.get(name)
-            if session is None:
-                if parameters.get("session_check") == "1":
-                    raise ServerError(372, "SESSION_NOT_FOUND", f"Session {name} not found")
-                session = self._sessions[name] = Session()
-            if not session.lock.acquire(blocking=False):
-                raise ServerError(
-                    373, "SESSION_IS_LOCKED", f"Session {name} is locked by a concurrent client"
-                )
-            session.expires = now + float(parameters.get("session_timeout", 60))
-        try:
-            yield session
-        finally:
-            session.lock.release()
-
-
-class Watcher:
-    """
-    Cancels reading queries whose clients went away.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._epoll = select.epoll()
-        self._tags: dict[int, str] = {}
-        threading.Thread(target=self._run, daemon=True).start()
-
-    @contextlib.contextmanager
-    def watch(self, client: socket.socket, tag: str) -> Iterator[None]:
-        """
-        Watch a client while its query runs.
-        """
-        number = client.fileno()
-        self._tags[number] = tag
-        self._epoll.register(number, select.EPOLLRDHUP)
-        try:
-            yield
-        finally:
-            self._epoll.unregister(number)
-            del self._tags[number]
-
-    def _run(self) -> None:
-        while True:
-            for number, _ in self._epoll.poll():
-                tag = self._tags.get(number)
-                if tag is not None:
-                    self._engine.kill(f"Settings['log_comment'] = {quote(tag)}")
-            time.sleep(0.1)  # a query may not have begun
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -332,14 +137,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         Answer pings and queries.
         """
         path = urllib.parse.urlsplit(self.path)
-        if path.path in ("/ping", "/") and not path.query:
-            self._answer(200, b"Ok.\n")
+        if path.path == "/ping" or (self.path == "/" and self.command == "GET"):
+            self._answer(200, b"Ok.\n", {})
         elif path.path != "/":
-            self._answer(404, f"There is no handle {self.path}\n".encode())
+            self._answer(404, f"There is no handle {self.path}\n".encode(), {})
         else:
             self._handle()
 
-    do_POST = do_GET
+    def do_POST(self) -> None:
+        """
+        Answer queries.
+        """
+        self.do_GET()
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
         """
@@ -353,9 +162,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             try:
                 self._execute()
-            except RuntimeError as exc:  # the engine's
-                self._fail(str(exc))
-            except ServerError as exc:
+            except (RuntimeError, ServerError) as exc:  # the engine's are the former
                 self._fail(str(exc))
         except OSError:
             self.close_connection = True
@@ -384,7 +191,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     raise ServerError(48, "NOT_IMPLEMENTED", "No temporary tables here.")
                 if word == b"KILL":
                     sql = re.sub(rb"\bquery_id\b", b"Settings['log_comment']", sql)
-                if connection.classify_query(sql)["statement_count"] > 1:
+                if has_several(sql):
                     raise ServerError(62, "SYNTAX_ERROR", "Multi-statements are not allowed.")
                 if word in _READING:
                     with self._watched():
@@ -408,8 +215,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for part in parser.parsebytes(head + b"".join(self._body)).iter_parts():
                 if part.get_filename():
                     raise ServerError(48, "NOT_IMPLEMENTED", "No external data here.")
-                name = part.get_param("name", header="content-disposition")
-                parameters[name] = part.get_payload(decode=True).decode(errors="surrogateescape")
+                value: Any = part.get_payload(decode=True)
+                name = str(part.get_param("name", header="content-disposition"))
+                parameters[name] = value.decode(errors="surrogateescape")
         return parameters
 
     def _authenticate(self) -> None:
@@ -511,17 +319,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with contextlib.suppress(RuntimeError):
                 connection.insert_cancel(inserter)
             raise
-        result = connection.insert_done(inserter)
-        if result.has_error():
-            raise RuntimeError(result.error_message())
+        result = checked(connection.insert_done(inserter))
         rows, size = result.rows_written(), result.bytes_written()
-        self._answer(200, b"", **self._summary(rows, size, rows, size))
+        self._answer(200, b"", self._summary(rows, size, rows, size))
 
     def _run(self, connection: Any, sql: bytes, *, has_rows: bool) -> None:
         form = self._format(sql)
-        result = connection.query(sql, form)
-        if result.has_error():
-            raise RuntimeError(result.error_message())
+        result = checked(connection.query(sql, form))
         headers = self._summary(
             result.rows_read(),
             result.bytes_read(),
@@ -529,19 +333,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             result.bytes_written(),
         )
         if has_rows:
-            headers["X_ClickHouse_Format"] = form
-        self._answer(200, result.bytes(), compress=self._compressor(), **headers)
+            headers["X-ClickHouse-Format"] = form
+        self._answer(200, result.bytes(), headers, compress=True)
 
     def _select(self, connection: Any, sql: bytes) -> None:
         form = self._format(sql)
         wait = self._parameters.get("wait_end_of_query") in ("1", "true")
-        if wait or form.lower().encode() not in _STREAMABLE:
+        can_stream = first_word(sql) in _STREAMED and form.lower().encode() in _STREAMABLE
+        if wait or not can_stream:
             self._run(connection, sql, has_rows=True)
             return
         stream = connection.send_query(sql, form)
         held: list[bytes] = []
         try:
-            while piece := self._fetch(connection, stream):
+            while piece := checked(connection.streaming_fetch_result(stream)).bytes():
                 held.append(piece)
                 if self._begun or sum(map(len, held)) > _PIECE:
                     self._begin(form)
@@ -553,16 +358,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self._begun:
             self._end()
             return
-        self._answer(
-            200, b"".join(held), compress=self._compressor(), X_ClickHouse_Format=form
-        )
-
-    def _fetch(self, connection: Any, stream: Any) -> bytes:
-        result = connection.streaming_fetch_result(stream)
-        if result.has_error():
-            raise RuntimeError(result.error_message())
-        data: bytes = result.bytes()
-        return data
+        self._answer(200, b"".join(held), {"X-ClickHouse-Format": form}, compress=True)
 
     def _format(self, sql: bytes) -> str:
         match = _FORMAT.search(sql)
@@ -588,7 +384,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "written_bytes": str(size),
             "elapsed_ns": str(elapsed),
         }
-        return {"X_ClickHouse_Summary": json.dumps(summary, separators=(",", ":"))}
+        return {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))}
 
     def _compressor(self) -> tuple[str, Any] | None:
         if self._parameters.get("enable_http_compression") != "1":
@@ -607,15 +403,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("X-ClickHouse-Timezone", self.server.engine.timezone)
         self.send_header("X-ClickHouse-Query-Id", getattr(self, "_query_id", ""))
         for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+            self.send_header(name, value)
 
     def _answer(
-        self, status: int, body: bytes, compress: tuple[str, Any] | None = None, **headers: str
+        self, status: int, body: bytes, headers: dict[str, str], *, compress: bool = False
     ) -> None:
-        if compress is not None and body:
-            encoding, compressor = compress
+        if body and compress and (found := self._compressor()):
+            encoding, compressor = found
             body = compressor.compress(body) + compressor.flush()
-            headers["Content_Encoding"] = encoding
+            headers["Content-Encoding"] = encoding
         self._begun = True
         self._head(status, headers)
         self.send_header("Content-Length", str(len(body)))
@@ -628,11 +424,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self._begun = True
         self._tag = secrets.token_hex(8)
-        headers = {"X_ClickHouse_Format": form, "X_ClickHouse_Exception_Tag": self._tag}
+        headers = {"X-ClickHouse-Format": form, "X-ClickHouse-Exception-Tag": self._tag}
         compress = self._compressor()
         self._stream: Any = None
         if compress is not None:
-            headers["Content_Encoding"], self._stream = compress
+            headers["Content-Encoding"], self._stream = compress
         self._head(200, headers)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -675,88 +471,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         match = _CODE.match(message)
         code = int(match.group(1)) if match else 1002
-        self._answer(_STATUSES.get(code, 500), body, X_ClickHouse_Exception_Code=str(code))
-
-
-def decompressor(encoding: str) -> Callable[[], Any]:
-    """
-    Return what makes a decompressor of a single frame.
-    """
-    if encoding == "gzip":
-        return lambda: _Inflater(31)
-    if encoding == "deflate":
-        return lambda: _Inflater(15)
-    if encoding == "lz4":
-        import lz4.frame
-
-        return lz4.frame.LZ4FrameDecompressor  # type: ignore[no-any-return]
-    if encoding == "zstd":
-        return zstd().ZstdDecompressor  # type: ignore[no-any-return]
-    raise ServerError(48, "NOT_IMPLEMENTED", f"Unknown compression method: {encoding}.")
-
-
-class _Inflater:
-    """
-    zlib's, with the interface of the others.
-    """
-
-    def __init__(self, wbits: int) -> None:
-        self._inflater = zlib.decompressobj(wbits)
-
-    @property
-    def eof(self) -> bool:
-        return self._inflater.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inflater.unused_data
-
-    def decompress(self, data: bytes) -> bytes:
-        return self._inflater.decompress(data)
-
-
-class _Lz4:
-    """
-    A compressor of a single frame, with zlib's interface.
-    """
-
-    def __init__(self) -> None:
-        import lz4.frame
-
-        self._compressor = lz4.frame.LZ4FrameCompressor()
-        self._head = self._compressor.begin()
-
-    def compress(self, data: bytes) -> bytes:
-        head, self._head = self._head, b""
-        return bytes(head + self._compressor.compress(data))
-
-    def flush(self) -> bytes:
-        return bytes(self._compressor.flush())
-
-
-def make_compressor(encoding: str) -> Any:
-    """
-    Make a compressor with ``compress`` and ``flush``; None when it is unknown.
-    """
-    if encoding in ("gzip", "deflate"):
-        return zlib.compressobj(1, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
-    with contextlib.suppress(ImportError):
-        if encoding == "lz4":
-            return _Lz4()
-        if encoding == "zstd":
-            return zstd().ZstdCompressor()
-    return None
-
-
-def zstd() -> Any:
-    """
-    Import the library of Zstandard, which came to the standard library with Python 3.14.
-    """
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-    else:
-        from backports import zstd
-    return zstd
+        self._answer(_STATUSES.get(code, 500), body, {"X-ClickHouse-Exception-Code": str(code)})
 
 
 def main() -> None:
@@ -774,7 +489,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # for the engine's threads, too
     engine = Engine(options.folder)
     server = Server(options.port, engine, {options.user: options.password})
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     signal.sigwait(signals)
     server.shutdown()
     server.server_close()
