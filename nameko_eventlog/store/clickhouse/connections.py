@@ -3,6 +3,9 @@ Connections to ClickHouse, over HTTP.
 
 Statements are SQLAlchemy's, compiled by clickhouse-connect's dialect; values are passed apart from
 the text, and quoted by clickhouse-connect.
+
+Beside green threads, a thread of ``eventlet.tpool`` uses a connection. It must not wait for a lock
+that a green thread may hold, so the loggers of clickhouse-connect and of urllib3 are disabled.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from sqlalchemy import URL, Executable, column, func, select, table
 
 from nameko_eventlog.addresses import masked_text
 from nameko_eventlog.extras import extra
+from nameko_eventlog.store.backends import RowRefused
 from nameko_eventlog.store.databases import DatabaseError, parse_address, shown_address
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 
@@ -27,10 +31,11 @@ with extra("clickhouse"):
     from clickhouse_connect.driver import exceptions
     from clickhouse_connect.driver.client import Client
 
-for _name in ("clickhouse_connect", "urllib3"):
-    # real threads must not wait for the locks of logging, which green threads may hold
-    for _logger in (_name, f"{_name}.driver.httpclient", f"{_name}.connectionpool"):
-        logging.getLogger(_logger).disabled = True
+_LOGGERS = [
+    logging.getLogger(name)
+    for name in list(logging.root.manager.loggerDict)
+    if name.partition(".")[0] in ("clickhouse_connect", "urllib3")
+]
 
 CONNECT_SECONDS = 5
 """How long to wait for a connection."""
@@ -38,8 +43,7 @@ CONNECT_SECONDS = 5
 WAIT_SECONDS = 45
 """How long to wait for an answer: a server that takes longer is dead."""
 
-DataError = exceptions.DataError
-"""A value that the driver cannot encode."""
+_REFUSED = 469  # a constraint is violated
 
 _PORTS = {"clickhouse": 8123, "clickhouses": 8443}
 
@@ -131,11 +135,22 @@ class Connection:
     def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """
         Insert rows, given by columns.
+
+        Raises:
+            RowRefused: The driver cannot encode one of them, or the table has a constraint that
+                one of them violates.
         """
-        self._open().insert(
-            table, list(columns.values()), column_names=list(columns), column_oriented=True,
-            settings=self._settings(),
-        )  # fmt: skip
+        try:
+            self._open().insert(
+                table, list(columns.values()), column_names=list(columns), column_oriented=True,
+                settings=self._settings(),
+            )  # fmt: skip
+        except exceptions.DataError as exc:
+            raise RowRefused(f"the database: {exc}") from exc
+        except exceptions.DatabaseError as exc:
+            if getattr(exc, "code", None) != _REFUSED:
+                raise
+            raise RowRefused(f"the database: {_describe(exc)[0]}") from exc
 
     def has_table(self, name: str) -> bool:
         """
@@ -190,9 +205,15 @@ class Connection:
         return {"max_execution_time": max(min(self._deadline.left(), WAIT_SECONDS), 0.01)}
 
     def _open(self) -> Client:
+        _silence()  # logging may have been configured since
         if self._client is None:
             self._client = _connect(self.url)
         return self._client
+
+
+def _silence() -> None:
+    for logger in _LOGGERS:
+        logger.disabled = True
 
 
 def _connect(url: URL) -> Client:

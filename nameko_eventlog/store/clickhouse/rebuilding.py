@@ -7,6 +7,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from sqlalchemy import func, select
+from sqlalchemy import table as table_named
 
 from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.schema import (
@@ -74,7 +75,10 @@ def _replace(connection: Connection, table: str, text: str, day: int) -> None:
     connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
     connection.command(f"CREATE TABLE {rebuilt} AS {table}")
     connection.command(f"INSERT INTO {rebuilt} {select_}")
-    connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    if connection.scalar(select(func.count()).select_from(table_named(rebuilt))):
+        connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    else:  # nothing is left, and nothing cannot replace a partition
+        connection.command(f"ALTER TABLE {table} DROP PARTITION '{date_}'")
     connection.command(f"DROP TABLE {rebuilt} SYNC")
 
 
