@@ -29,6 +29,7 @@ from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples
 from tests.store.conftest import Make, body, make_message
 from tests.store.hostile import HOSTILE_MESSAGES
+from tests.store.tables import Tables
 
 
 ACCEPT = content_types(["json"])

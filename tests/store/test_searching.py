@@ -236,8 +236,9 @@ class TestSearch:
         ) -> None:
             until = since + length + 1
             options: dict[str, Any] = {
-                "since": format_time(BASE + since * 1000), "until": format_time(BASE + until * 1000),
-            }  # fmt: skip
+                "since": format_time(BASE + since * 1000),
+                "until": format_time(BASE + until * 1000),
+            }
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(searching, "_TESTED", 1)
                 patch.setattr(searching, "_MOST_TESTED", 3)
@@ -297,7 +298,6 @@ class TestSearch:
         assert 60 == len(found) == len(set(found))
 
     @pytest.mark.parametrize("database", SQL, indirect=True)
-    @pytest.mark.parametrize("database", SQL, indirect=True)
     def test_frequent(self, tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """
         A page that the first rows fill needs no index.
@@ -310,7 +310,6 @@ class TestSearch:
 
         assert not any(map(is_by_index, plans))
 
-    @pytest.mark.parametrize("database", SQL, indirect=True)
     @pytest.mark.parametrize("database", SQL, indirect=True)
     def test_rare(self, tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """
@@ -389,7 +388,6 @@ class TestTrigrams:
 
 class TestWithoutIndex:
     @pytest.mark.parametrize("database", SQL, indirect=True)
-    @pytest.mark.parametrize("database", SQL, indirect=True)
     def test_searches(self, without_index: str) -> None:
         """
         Without an index everything is written, found and deleted, and `check` says that it is
@@ -406,7 +404,6 @@ class TestWithoutIndex:
         assert said.startswith("current and writable; texts are searched without an index, ")
         assert [5] == list(purge(without_index, LATER))
 
-    @pytest.mark.parametrize("database", SQL, indirect=True)
     @pytest.mark.parametrize("database", SQL, indirect=True)
     def test_said_before(self, database: str) -> None:
         """
