@@ -10,7 +10,6 @@ from sqlalchemy import delete, func, select, text
 
 from nameko_eventlog.store.clickhouse import schema as clickhouse_schema
 from nameko_eventlog.store.clickhouse.connections import Connection
-from nameko_eventlog.store.clickhouse.rebuilding import SYNCHRONOUS
 from nameko_eventlog.store.sql import schema as sql_schema
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.writing import EventLogWriter
@@ -105,7 +104,7 @@ class Tables:
                 )
             return
         self._clickhouse.command(
-            f"ALTER TABLE {VERSIONS} UPDATE version_num = '{version}' WHERE 1", SYNCHRONOUS
+            f"ALTER TABLE {VERSIONS} UPDATE version_num = '{version}' WHERE 1", is_long=True
         )
 
     def refuse(self, table: str, column: str, value: str) -> None:

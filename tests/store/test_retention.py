@@ -347,8 +347,8 @@ class TestRules:
         assert caplog.messages[0].startswith(
             "retention: 32 event logs, more than half of all, are from before"
             f" {shown(earliest(database, 5))} (older than 5 days, level error) or from before"
-            f" {shown(earliest(database, 7))} (older than 7 days, service shop); deleting them in a"
-            " day"
+            f" {shown(earliest(database, 7))} (older than 7 days, service shop); deleting them in"
+            " a day"
         )
         clocks.seconds += HOLD_SECONDS
         assert 32 == run(retention)

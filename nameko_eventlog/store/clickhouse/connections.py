@@ -11,10 +11,11 @@ that a green thread may hold, so the loggers of clickhouse-connect and of urllib
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Executable, column, func, select, table
 
@@ -29,7 +30,8 @@ with extra("clickhouse"):
     import clickhouse_connect
     from clickhouse_connect.cc_sqlalchemy.dialect import ClickHouseDialect
     from clickhouse_connect.driver import exceptions
-    from clickhouse_connect.driver.client import Client
+    from clickhouse_connect.driver.httpclient import HttpClient
+    from urllib3 import Timeout
 
 _LOGGERS = [
     logging.getLogger(name)
@@ -40,8 +42,14 @@ _LOGGERS = [
 CONNECT_SECONDS = 5
 """How long to wait for a connection."""
 
-WAIT_SECONDS = 45
+WAIT_SECONDS = 45.0
 """How long to wait for an answer: a server that takes longer is dead."""
+
+LONG_SECONDS = 900.0
+"""How long to wait for the end of a statement that changes a whole day."""
+
+GRACE_SECONDS = 1.0
+"""How long to wait after the deadline: ClickHouse usually cancels the query by itself."""
 
 _REFUSED = 469  # a constraint is violated
 
@@ -59,6 +67,9 @@ _SETTINGS = {
     "max_insert_block_size": 1 << 30,
     "async_insert": 0,
 }
+
+# with these, a statement waits until all that it changes has been changed
+_SYNCHRONOUS = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
 
 _MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
 
@@ -96,7 +107,7 @@ class Connection:
     def __init__(self, uri: str, deadline: Deadline | None = None) -> None:
         self.url = parse_address(uri)
         self._deadline = deadline
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
 
     def execute(self, statement: Executable) -> Sequence[Sequence[Any]]:
         """
@@ -126,11 +137,17 @@ class Connection:
         rows = self.execute(statement)
         return rows[0][0] if rows else None
 
-    def command(self, text: str, settings: Mapping[str, Any] | None = None) -> Any:
+    def command(self, text: str, *, is_long: bool = False) -> Any:
         """
         Run a statement of this package's own text.
+
+        Args:
+            text: The statement.
+            is_long: Whether it changes a whole day, and is waited for.
         """
-        return self._open().command(text, settings={**self._settings(), **(settings or {})})
+        client = self._open(LONG_SECONDS if is_long else None)
+        settings = self._settings()
+        return client.command(text, settings={**settings, **_SYNCHRONOUS} if is_long else settings)
 
     def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """
@@ -204,10 +221,15 @@ class Connection:
         self.check()
         return {"max_execution_time": max(min(self._deadline.left(), WAIT_SECONDS), 0.01)}
 
-    def _open(self) -> Client:
+    def _open(self, seconds: float | None = None) -> HttpClient:
         _silence()  # logging may have been configured since
+        if seconds is None:
+            seconds = WAIT_SECONDS
+        if self._deadline is not None:
+            seconds = min(seconds, max(self._deadline.left(), 0.0) + GRACE_SECONDS)
         if self._client is None:
-            self._client = _connect(self.url)
+            self._client = _connect(self.url, seconds)
+        self._client.timeout = Timeout(connect=CONNECT_SECONDS, read=seconds)
         return self._client
 
 
@@ -216,8 +238,8 @@ def _silence() -> None:
         logger.disabled = True
 
 
-def _connect(url: URL) -> Client:
-    client: Client = clickhouse_connect.get_client(
+def _connect(url: URL, seconds: float) -> HttpClient:
+    client = clickhouse_connect.get_client(
         interface="https" if url.drivername == "clickhouses" else "http",
         host=url.host or "localhost",
         port=url.port or _PORTS[url.drivername],
@@ -225,7 +247,7 @@ def _connect(url: URL) -> Client:
         password=url.password or "",
         database=url.database or "default",
         connect_timeout=CONNECT_SECONDS,
-        send_receive_timeout=WAIT_SECONDS,
+        send_receive_timeout=math.ceil(seconds),
         query_retries=0,
         autogenerate_session_id=False,
         client_name="nameko-eventlog",
@@ -233,7 +255,7 @@ def _connect(url: URL) -> Client:
         settings=_SETTINGS,
         dedicated_pool=True,
     )
-    return client
+    return cast(HttpClient, client)
 
 
 def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:
