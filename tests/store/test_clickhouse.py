@@ -249,7 +249,8 @@ class TestTests:
                     body(
                         timestamp=format_time(now - number * 1000),
                         data={"tags": [number % 4, number]},
-                    )
+                    ),
+                    message_id=str(number),
                 )
                 for number in range(50)
             ]
