@@ -17,7 +17,6 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from nameko_eventlog import limits
 from nameko_eventlog.store import DatabaseError, EventLogQuery
@@ -28,9 +27,8 @@ from nameko_eventlog.store.archives.importing import BadRow, Counts, Import, mak
 from nameko_eventlog.store.archives.sources import LineSource, check_name, open_source
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.times import format_time, now_ms
-from nameko_eventlog.store.writing import EventLogWriter, content_types
+from nameko_eventlog.store.writing import content_types
 from tests.examples import examples
 from tests.postgresql import PostgreSQL
 from tests.store.archived import (
@@ -45,6 +43,7 @@ from tests.store.archived import (
 )
 from tests.store.conftest import body, make_message
 from tests.store.hostile import JSON, TEXT
+from tests.store.tables import with_tables
 
 
 NOW = now_ms()
@@ -407,21 +406,8 @@ class TestBadLines:
         """
         So it does after a row that the database alone refuses.
         """
-        writer = EventLogWriter(database, ["json"])
-        writer.prepare()
-        writer.close()
-        engine = open_engine(database, writes=True)
-        with engine.begin() as connection:
-            if engine.dialect.name == "sqlite":
-                connection.execute(
-                    text(
-                        "CREATE TRIGGER refuse BEFORE INSERT ON event_logs WHEN NEW.message_id ="
-                        " 'bad' BEGIN SELECT RAISE(ABORT, 'refused'); END"
-                    )
-                )
-            else:
-                connection.execute(text("ALTER TABLE event_logs ADD CHECK (message_id <> 'bad')"))
-        engine.dispose()
+        with with_tables(database) as tables:
+            tables.refuse("event_logs", "message_id", "bad")
         path = tmp_path / "x.jsonl"
         lines = [line(message_id=one) for one in ("a", "bad", "b", "c")]
         path.write_bytes(b"\n".join([*lines, lines[0]]))

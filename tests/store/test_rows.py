@@ -16,7 +16,6 @@ import kombu.serialization
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, func, select
 
 from nameko_eventlog import limits
 from nameko_eventlog.consuming import ReceivedMessage
@@ -25,13 +24,12 @@ from nameko_eventlog.store import EventLogQuery
 from nameko_eventlog.store.dating import EARLIEST_MS, NOTES
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.rows import Unstorable, make_row
-from nameko_eventlog.store.sql.engines import open_engine
-from nameko_eventlog.store.sql.schema import event_logs, message_ids, rejects
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter, content_types
 from tests.examples import examples
 from tests.store.conftest import Make, body, make_message
 from tests.store.hostile import HOSTILE_MESSAGES
+from tests.store.tables import Tables
 
 
 ACCEPT = content_types(["json"])
@@ -266,23 +264,19 @@ class TestStoredOnce:
         """
         writer = EventLogWriter(database, ["json"])
         writer.prepare()
-        engine = open_engine(database)
-        found = select(event_logs.c.position)
+        tables = Tables(database)
 
         @settings(max_examples=15, deadline=None)
         @given(st.lists(st.tuples(timestamps, st.none() | ids), max_size=30))
         def write(told: list[tuple[Any, str | None]]) -> None:
-            with engine.begin() as connection:
-                for table in (event_logs, message_ids):
-                    connection.execute(delete(table))
+            tables.empty("event_logs", "message_ids")
             messages = [
                 make_message(body(timestamp=one), message_id=message_id, nonce=os.urandom(10))
                 for one, message_id in told
             ]
             assert [] == writer.write(messages) + writer.write(messages[::-1])
             latest = now_ms() + limits.AHEAD_SECONDS * 1000
-            with engine.begin() as connection:
-                times = [time_of(position) for position in connection.scalars(found)]
+            times = list(map(time_of, tables.positions()))
             given = [message_id for _, message_id in told]
             assert given.count(None) + len({*given} - {None}) == len(times)
             assert all(EARLIEST_MS <= one <= latest for one in times)
@@ -291,7 +285,7 @@ class TestStoredOnce:
             write()
         finally:
             writer.close()
-            engine.dispose()
+            tables.close()
 
     def test_same_position(self, database: str) -> None:
         """
@@ -355,7 +349,7 @@ class TestHostile:
         """
         writer = EventLogWriter(database, ["json"])
         writer.prepare()
-        engine = open_engine(database)
+        tables = Tables(database)
         sent: set[Any] = set()
 
         @settings(
@@ -379,15 +373,11 @@ class TestHostile:
             return message_id or (one.body, one.exchange, one.routing_key, one.content_type)
 
         def total() -> int:
-            with engine.begin() as connection:
-                return sum(
-                    connection.scalar(select(func.count()).select_from(table)) or 0
-                    for table in (event_logs, rejects)
-                )
+            return tables.count("event_logs", "rejects")
 
         try:
             write()
             assert total() > 0
         finally:
             writer.close()
-            engine.dispose()
+            tables.close()

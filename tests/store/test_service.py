@@ -19,7 +19,7 @@ from kombu import Connection, Exchange
 from nameko.exceptions import ConfigurationError
 from nameko.standalone.rpc import ClusterRpcProxy
 from nameko.testing.services import dummy, entrypoint_hook
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 
 from nameko_eventlog import EventLogDispatcher, consumer_stats
 from nameko_eventlog.explorer.service import Pages
@@ -29,7 +29,6 @@ from nameko_eventlog.store.service import Database
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.sql.partitions import days_of
-from nameko_eventlog.store.sql.schema import event_logs, rejects
 from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
@@ -38,6 +37,7 @@ from tests.rabbitmq import Broker
 from tests.security.messages import hostile_messages, readable_id
 from tests.security.sender import Sender
 from tests.store.conftest import body
+from tests.store.tables import Tables
 from tests.waiting import wait_until
 
 
@@ -271,14 +271,10 @@ class TestEventLogStore:
         ]
         again = messages[::8]
         wanted = len(messages) + sum(readable_id(one.properties) is None for one in again)
-        engine = open_engine(database)
+        tables = Tables(database)
 
         def kept() -> list[int]:
-            with engine.begin() as connection:
-                return [
-                    connection.scalar(select(func.count()).select_from(table)) or 0
-                    for table in (event_logs, rejects)
-                ]
+            return [tables.count("event_logs"), tables.count("rejects")]
 
         with Sender(rabbit_config["AMQP_URI"]) as sender:
             sender.send_all(event_exchange("shop").name, "log_event", messages + again)
@@ -289,7 +285,7 @@ class TestEventLogStore:
         assert 1 == len(stored(database, 1, service="shop", data={"number": 0}))
         assert wanted + 1 == sum(kept())
         assert min(kept()) > examples(150)  # the messages are of both kinds
-        engine.dispose()
+        tables.close()
         assert 0 == dead_letters(rabbit_config)
         with entrypoint_hook(store, "services") as hook:
             assert "shop" in {one["service_name"] for one in hook()}

@@ -19,7 +19,6 @@ from nameko_eventlog.store import DatabaseError, EventLogStore
 from nameko_eventlog.store.rejecting import Rejects
 from nameko_eventlog.store.service import StoreConsumer
 from nameko_eventlog.store.sql.engines import open_engine
-from nameko_eventlog.store.sql.migrating import VERSION_TABLE, Migration
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.conftest import global_config
 from tests.nameko_version import event_exchange
@@ -28,6 +27,7 @@ from tests.proxy import Proxy
 from tests.rabbitmq import Broker
 from tests.store.conftest import Make, body
 from tests.store.numbered import left, numbers, send
+from tests.store.tables import with_tables
 from tests.waiting import wait_until
 
 
@@ -175,20 +175,14 @@ class TestTakesNoWrites:
         """
         The same, with tables of a later version, until they are this one's.
         """
-        engine = open_engine(database, writes=True)
-        Migration(engine).run()
-        with engine.begin() as connection:
-            version = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-        start(rabbit_config, uri=database, quorum=True)
-        send(rabbit_config, 0, 5)
-        wait_until(lambda: len(handed_back) > 5)
-        assert not any(handed_back)
-        with engine.begin() as connection:
-            connection.execute(
-                text(f"UPDATE {VERSION_TABLE} SET version_num = :one"), {"one": version}
-            )
-        engine.dispose()
+        with with_tables(database) as tables:
+            version = tables.version()
+            tables.set_version("9999")
+            start(rabbit_config, uri=database, quorum=True)
+            send(rabbit_config, 0, 5)
+            wait_until(lambda: len(handed_back) > 5)
+            assert not any(handed_back)
+            tables.set_version(version)
 
         wait_until(lambda: len(numbers(database)) >= 5)
         wait_until(lambda: left(rabbit_config) == (0, 0))

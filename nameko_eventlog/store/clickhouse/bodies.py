@@ -96,6 +96,15 @@ class Bodies:
             for call, context in connection.execute(statement):
                 self._contexts[bytes(call)] = CallContext.read(decode_json(context))
 
+    def are_whole(self, found: StoredRow) -> bool:
+        """
+        Tell whether what the body is made of is there: it is not where the event log has been
+        deleted meanwhile.
+        """
+        return found.series_id in self._names and (
+            found.call == NO_KEY or found.call in self._contexts
+        )
+
     def row(self, found: StoredRow) -> EventLogRow:
         """
         Make an answer's row; a large body becomes a summary.

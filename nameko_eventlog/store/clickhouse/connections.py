@@ -3,20 +3,25 @@ Connections to ClickHouse, over HTTP.
 
 Statements are SQLAlchemy's, compiled by clickhouse-connect's dialect; values are passed apart from
 the text, and quoted by clickhouse-connect.
+
+Beside green threads, a thread of ``eventlet.tpool`` uses a connection. It must not wait for a lock
+that a green thread may hold, so the loggers of clickhouse-connect and of urllib3 are disabled.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Executable, column, func, select, table
 
 from nameko_eventlog.addresses import masked_text
 from nameko_eventlog.extras import extra
+from nameko_eventlog.store.backends import RowRefused
 from nameko_eventlog.store.databases import DatabaseError, parse_address, shown_address
 from nameko_eventlog.store.deadlines import Deadline, TimeUp
 
@@ -25,21 +30,28 @@ with extra("clickhouse"):
     import clickhouse_connect
     from clickhouse_connect.cc_sqlalchemy.dialect import ClickHouseDialect
     from clickhouse_connect.driver import exceptions
-    from clickhouse_connect.driver.client import Client
+    from clickhouse_connect.driver.httpclient import HttpClient
+    from urllib3 import Timeout
 
-for _name in ("clickhouse_connect", "urllib3"):
-    # real threads must not wait for the locks of logging, which green threads may hold
-    for _logger in (_name, f"{_name}.driver.httpclient", f"{_name}.connectionpool"):
-        logging.getLogger(_logger).disabled = True
+_LOGGERS = [
+    logging.getLogger(name)
+    for name in list(logging.root.manager.loggerDict)
+    if name.partition(".")[0] in ("clickhouse_connect", "urllib3")
+]
 
 CONNECT_SECONDS = 5
 """How long to wait for a connection."""
 
-WAIT_SECONDS = 45
+WAIT_SECONDS = 45.0
 """How long to wait for an answer: a server that takes longer is dead."""
 
-DataError = exceptions.DataError
-"""A value that the driver cannot encode."""
+LONG_SECONDS = 900.0
+"""How long to wait for the end of a statement that changes a whole day."""
+
+GRACE_SECONDS = 1.0
+"""How long to wait after the deadline: ClickHouse usually cancels the query by itself."""
+
+_REFUSED = 469  # a constraint is violated
 
 _PORTS = {"clickhouse": 8123, "clickhouses": 8443}
 
@@ -59,6 +71,9 @@ _SETTINGS = {
     # a subquery of one shard may need rows of another
     "distributed_product_mode": "global",
 }
+
+# with these, a statement waits until all that it changes has been changed
+_SYNCHRONOUS = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
 
 _MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
 
@@ -96,7 +111,7 @@ class Connection:
     def __init__(self, uri: str, deadline: Deadline | None = None) -> None:
         self.url = parse_address(uri)
         self._deadline = deadline
-        self._client: Client | None = None
+        self._client: HttpClient | None = None
 
     def execute(self, statement: Executable) -> Sequence[Sequence[Any]]:
         """
@@ -126,20 +141,37 @@ class Connection:
         rows = self.execute(statement)
         return rows[0][0] if rows else None
 
-    def command(self, text: str, settings: Mapping[str, Any] | None = None) -> Any:
+    def command(self, text: str, *, is_long: bool = False) -> Any:
         """
         Run a statement of this package's own text.
+
+        Args:
+            text: The statement.
+            is_long: Whether it changes a whole day, and is waited for.
         """
-        return self._open().command(text, settings={**self._settings(), **(settings or {})})
+        client = self._open(LONG_SECONDS if is_long else None)
+        settings = self._settings()
+        return client.command(text, settings={**settings, **_SYNCHRONOUS} if is_long else settings)
 
     def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """
         Insert rows, given by columns.
+
+        Raises:
+            RowRefused: The driver cannot encode one of them, or the table has a constraint that
+                one of them violates.
         """
-        self._open().insert(
-            table, list(columns.values()), column_names=list(columns), column_oriented=True,
-            settings=self._settings(),
-        )  # fmt: skip
+        try:
+            self._open().insert(
+                table, list(columns.values()), column_names=list(columns), column_oriented=True,
+                settings=self._settings(),
+            )  # fmt: skip
+        except exceptions.DataError as exc:
+            raise RowRefused(f"the database: {exc}") from exc
+        except exceptions.DatabaseError as exc:
+            if getattr(exc, "code", None) != _REFUSED:
+                raise
+            raise RowRefused(f"the database: {_describe(exc)[0]}") from exc
 
     def has_table(self, name: str) -> bool:
         """
@@ -193,14 +225,25 @@ class Connection:
         self.check()
         return {"max_execution_time": max(min(self._deadline.left(), WAIT_SECONDS), 0.01)}
 
-    def _open(self) -> Client:
+    def _open(self, seconds: float | None = None) -> HttpClient:
+        _silence()  # logging may have been configured since
+        if seconds is None:
+            seconds = WAIT_SECONDS
+        if self._deadline is not None:
+            seconds = min(seconds, max(self._deadline.left(), 0.0) + GRACE_SECONDS)
         if self._client is None:
-            self._client = _connect(self.url)
+            self._client = _connect(self.url, seconds)
+        self._client.timeout = Timeout(connect=CONNECT_SECONDS, read=seconds)
         return self._client
 
 
-def _connect(url: URL) -> Client:
-    client: Client = clickhouse_connect.get_client(
+def _silence() -> None:
+    for logger in _LOGGERS:
+        logger.disabled = True
+
+
+def _connect(url: URL, seconds: float) -> HttpClient:
+    client = clickhouse_connect.get_client(
         interface="https" if url.drivername == "clickhouses" else "http",
         host=url.host or "localhost",
         port=url.port or _PORTS[url.drivername],
@@ -208,7 +251,7 @@ def _connect(url: URL) -> Client:
         password=url.password or "",
         database=url.database or "default",
         connect_timeout=CONNECT_SECONDS,
-        send_receive_timeout=WAIT_SECONDS,
+        send_receive_timeout=math.ceil(seconds),
         query_retries=0,
         autogenerate_session_id=False,
         client_name="nameko-eventlog",
@@ -216,7 +259,7 @@ def _connect(url: URL) -> Client:
         settings=_SETTINGS,
         dedicated_pool=True,
     )
-    return client
+    return cast(HttpClient, client)
 
 
 def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:

@@ -4,8 +4,9 @@ Finding and counting event logs.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, literal, or_, select
@@ -23,9 +24,16 @@ from nameko_eventlog.store.clickhouse.schema import (
     time_of,
 )
 from nameko_eventlog.store.parameters import Filters
+from nameko_eventlog.store.portions import portions
 
 
+_AT_ONCE = 10_000  # ids of a condition
 _TESTED = 1_000  # rows whose bodies Python tests at a time
+_MOST_BYTES = 4 << 20  # of these bodies
+
+_FIRST_PARTS = (1_000, 10_000)
+_LATER_PARTS = 100_000
+"""How many rows statements read, one after the other."""
 
 _row = event_logs.c
 
@@ -56,39 +64,61 @@ class Search:
         """
         if self._every is None:
             return []
+        if not self._bodies.tests:
+            found = self._page(select(_row.position), order, limit, after)
+            return [bytes(one) for (one,) in self._connection.execute(found)]
+        # in parts: a statement that is given up is read to its end
+        positions = []
+        for number in chain(_FIRST_PARTS, repeat(_LATER_PARTS)):
+            read = 0
+            for rows in self._batches(self._page(select(*WHOLE), order, number, after)):
+                read += len(rows)
+                after = rows[-1].position
+                positions += [one.position for one in self._passing(rows)]
+                if len(positions) >= limit:
+                    return positions[:limit]
+            if read < number:
+                break
+        return positions
+
+    def _page(
+        self, columns: Select[Any], order: str, limit: int, after: bytes | None
+    ) -> Select[Any]:
         is_newest = order == "newest"
-        every = list(self._every)
+        every = list(self._every or ())
         if after is not None:
             end = literal(after, Key())
             every.append(_row.position < end if is_newest else _row.position > end)
         ordering = _row.position.desc() if is_newest else _row.position
-        if not self._bodies.tests:
-            found = select(_row.position).where(*every).order_by(ordering).limit(limit)
-            return [bytes(one) for (one,) in self._connection.execute(found)]
-        positions = []
-        for one in self._tested(select(*WHOLE).where(*every).order_by(ordering)):
-            positions.append(one.position)
-            if len(positions) == limit:
-                break
-        return positions
+        return columns.where(*every).order_by(ordering).limit(limit)
 
-    def _tested(self, statement: Select[Any]) -> Iterator[StoredRow]:
+    def _tested(self) -> Iterator[StoredRow]:
         """
-        Yield the rows, with bodies, that pass the tests.
+        Yield all rows, with bodies, that pass the tests.
+        """
+        for rows in self._batches(select(*WHOLE).where(*self._every or ())):
+            yield from self._passing(rows)
+
+    def _batches(self, statement: Select[Any]) -> Iterator[list[StoredRow]]:
+        """
+        Run a query for `WHOLE`, and yield its rows, some at a time.
         """
         waiting: list[StoredRow] = []
+        size = 0
         for values in self._connection.stream(statement):
             waiting.append(stored_row(values))
-            if len(waiting) == _TESTED:
-                yield from self._passing(waiting)
-                waiting = []
-        yield from self._passing(waiting)
+            size += waiting[-1].size
+            if len(waiting) == _TESTED or size > _MOST_BYTES:
+                yield waiting
+                waiting, size = [], 0
+        if waiting:
+            yield waiting
 
     def _passing(self, rows: Sequence[StoredRow]) -> Iterator[StoredRow]:
         bodies = Bodies(self._connection, rows)
         for one in rows:
             self._connection.check()
-            if self._bodies.passes(bodies.body(one)):
+            if bodies.are_whole(one) and self._bodies.passes(bodies.body(one)):
                 yield one
 
     def count(self, group: str | int, limit: int) -> list[tuple[Any, int]]:
@@ -123,7 +153,7 @@ class Search:
     def _count_tested(self, group: str | int, limit: int) -> list[tuple[Any, int]]:
         counter: Counter[Any] = Counter()
         by_series: Counter[int] = Counter()
-        for one in self._tested(select(*WHOLE).where(*self._every or ())):
+        for one in self._tested():
             if isinstance(group, int):
                 time_ms = int.from_bytes(one.position[:6], "big")
                 counter[time_ms - time_ms % group] += 1
@@ -131,8 +161,7 @@ class Search:
                 by_series[one.series_id] += 1
         if isinstance(group, int):
             return sorted(counter.items(), reverse=True)[:limit]
-        names = select(series.c.id, series.c[group]).where(series.c.id.in_(by_series))
-        for number, name in self._connection.execute(names) if by_series else ():
+        for number, name in self._series(series.c[group], of=by_series):
             counter[name] += by_series[number]
         ordered = sorted(counter.items(), key=lambda pair: (-pair[1], pair[0] or ""))
         return ordered[:limit]
@@ -143,12 +172,8 @@ class Search:
         """
         if self._every is None:
             return []
-        every: Sequence[ColumnElement[bool]] = self._every
         if self._bodies.tests:
-            positions = [one.position for one in self._tested(select(*WHOLE).where(*every))]
-            if not positions:
-                return []
-            every = [_row.position.in_(positions)]
+            return self._count_tested_calls(limit)
         is_failure = or_(
             series.c.level.in_(FAILURE_LEVELS), series.c.event_type == ENTRYPOINT_FAILED
         )
@@ -158,12 +183,44 @@ class Search:
         statement = (
             select(*pair, calls, failed, func.count())
             .join_from(event_logs, series, series.c.id == _row.series_id)
-            .where(*every, _row.call != NO_KEY)
+            .where(*self._every, _row.call != NO_KEY)
             .group_by(*pair)
             .order_by(calls.desc(), series.c.caller.nulls_first(), series.c.service_name)
             .limit(limit)
         )
         return [(one[0], one[1], *one[2:5]) for one in self._connection.execute(statement)]
+
+    def _count_tested_calls(self, limit: int) -> list[tuple[str | None, str, int, int, int]]:
+        number = Counter((one.series_id, one.call) for one in self._tested() if one.call != NO_KEY)
+        column = series.c
+        names = {
+            id_: (pair, bool(is_failure))
+            for id_, *pair, is_failure in self._series(
+                column.caller,
+                column.service_name,
+                column.is_failure,
+                of={id_ for id_, _ in number},
+            )
+        }
+        calls: dict[tuple[str | None, str], set[bytes]] = defaultdict(set)
+        failed: dict[tuple[str | None, str], set[bytes]] = defaultdict(set)
+        rows: Counter[tuple[str | None, str]] = Counter()
+        for (id_, call), many in number.items():
+            (caller, service), is_failure = names[id_]
+            calls[caller, service].add(call)
+            failed[caller, service].update([call] if is_failure else [])
+            rows[caller, service] += many
+        found = [(*pair, len(some), len(failed[pair]), rows[pair]) for pair, some in calls.items()]
+        found.sort(key=lambda one: (-one[2], one[0] is not None, one[0] or "", one[1]))
+        return found[:limit]
+
+    def _series(self, *columns: Any, of: Collection[int]) -> Iterator[Sequence[Any]]:
+        """
+        Yield the ids of series with columns of theirs.
+        """
+        for some in portions(list(of), _AT_ONCE):
+            names = select(series.c.id, *columns).where(series.c.id.in_(some))
+            yield from self._connection.execute(names)
 
 
 def _span(milliseconds: int) -> ColumnElement[int]:

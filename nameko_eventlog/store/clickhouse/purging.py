@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from sqlalchemy import func, select
 
 from nameko_eventlog.store.clickhouse.connections import Connection
-from nameko_eventlog.store.clickhouse.rebuilding import SYNCHRONOUS, date_of, rebuild
+from nameko_eventlog.store.clickhouse.rebuilding import date_of, rebuild
 from nameko_eventlog.store.clickhouse.schema import (
     DAY_MS,
     event_logs,
@@ -175,7 +175,7 @@ class ClickHousePurger:
         if before is None and of_day <= number.keys():
             for table in _OF_DAYS:
                 self._connection.command(
-                    f"ALTER TABLE {table} DROP PARTITION '{date_of(day)}'", SYNCHRONOUS
+                    f"ALTER TABLE {table} DROP PARTITION '{date_of(day)}'", is_long=True
                 )
             return
         self._connection.insert("repairs", {"day": [day], "is_open": [1]})
@@ -183,7 +183,8 @@ class ClickHousePurger:
         if before is not None:
             old += f" AND position < unhex('{first_at(before).hex()}')"
         self._connection.command(
-            f"ALTER TABLE event_logs DELETE IN PARTITION '{date_of(day)}' WHERE {old}", SYNCHRONOUS
+            f"ALTER TABLE event_logs DELETE IN PARTITION '{date_of(day)}' WHERE {old}",
+            is_long=True,
         )
         self._repair(day)
 
@@ -196,7 +197,7 @@ class ClickHousePurger:
             self._connection.command(
                 f"ALTER TABLE message_ids DELETE IN PARTITION '{date_of(day)}'"  # noqa: S608
                 " WHERE position NOT IN (SELECT position FROM event_logs WHERE message_id != '')",
-                SYNCHRONOUS,
+                is_long=True,
             )
         self._connection.insert("repairs", {"day": [day], "is_open": [0]})
 
@@ -210,6 +211,6 @@ class ClickHousePurger:
         if number:
             self._connection.command(
                 f"DELETE FROM rejects WHERE rejected_ms < {int(before)}",  # noqa: S608
-                SYNCHRONOUS,
+                is_long=True,
             )
         return number

@@ -41,11 +41,12 @@ from nameko_eventlog.store.clickhouse.schema import (
 from nameko_eventlog.store.deadlines import Deadline
 from nameko_eventlog.store.packing import CallContext
 from nameko_eventlog.store.parameters import Filters
-from nameko_eventlog.store.portions import portions
 from nameko_eventlog.store.positions import time_of, uuid_bytes
 
 
-_FETCHED = 100  # rows that are fetched at a time
+_FETCHED = 100  # rows that are fetched first
+_SMALL = 1_000_000  # bytes: after fewer, more rows are fetched at a time
+_GROWTH = 4
 
 
 class ClickHouseReader:
@@ -102,18 +103,22 @@ class ClickHouseReading:
         Read event logs.
         """
         taken = Taken([], 0, 0)
-        for some in portions(positions, _FETCHED):
+        number = _FETCHED
+        while taken.number < len(positions):
+            some = positions[taken.number : taken.number + number]
             found = {one.position: one for one in self._rows(LISTED, some)}
             bodies = Bodies(self.connection, list(found.values()))
             for position in some:
                 one = found.get(position)
-                if one is not None:
+                if one is not None and bodies.are_whole(one):
                     size = len(one.body)
                     if taken.rows and taken.size + size > most_bytes:
                         return taken
                     taken.rows.append(bodies.row(one))
                     taken.size += size
                 taken.number += 1
+            if taken.size < _SMALL:
+                number *= _GROWTH
         return taken
 
     def _rows(self, columns: Any, positions: Sequence[bytes]) -> list[StoredRow]:
@@ -129,14 +134,18 @@ class ClickHouseReading:
             return None
         if most_bytes is not None and found.size > most_bytes:
             found = found._replace(body="")
-        return Bodies(self.connection, [found]).row(found)
+        bodies = Bodies(self.connection, [found])
+        return bodies.row(found) if bodies.are_whole(found) else None
 
     def get_json(self, message_id: str) -> str | None:
         """
         Return a body as JSON.
         """
         found = self._get(message_id)
-        return None if found is None else Bodies(self.connection, [found]).json(found)
+        if found is None:
+            return None
+        bodies = Bodies(self.connection, [found])
+        return bodies.json(found) if bodies.are_whole(found) else None
 
     def _get(self, message_id: str) -> StoredRow | None:
         column = message_ids.c

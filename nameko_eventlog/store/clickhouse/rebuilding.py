@@ -7,6 +7,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from sqlalchemy import func, select
+from sqlalchemy import table as table_named
 
 from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.schema import (
@@ -17,9 +18,6 @@ from nameko_eventlog.store.clickhouse.schema import (
 )
 from nameko_eventlog.store.positions import first_at
 
-
-SYNCHRONOUS = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
-"""The settings with which a statement waits until it has been carried out."""
 
 _MOST_TIMES = 10  # that a day is made again, because event logs of it arrive meanwhile
 
@@ -73,8 +71,11 @@ def _replace(connection: Connection, table: str, text: str, day: int) -> None:
     )
     connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
     connection.command(f"CREATE TABLE {rebuilt} AS {table}")
-    connection.command(f"INSERT INTO {rebuilt} {select_}")
-    connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    connection.command(f"INSERT INTO {rebuilt} {select_}", is_long=True)
+    if connection.scalar(select(func.count()).select_from(table_named(rebuilt))):
+        connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    else:  # nothing is left, and nothing cannot replace a partition
+        connection.command(f"ALTER TABLE {table} DROP PARTITION '{date_}'")
     connection.command(f"DROP TABLE {rebuilt} SYNC")
 
 

@@ -11,7 +11,6 @@ from sqlalchemy import LargeBinary, func, literal, select
 
 from nameko_eventlog.amqp.decoding import decode_json
 from nameko_eventlog.store.clickhouse.connections import Connection
-from nameko_eventlog.store.clickhouse.rebuilding import SYNCHRONOUS
 from nameko_eventlog.store.clickhouse.schema import rejects
 from nameko_eventlog.store.clickhouse.writing import ClickHouseWriter
 from nameko_eventlog.store.rejecting import Reject
@@ -66,7 +65,7 @@ class ClickHouseRejects:
         with self._connection.errors():
             self._connection.command(
                 f"DELETE FROM rejects WHERE id = {int(id)}",  # noqa: S608
-                SYNCHRONOUS,
+                is_long=True,
             )
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from nameko_eventlog.store.answers import ENTRYPOINT_FAILED, FAILURE_LEVELS
 from nameko_eventlog.store.backends import RowRefused
-from nameko_eventlog.store.clickhouse.connections import Connection, DataError
+from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.migrating import create_tables
 from nameko_eventlog.store.clickhouse.schema import (
     NO_KEY,
@@ -88,8 +88,8 @@ class ClickHouseWriter:
                     self._insert(new)
                 self._insert_rejects(rejected)
                 return len(new)
-        except DataError as exc:
-            raise RowRefused(f"the database: {exc}") from exc
+        except RowRefused:
+            raise
         except BaseException:
             self._is_prepared = False  # it may be another server the next time
             raise
