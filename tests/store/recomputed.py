@@ -13,7 +13,6 @@ from nameko_eventlog.store.clickhouse import connections
 from nameko_eventlog.store.clickhouse import schema as clickhouse
 from nameko_eventlog.store.clickhouse.bodies import WHOLE, Bodies, stored_row
 from nameko_eventlog.store.clickhouse.calls import CallColumns, calls_in
-from nameko_eventlog.store.outcomes import OUTCOMES
 from nameko_eventlog.store.packing import CallContext, call_key
 from nameko_eventlog.store.positions import digest, time_of
 from nameko_eventlog.store.sql.deleting import read_logged
@@ -184,7 +183,7 @@ def _clickhouse_calls(connection: connections.Connection) -> dict[bytes, CallSum
             bytes(ended) if has_ended else None,
             bool(has_ended and is_captured_),
             duration if has_ended else None,
-            OUTCOMES[outcome],
+            outcome,
             severity,
             bool(is_failed),
             numbers[bytes(id_)],
