@@ -179,7 +179,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         watchdog.rest()
 
 
-_SERVERS = {"broker", "postgresql", "tls_broker"}
+_SERVERS = {"broker", "clickhouse", "postgresql", "tls_broker"}
 """Fixtures that start a server."""
 
 
@@ -191,7 +191,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if fixtures & _SERVERS or {"rabbitmq", "postgresql"} & {
+        if fixtures & _SERVERS or {"rabbitmq", "clickhouse", "postgresql"} & {
             parameters.get("any_config"),
             parameters.get("database"),
         }:
