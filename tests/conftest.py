@@ -191,7 +191,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if fixtures & _SERVERS or {"rabbitmq", "postgresql"} & {
+        if fixtures & _SERVERS or {"rabbitmq", "clickhouse", "postgresql"} & {
             parameters.get("any_config"),
             parameters.get("database"),
         }:

@@ -21,6 +21,7 @@ from nameko_eventlog.store.writing import EventLogWriter
 from tests.cli.conftest import Cli
 from tests.postgresql import PostgreSQL
 from tests.revisions import add_revision
+from tests.store.tables import SQL
 
 
 LOGGING: dict[str, Any] = {
@@ -377,6 +378,7 @@ class TestCheck:
         assert said in result.stdout
         assert 1 == result.exit_code
 
+    @pytest.mark.parametrize("database", SQL, indirect=True)
     def test_schema(
         self,
         run: Cli,

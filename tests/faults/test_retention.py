@@ -13,16 +13,15 @@ from datetime import datetime, timedelta, timezone
 
 import eventlet
 import pytest
-from sqlalchemy import func, select
 
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.sql.partitions import DAY_MS, DailyPartitions
-from nameko_eventlog.store.sql.schema import dropped_days, event_logs
 from nameko_eventlog.store.writing import EventLogWriter
-from tests.postgresql import PostgreSQL
 from tests.store.conftest import Make, body, message
 from tests.store.recomputed import check_summaries
+from tests.store.tables import Tables, is_clickhouse, server_of
+from tests.store.test_retention import earliest
 from tests.waiting import wait_until
 
 
@@ -86,13 +85,11 @@ def left(database: str) -> int:
     """
     Return how many event logs, and days to be corrected, there still are.
     """
-    engine = open_engine(database)
-    try:
-        with engine.begin() as connection:
-            tables = (event_logs.c.position, dropped_days.c.begin_ms)
-            return sum(connection.scalar(select(func.count(one))) or 0 for one in tables)
-    finally:
-        engine.dispose()
+    with Tables(database) as tables:
+        if is_clickhouse(database):
+            opened = sum(one for (one,) in tables.rows("repairs", "is_open"))
+            return tables.count("event_logs") + opened
+        return tables.count("event_logs", "dropped_days")
 
 
 @pytest.fixture
@@ -100,11 +97,12 @@ def filled(database: str, message: Make) -> str:
     """
     The database, with four days of calls.
     """
-    engine = open_engine(database, writes=True)
-    Migration(engine).run()
-    for day in range(-4, 1):
-        DailyPartitions(engine, lambda day=day: NOW_MS + day * DAY_MS).add()
-    engine.dispose()
+    if not is_clickhouse(database):
+        engine = open_engine(database, writes=True)
+        Migration(engine).run()
+        for day in range(-4, 1):
+            DailyPartitions(engine, lambda day=day: NOW_MS + day * DAY_MS).add()
+        engine.dispose()
     writer = EventLogWriter(database, ["json"])
     for begin in range(0, CALLS, 250):
         logged = []
@@ -147,9 +145,7 @@ class TestRetention:
         SIGKILL several times, the database restarted twice: in the end what is old is gone, and
         the summaries are those of what is left.
         """
-        server: PostgreSQL | None = None
-        if filled.startswith("postgresql"):
-            server = request.getfixturevalue("postgresql")
+        server = server_of(filled, request)
         for kill in range(KILLS):
             eventlet.sleep(0.5 + seed.random())
             retaining.kill()
@@ -158,7 +154,7 @@ class TestRetention:
                 server.start()
             retaining.start()
         logged = [
-            4 * number / CALLS + hours / 24 <= days
+            NOW - timedelta(days=4 * number / CALLS, hours=hours) >= earliest(filled, days)
             for number in range(CALLS)
             for hours, days in ((0, 0.3), (1, 1), (3, 1))
         ]

@@ -18,15 +18,14 @@ import pytest
 import yaml
 from eventlet import tpool
 from kombu import Connection
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from nameko_eventlog.store.sql.engines import open_engine
-from nameko_eventlog.store.sql.schema import event_logs, rejects
+from nameko_eventlog.amqp.decoding import decode_json
+from nameko_eventlog.store import DatabaseError
 from tests.faults.conftest import Running, settled
-from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker
 from tests.store.recomputed import check_summaries
+from tests.store.tables import Tables, server_of
 from tests.waiting import wait_until
 
 
@@ -73,28 +72,20 @@ def numbers(database: str) -> tuple[list[str], int]:
     """
     Return the number of each stored event log, and how many rejects there are.
     """
-    engine = open_engine(database)
-    try:
-        with engine.begin() as connection:
-            bodies = connection.scalars(select(event_logs.c.body))
-            found = [body["data"]["number"] for body in bodies]
-            return found, connection.scalar(select(func.count()).select_from(rejects)) or 0
-    finally:
-        engine.dispose()
+    with Tables(database) as tables:
+        bodies = [decode_json(one) if isinstance(one, str) else one for one in tables.bodies()]
+        return [body["data"]["number"] for body in bodies], tables.count("rejects")
 
 
 def count(database: str) -> int:
     """
     Count the rows; 0 if the database does not answer.
     """
-    engine = open_engine(database)
-    try:
-        with engine.begin() as connection:
-            return connection.scalar(select(func.count()).select_from(event_logs)) or 0
-    except SQLAlchemyError:
-        return 0
-    finally:
-        engine.dispose()
+    with Tables(database) as tables:
+        try:
+            return tables.count("event_logs")
+        except (SQLAlchemyError, DatabaseError):
+            return 0
 
 
 def is_there(config: dict[str, Any], queue: str) -> bool:
@@ -136,9 +127,7 @@ class TestStore:
         SIGKILL eight times, broker and database restarted twice: each event log is there once, and
         so it is in the summaries.
         """
-        server: PostgreSQL | None = None
-        if database.startswith("postgresql"):
-            server = request.getfixturevalue("postgresql")
+        server = server_of(database, request)
         wait_until(lambda: is_there(rabbit_config, "eventlog-store"))
         publishers = []
         for name in ("one", "two"):

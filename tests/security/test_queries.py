@@ -27,8 +27,6 @@ from nameko_eventlog.delivery.identifiers import UUID7Generator
 from nameko_eventlog.store import DatabaseError, EventLogQuery, InvalidQuery
 from nameko_eventlog.store.reading import Readers
 from nameko_eventlog.store.rows import make_row
-from nameko_eventlog.store.sql.engines import close_engine, open_engine
-from nameko_eventlog.store.sql.inserting import insert_event_logs
 from nameko_eventlog.store.times import format_time
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.store.conftest import body, make_message
@@ -49,8 +47,6 @@ def store(database: str) -> Iterator[Store]:
     """
     writer = EventLogWriter(database, ["json"])
     writer.prepare()
-    writer.close()
-    engine = open_engine(database, writes=True)
     ids = UUID7Generator()
 
     def store(*bodies: dict[str, Any] | str, ahead: float = 0) -> None:
@@ -60,11 +56,10 @@ def store(database: str) -> Iterator[Store]:
             row = make_row(make_message(told, message_id=ids.make(at)), JSON, int(at * 1000))
             row["time_ms"] = int(at * 1000)
             row["body"] = one if isinstance(one, dict) else decoded(one)
-            with engine.begin() as connection:
-                insert_event_logs(connection, [row])
+            assert 1 == writer._writer.insert([row], [])
 
     yield store
-    close_engine(engine)
+    writer.close()
 
 
 @lru_cache(1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import delete, func, select, text
 
 from nameko_eventlog.store.clickhouse import schema as clickhouse_schema
@@ -13,6 +14,8 @@ from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.sql import schema as sql_schema
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.writing import EventLogWriter
+from tests.clickhouse import ClickHouse
+from tests.postgresql import PostgreSQL
 
 
 SQL = ("sqlite", "postgresql")
@@ -87,6 +90,12 @@ class Tables:
         """
         return [bytes(one) for (one,) in self.rows("event_logs", "position")]
 
+    def bodies(self) -> list[Any]:
+        """
+        Return the stored parts of all bodies: as text on ClickHouse.
+        """
+        return [one for (one,) in self.rows("event_logs", "body")]
+
     def version(self) -> str:
         """
         Return the version of the schema.
@@ -137,6 +146,14 @@ def is_clickhouse(database: str) -> bool:
     Tell whether an address is that of a ClickHouse.
     """
     return database.startswith("clickhouse")
+
+
+def server_of(database: str, request: pytest.FixtureRequest) -> PostgreSQL | ClickHouse | None:
+    """
+    Return the server of a database, if it has one.
+    """
+    kind = database.partition(":")[0]
+    return None if kind == "sqlite" else request.getfixturevalue(kind)
 
 
 def with_tables(database: str) -> Tables:

@@ -29,6 +29,7 @@ from nameko_eventlog.store.service import Database
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.sql.partitions import days_of
+from tests.clickhouse import ClickHouse
 from tests.conftest import global_config
 from tests.examples import examples
 from tests.nameko_version import NAMEKO, event_exchange
@@ -43,6 +44,7 @@ from tests.waiting import wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 Run = Callable[..., Any]
+Server = PostgreSQL | ClickHouse
 
 
 class Shop:
@@ -85,6 +87,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("nameko_eventlog.consuming.batches.FIRST_RETRY", 0.05)
     monkeypatch.setattr("nameko_eventlog.consuming.batches.LAST_RETRY", 0.2)
+
+
+@pytest.fixture(params=["postgresql", "clickhouse"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """
+    The test runs twice: with PostgreSQL's running server, and with ClickHouse's.
+    """
+    server: Server = request.getfixturevalue(request.param)
+    server.start()
+    return server
 
 
 @pytest.fixture
@@ -293,7 +305,7 @@ class TestEventLogStore:
     def test_database_down(
         self,
         rabbit_config: Any,
-        postgresql: PostgreSQL,
+        server: Server,
         start: Run,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -303,18 +315,17 @@ class TestEventLogStore:
         monkeypatch.setattr(
             "nameko_eventlog.consuming.entrypoint.EventLogConsumer.hold_seconds", 0.5
         )
-        postgresql.start()
-        uri = postgresql.create_database()
+        uri = server.create_database()
         start(EventLogStore, rabbit_config, uri=uri)
         shop = start(Shop, rabbit_config)
         pay(shop, 0, 10)
         assert 10 == len(stored(uri, 10))
-        postgresql.kill()
+        server.kill()
         try:
             pay(shop, 10, 10)
             wait_until(lambda: waiting(rabbit_config) == 10)  # given back to the broker
         finally:
-            postgresql.start()
+            server.start()
 
         assert list(range(20)) == [one["data"]["number"] for one in stored(uri, 20)]
 
@@ -327,35 +338,31 @@ class TestEventLogStore:
         with EventLogQuery(database) as query:
             assert [] == query.services()
 
-    def test_starts_without_database(
-        self, rabbit_config: Any, postgresql: PostgreSQL, start: Run
-    ) -> None:
+    def test_starts_without_database(self, rabbit_config: Any, server: Server, start: Run) -> None:
         """
         It starts before its database does.
         """
-        postgresql.start()
-        uri = postgresql.create_database()
-        postgresql.stop()
+        uri = server.create_database()
+        server.stop()
         try:
             start(EventLogStore, rabbit_config, uri=uri)
             pay(start(Shop, rabbit_config), 0, 10)
             eventlet.sleep(0.5)
         finally:
-            postgresql.start()
+            server.start()
 
         assert 10 == len(stored(uri, 10))
 
-    def test_hub_is_free(self, rabbit_config: Any, postgresql: PostgreSQL, start: Run) -> None:
+    def test_hub_is_free(self, rabbit_config: Any, server: Server, start: Run) -> None:
         """
         While the database does not answer, green threads go on.
         """
-        postgresql.start()
-        uri = postgresql.create_database()
+        uri = server.create_database()
         start(EventLogStore, rabbit_config, uri=uri)
         shop = start(Shop, rabbit_config)
         pay(shop, 0, 10)
         assert 10 == len(stored(uri, 10))
-        postgresql.freeze()
+        server.freeze()
         try:
             pay(shop, 10, 10)
             ticks = 0
@@ -364,7 +371,7 @@ class TestEventLogStore:
                     eventlet.sleep(0.01)
                     ticks += 1
         finally:
-            postgresql.thaw()
+            server.thaw()
 
         assert ticks > 50
         assert 20 == len(stored(uri, 20))
@@ -397,14 +404,11 @@ class TestEventLogStore:
                         with pytest.raises(Exception, match=f"InvalidQuery {name}='x': unknown"):
                             method(**{name: "x"})
 
-    def test_server_restarted(
-        self, rabbit_config: Any, postgresql: PostgreSQL, start: Run
-    ) -> None:
+    def test_server_restarted(self, rabbit_config: Any, server: Server, start: Run) -> None:
         """
         The first question after a restart of the server is answered as the next ones are.
         """
-        postgresql.start()
-        uri = postgresql.create_database()
+        uri = server.create_database()
         start(EventLogStore, rabbit_config, uri=uri)
         pay(start(Shop, rabbit_config), 0, 3)
         stored(uri, 3)
@@ -416,8 +420,8 @@ class TestEventLogStore:
             for _ in range(2):
                 assert 3 == len(query.query()["event_logs"])
                 assert 3 == len(cluster.eventlog_store.query()["event_logs"])
-                postgresql.stop()
-                postgresql.start()
+                server.stop()
+                server.start()
 
     def test_retention(self, rabbit_config: Any, database: str, start: Run) -> None:
         """
