@@ -73,17 +73,19 @@ lowest: ## make quick with the oldest dependencies that pyproject.toml allows
 test: rabbitmq postgresql chromium ## all tests on this Python: both Namekos, a browser, coverage, the built wheel
 	@$(MAKE) $(VENV)/.browser VENV=$(VENV) NAMEKO='$(NAMEKO2)'
 	@mkdir -p build
+	@$(VENV)/bin/python -m coverage erase
 	@# Two at a time, the longest first. Each prints its output when it ends.
-	@printf '%s\n' measured nameko3 faults browser tutorial wheel | xargs -n 1 -P 2 $(SHELL) -c '\
+	@printf '%s\n' measured store nameko3 faults browser tutorial wheel | xargs -n 1 -P 2 $(SHELL) -c '\
 		echo "==> begins: $$0"; \
 		status=0; $(MAKE) test-$$0 > build/test-$$0.log 2>&1 || status=$$?; \
 		cat build/test-$$0.log; \
 		exit $$status'
 	$(call say,coverage)
+	@$(VENV)/bin/python -m coverage combine --quiet
 	@$(VENV)/bin/python -m coverage report --fail-under=95
 
 # Tests of code that has nothing to do with Nameko: connections, the outbox and the spool, what commands
-# print, the limits of the page's server, the store's SQL. One Nameko is enough for them; make test-all runs them on both.
+# print, the limits of the page's server, the store's databases. One Nameko is enough for them; make test-all runs them on both.
 ONE_NAMEKO := \
 	$(addprefix tests/amqp/test_,broker.py deliveries.py frame_reading.py frame_writing.py received.py) \
 	$(addprefix tests/cli/test_,exporting.py filters.py importing.py output.py spools.py) \
@@ -96,15 +98,19 @@ ONE_NAMEKO := \
 		queries.py retention.py rows.py rules.py searching.py sqlite_files.py summaries.py traces.py)
 
 # The run with coverage takes two to three times as long, so it gets fewer of Hypothesis'
-# examples. make test-all runs the faults on Nameko 3, too. The tutorial has its own
+# examples, and the store is a part of its own. make test-all runs the faults on Nameko 3, too. The tutorial has its own
 # environment, so once is enough.
-.PHONY: test-measured test-nameko3 test-faults test-browser test-tutorial test-wheel
+.PHONY: test-measured test-store test-nameko3 test-faults test-browser test-tutorial test-wheel
 test-measured:
-	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run' \
-		TESTS='--hypothesis-profile=brief --ignore tests/faults --ignore tests/tutorial'
+	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run --parallel-mode' \
+		TESTS='--hypothesis-profile=brief $(addprefix --ignore tests/,faults tutorial store)'
+test-store:
+	@$(MAKE) suite NAMEKO='$(NAMEKO2)' MEASURED='-m coverage run --parallel-mode' \
+		TESTS='--hypothesis-profile=brief tests/store'
 test-nameko3:
 	@$(MAKE) suite VENV=$(VENV)-nameko3 NAMEKO='$(NAMEKO3)' \
-		TESTS='--ignore tests/faults --ignore tests/tutorial $(addprefix --ignore ,$(ONE_NAMEKO))'
+		TESTS='--ignore tests/faults --ignore tests/tutorial $(addprefix --ignore ,$(ONE_NAMEKO)) \
+		-k "not clickhouse"'
 test-tutorial:
 	@$(MAKE) suite NAMEKO='$(NAMEKO2)' TESTS=tests/tutorial
 test-faults test-browser test-wheel: test-%:
