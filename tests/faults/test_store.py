@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -172,3 +173,55 @@ class TestStore:
         assert sorted(logged) == sorted(stored)
         assert 0 == rejected
         tpool.execute(check_summaries, database)
+
+    @pytest.mark.parametrize("database", ["postgresql", "clickhouse"], indirect=True)
+    def test_server(
+        self,
+        request: pytest.FixtureRequest,
+        rabbit_config: dict[str, Any],
+        database: str,
+        store: Store,
+        run: Callable[..., Running],
+        tmp_path: pathlib.Path,
+        seed: random.Random,
+    ) -> None:
+        """
+        The database's server freezes, is killed and is stopped while the store runs: it goes on by
+        itself, says why it does not meanwhile, and each event log is there once.
+        """
+        server = server_of(database, request)
+        assert server is not None
+        wait_until(lambda: is_there(rabbit_config, "eventlog-store"))
+        publisher = run(
+            rabbit_config["AMQP_URI"],
+            {"spool": str(tmp_path / "spool")},
+            folder=tmp_path,
+            PAUSE=0.1,
+        )
+        for trouble in ("freeze", "kill", "stop", "freeze", "kill"):
+            before = tpool.execute(count, database)
+            wait_until(lambda before=before: tpool.execute(count, database) > before, interval=0.1)
+            eventlet.sleep(seed.random() / 2)
+            getattr(server, trouble)()
+            eventlet.sleep(1 + 2 * seed.random())
+            if trouble == "freeze":
+                server.thaw()
+            else:
+                server.start()
+        publisher.stop_logging()
+        wait_until(lambda: publisher.is_done, timeout=120)
+        wait_until(settled(publisher, tmp_path / "spool"), timeout=120)
+        publisher.stop()
+        logged = publisher.logged
+        wait_until(
+            lambda: tpool.execute(count, database) >= len(logged), timeout=120, interval=0.5
+        )
+
+        stored, rejected = tpool.execute(numbers, database)
+        assert sorted(logged) == sorted(stored)
+        assert 0 == rejected
+        tpool.execute(check_summaries, database)
+        assert store.process.poll() is None
+        said = (tmp_path / "store.log").read_text()
+        assert "cannot be used" in said
+        assert re.search(r"refused|REFUSED", said)

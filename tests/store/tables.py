@@ -136,7 +136,8 @@ class Tables:
 
     def _execute(self, statement: Any) -> list[tuple[Any, ...]]:
         if self._clickhouse is not None:
-            return [tuple(one) for one in self._clickhouse.execute(statement)]
+            with self._clickhouse.errors():
+                return [tuple(one) for one in self._clickhouse.execute(statement)]
         with self._engine.begin() as connection:
             return [tuple(one) for one in connection.execute(statement)]
 

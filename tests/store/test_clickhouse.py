@@ -89,7 +89,7 @@ class TestRefused:
         with EventLogQuery(database) as query:
             clickhouse.kill()
             for use in (lambda: writer.write([message(body())]), query.services):
-                with pytest.raises(DatabaseError, match="cannot be used") as raised:
+                with pytest.raises(DatabaseError, match=r"cannot be reached: \[Errno 1") as raised:
                     use()
                 assert "The database cannot be used: it cannot be reached." == raised.value.reason
             clickhouse.start()
@@ -158,7 +158,7 @@ class TestGivenUp:
         try:
             for use, most in ((query.services, 3), (lambda: writer.write([message(body())]), 10)):
                 begin = monotonic()
-                with pytest.raises(DatabaseError, match="cannot be used"):
+                with pytest.raises(DatabaseError, match=r"cannot be reached: .*timed out"):
                     tpool.execute(use)
                 assert monotonic() - begin < most
             with pytest.raises(DatabaseError):

@@ -77,6 +77,7 @@ _SYNCHRONOUS = {"mutations_sync": 2, "lightweight_deletes_sync": 2}
 
 _MESSAGE = re.compile(r"DB::Exception: (.*?)(?: \(version |\Z)", re.DOTALL)
 
+_UNREACHABLE = "it cannot be reached"
 _TOO_LONG = "it took too long"
 _NO_TABLES = "it has no event log tables: start the store once to create them"
 
@@ -211,7 +212,7 @@ class Connection:
             raise self._failure(*_describe(exc)) from exc
         except OSError as exc:
             self.close()
-            raise self._failure(masked_text(str(exc)), "it cannot be reached") from exc
+            raise self._failure(*_describe(exc)) from exc
 
     def _failure(self, description: str, reason: str = "") -> DatabaseError:
         return DatabaseError(
@@ -271,14 +272,18 @@ def _compiled(statement: Any) -> tuple[str, dict[str, Any]]:
     return str(compiled), parameters
 
 
-def _describe(exc: exceptions.ClickHouseError) -> tuple[str, str]:
+def _describe(exc: exceptions.ClickHouseError | OSError) -> tuple[str, str]:
     """
     Return the database's own message, and a reason without its address.
     """
-    found = _MESSAGE.search(str(exc))
-    text = masked_text(" ".join((str(exc) if found is None else found[1]).split()))
     code = getattr(exc, "code", None)
     if code is None:
-        return text, "it cannot be reached"
+        # the texts above have the address of the statement, with all of its settings
+        cause: BaseException = exc
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return f"{_UNREACHABLE}: {masked_text(str(cause))}", _UNREACHABLE
+    found = _MESSAGE.search(str(exc))
+    text = masked_text(" ".join((str(exc) if found is None else found[1]).split()))
     reason = _BY_CODE.get(code) or "it cannot run this query"
     return (reason if reason in (_NO_TABLES, _TOO_LONG) else text), reason
