@@ -33,6 +33,7 @@ from kombu.transport import memory
 
 import logging_ext
 from tests.clickhouse import ClickHouse
+from tests.databases import empty_database
 from tests.examples import SHARED
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
@@ -249,17 +250,14 @@ def clickhouse() -> Iterator[ClickHouse]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "clickhouse"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     """
-    The test runs three times: with the address of an empty database of SQLite's, PostgreSQL's, and
-    ClickHouse's.
+    The test runs twice: with the address of an empty database of SQLite's, and PostgreSQL's.
+
+    Tests of the store itself run on `tests.databases.EVERY` kind.
     """
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/eventlog.db"
-    server = request.getfixturevalue(request.param)
-    server.start()
-    return str(server.create_database())
+    return empty_database(request, tmp_path)
 
 
 @pytest.fixture

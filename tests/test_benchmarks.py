@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.rounds import Result, in_fresh_process
 from tests.clickhouse import ClickHouse
+from tests.databases import EVERY
 from tests.nameko_version import NAMEKO
 from tests.postgresql import PostgreSQL
 from tests.rabbitmq import Broker
@@ -58,6 +59,7 @@ def test_broker(broker: Broker, measure: str, arguments: dict[str, Any]) -> None
     _check(in_fresh_process(measure, uri=broker.vhost_uri(vhost), **arguments))
 
 
+@pytest.mark.parametrize("database", EVERY, indirect=True)
 @pytest.mark.parametrize("side", ["ours", "handler"])
 def test_storing(broker: Broker, database: str, side: str) -> None:
     """

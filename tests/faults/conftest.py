@@ -21,6 +21,7 @@ import pytest
 import yaml
 from kombu import Connection
 
+from tests.databases import EVERY, empty_database
 from tests.delivery.conftest import (
     make_delivery as make_delivery,
 )
@@ -330,3 +331,11 @@ def rounds() -> int:
     How often things are killed: ``ROUNDS``, or a few times.
     """
     return int(os.environ.get("ROUNDS") or 5)
+
+
+@pytest.fixture(params=EVERY)
+def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """
+    The test runs with the address of an empty database of each kind.
+    """
+    return empty_database(request, tmp_path)

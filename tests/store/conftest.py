@@ -5,6 +5,7 @@ Messages as a broker delivers them.
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable
 from datetime import datetime, timezone
 from time import time
@@ -14,6 +15,7 @@ import pytest
 
 from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.delivery.identifiers import UUID7Generator
+from tests.databases import EVERY, empty_database
 
 
 Make = Callable[..., ReceivedMessage]
@@ -67,3 +69,11 @@ def message() -> Make:
     `make_message`.
     """
     return make_message
+
+
+@pytest.fixture(params=EVERY)
+def database(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """
+    The test runs with the address of an empty database of each kind.
+    """
+    return empty_database(request, tmp_path)
