@@ -315,8 +315,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             file.write(data)
             file.writelines(self._body)
             file.flush()
-            statement += b" FROM INFILE '%s' FORMAT %s" % (file.name.encode(), form)
-            result = checked(connection.query(statement, "Null"))
+            table, settings = re.fullmatch(
+                rb"(.*?)(\sSETTINGS\s.*)?", statement, re.DOTALL
+            ).groups()
+            text = b"%s FROM INFILE '%s'%s FORMAT %s"
+            values = (table, file.name.encode(), settings or b"", form)
+            result = checked(connection.query(text % values, "Null"))
         rows, size = result.rows_written(), result.bytes_written()
         self._answer(200, b"", self._summary(rows, size, rows, size))
 

@@ -6,20 +6,27 @@ from __future__ import annotations
 
 import logging.config
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from time import monotonic
+from typing import Any
 
 import pytest
 from eventlet import tpool
 from sqlalchemy import text
 
+from nameko_eventlog.consuming import ReceivedMessage
 from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.clickhouse import finding
+from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.migrating import probe
 from nameko_eventlog.store.probing import try_tables
+from nameko_eventlog.store.retention import purge
+from nameko_eventlog.store.rules import Rule
 from nameko_eventlog.store.times import format_time, now_ms
 from nameko_eventlog.store.writing import EventLogWriter
 from tests.clickhouse import ClickHouse
 from tests.store.conftest import Make, body
+from tests.store.recomputed import check_summaries
 from tests.store.tables import Tables, with_tables
 from tests.waiting import wait_until
 
@@ -267,3 +274,44 @@ class TestTests:
                 if cursor is None:
                     break
             assert (expected if order == "newest" else expected[::-1]) == found
+
+
+class TestRebuilding:
+    def test_arrives_meanwhile(
+        self, database: str, message: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        An event log that arrives for a day whose summaries are being made again keeps its call.
+        """
+        old = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
+
+        def logged(number: int, level: str) -> ReceivedMessage:
+            at = (old + timedelta(seconds=number)).isoformat()
+            call = f"shop.pay.{number}"
+            return message(
+                body(timestamp=at, level=level, call_id=call, call_stack=["web.get.1", call]),
+                message_id=f"{number}",
+            )
+
+        writer = EventLogWriter(database, ["json"])
+        writer.write([logged(1, "debug"), logged(2, "info")])
+        late = [[logged(3, "info")], [logged(4, "info")]]
+        command = Connection.command
+
+        def commanded(self: Connection, text: str, *args: Any, **kwargs: Any) -> Any:
+            if " MOVE PARTITION " in text and late:
+                writer.write(late.pop())
+            return command(self, text, *args, **kwargs)
+
+        monkeypatch.setattr(Connection, "command", commanded)
+        rule = Rule(days=1, level=("debug",))
+        assert [1] == list(purge(database, old + timedelta(days=2), rule))
+        writer.close()
+
+        assert [] == late
+        check_summaries(database)
+        with EventLogQuery(database) as query:
+            found = query.query(since=old, until=old + timedelta(days=1), order="oldest")
+        assert [f"shop.pay.{number}" for number in (2, 3, 4)] == [
+            one["body"]["call_id"] for one in found["event_logs"]
+        ]

@@ -1,5 +1,8 @@
 """
 Making the summaries of a day again from its event logs.
+
+The call stacks are in ``call_parts`` alone. So what was there is kept until the day is done: event
+logs that arrive meanwhile may have added to it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ FROM (
     WHERE {of_day} AND call != toFixedString('', 16)
     GROUP BY span, id
 ) AS parts
-INNER JOIN (SELECT * FROM call_parts WHERE intDiv(span, 86400) = {day}) AS known
+INNER JOIN (
+    SELECT * FROM (SELECT * FROM call_parts UNION ALL SELECT * FROM call_parts_before)
+    WHERE intDiv(span, 86400) = {day} LIMIT 1 BY span, id
+) AS known
 ON known.span = parts.span AND known.id = parts.id
 """,
 }
@@ -52,16 +58,18 @@ def rebuild(connection: Connection, day: int) -> None:
         connection: To the database.
         day: In days since 1970.
     """
+    connection.command("CREATE TABLE IF NOT EXISTS call_parts_before AS call_parts")
     for _ in range(_MOST_TIMES):
         number = _number(connection, day)
         for table, text in _SELECTS.items():
             _replace(connection, table, text, day)
         if _number(connection, day) == number:
-            return
+            break
+    connection.command(f"ALTER TABLE call_parts_before DROP PARTITION '{date_of(day)}'")
 
 
 def _replace(connection: Connection, table: str, text: str, day: int) -> None:
-    rebuilt, date_ = f"{table}_rebuilt", date_of(day)
+    rebuilt, partition = f"{table}_rebuilt", f"PARTITION '{date_of(day)}'"
     begin, end = (first_at(one * DAY_MS).hex() for one in (day, day + 1))
     select_ = text.format(
         part=PART,
@@ -72,10 +80,13 @@ def _replace(connection: Connection, table: str, text: str, day: int) -> None:
     connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
     connection.command(f"CREATE TABLE {rebuilt} AS {table}")
     connection.command(f"INSERT INTO {rebuilt} {select_}", is_long=True)
-    if connection.scalar(select(func.count()).select_from(table_named(rebuilt))):
-        connection.command(f"ALTER TABLE {table} REPLACE PARTITION '{date_}' FROM {rebuilt}")
+    if table == "call_parts":
+        connection.command(f"ALTER TABLE {table} MOVE {partition} TO TABLE {table}_before")
+        connection.command(f"ALTER TABLE {table} ATTACH {partition} FROM {rebuilt}")
+    elif connection.scalar(select(func.count()).select_from(table_named(rebuilt))):
+        connection.command(f"ALTER TABLE {table} REPLACE {partition} FROM {rebuilt}")
     else:  # nothing is left, and nothing cannot replace a partition
-        connection.command(f"ALTER TABLE {table} DROP PARTITION '{date_}'")
+        connection.command(f"ALTER TABLE {table} DROP {partition}")
     connection.command(f"DROP TABLE {rebuilt} SYNC")
 
 
