@@ -172,13 +172,14 @@ class ClickHousePurger:
                 select(_column.series_id).where(_column.day == day)
             )
         }
+        self._connection.insert("repairs", {"day": [day], "is_open": [1]})
         if before is None and of_day <= number.keys():
             for table in _OF_DAYS:
                 self._connection.command(
                     f"ALTER TABLE {table} DROP PARTITION '{date_of(day)}'", is_long=True
                 )
+            self._connection.insert("repairs", {"day": [day], "is_open": [0]})
             return
-        self._connection.insert("repairs", {"day": [day], "is_open": [1]})
         old = f"series_id IN ({', '.join(map(str, number))})"
         if before is not None:
             old += f" AND position < unhex('{first_at(before).hex()}')"
