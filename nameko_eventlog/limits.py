@@ -34,7 +34,7 @@ INTEGER_DIGITS = 4300
 """The most digits of an integer in JSON: Python's own limit, even if that is turned off."""
 
 LZMA_BYTES = 40 << 20
-"""The most memory for decompressing an lzma body: enough for presets up to 8."""
+"""The most memory for decompressing an lzma or zstd body: enough for lzma's presets up to 8."""
 
 CONTEXT_BYTES = 1 << 15
 """The most context data, as text, that a worker takes over from a message's headers."""

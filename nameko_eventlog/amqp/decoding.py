@@ -17,6 +17,8 @@ import re
 import sys
 import zlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -26,6 +28,10 @@ from kombu.serialization import loads, registry
 from nameko_eventlog import limits
 from nameko_eventlog.describing import describe_value
 
+
+zstd: Any = None
+with suppress(ImportError):  # where kombu finds it
+    zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 JSON = "application/json"
 YAML = "application/x-yaml"
@@ -68,12 +74,19 @@ def _lzma() -> Any:
     return lzma.LZMADecompressor(memlimit=limits.LZMA_BYTES)
 
 
+def _zstd() -> Any:
+    longest = limits.LZMA_BYTES.bit_length() - 1
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: longest})
+
+
 # kombu's compression methods, by name and content type
 _DECOMPRESSORS: dict[str, Any] = {
     **dict.fromkeys(("gzip", "zlib", "application/x-gzip"), zlib.decompressobj),
     **dict.fromkeys(("bzip2", "bzip", "application/x-bz2"), bz2.BZ2Decompressor),
     **dict.fromkeys(("lzma", "xz", "application/x-lzma"), _lzma),
 }
+if zstd is not None:
+    _DECOMPRESSORS |= dict.fromkeys(("zstd", "zstandard", "application/zstd"), _zstd)
 
 
 def payload_of(
@@ -176,7 +189,7 @@ def _decompressed(body: bytes, method: Any) -> bytes:
     if make is None:
         raise ValueError(
             f"the compression {describe_value(method)} is not supported; supported are gzip,"
-            " bzip2 and lzma"
+            " bzip2, lzma and, where it is installed, zstd"
         )
     decompressor = make()
     found: bytes = decompressor.decompress(body, limits.BODY_BYTES + 1)
