@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 from sqlalchemy import func, select
 
@@ -88,7 +89,9 @@ class ClickHousePurger:
                     self._delete(day, number)
                     yield expiry.by_rule(number)
             default = len(expiry.rules) - 1
-            if expiry.rules[default].is_default and (before := expiry.before_by(default)):
+            # rejects have no days
+            before = replace(expiry, span_ms=1).before_by(default)
+            if expiry.rules[default].is_default and before:
                 yield Counter({default: self._delete_rejects(before)})
 
     def purge(self, before: int, rule: Rule | None, step: int | None) -> Iterator[int]:
