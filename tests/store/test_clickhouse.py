@@ -315,3 +315,24 @@ class TestRebuilding:
         assert [f"shop.pay.{number}" for number in (2, 3, 4)] == [
             one["body"]["call_id"] for one in found["event_logs"]
         ]
+
+
+@pytest.mark.parametrize("table", ["event_logs", "call_parts", "series_days"])
+def test_insert_that_failed(database: str, message: Make, table: str) -> None:
+    """
+    A batch that an insert has left in some of the tables is in all of them when it comes again.
+    """
+    messages = [message(body()) for _ in range(3)]
+    writer = EventLogWriter(database, ["json"])
+    writer.write(messages)
+    connection = Connection(database)
+    connection.command(f"TRUNCATE TABLE {table}")
+    connection.close()
+
+    writer.write(messages)
+    writer.close()
+
+    check_summaries(database)
+    with EventLogQuery(database) as query:
+        assert 3 == len(query.query()["event_logs"])
+        assert [3] == [one["event_logs"] for one in query.calls()["calls"]]

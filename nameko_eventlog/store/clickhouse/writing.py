@@ -49,6 +49,9 @@ _ARRIVING = (
 
 _CAPTURED = 8
 
+Stored = dict[tuple[bytes, str], tuple[int, bytes, str]]
+"""By position and message id: the series, the call and the body."""
+
 
 class ClickHouseWriter:
     """
@@ -82,12 +85,12 @@ class ClickHouseWriter:
         """
         try:
             with self.connection.errors():
-                new = self._only_new(rows)
-                if new:
-                    self._insert_series(new)
-                    self._insert(new)
+                placed, stored = self._place(rows)
+                if placed:
+                    self._insert_series(placed)
+                    self._insert(placed, stored)
                 self._insert_rejects(rejected)
-                return len(new)
+                return len(placed) - len(stored)
         except RowRefused:
             raise
         except BaseException:
@@ -109,27 +112,26 @@ class ClickHouseWriter:
         """
         self.connection.close()
 
-    def _only_new(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _place(self, rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], Stored]:
         """
-        Return those of *rows* that the table does not have, each once, with their positions, in
-        order.
+        Return *rows*, each once, with their positions, in order; and what the table has of them.
         """
         by_id: dict[str, dict[str, Any]] = {}
         for row in rows:
             by_id.setdefault(row["message_id"], row)
         if not by_id:
-            return []
+            return [], {}
         for message_id, row in by_id.items():
             row["uuid"] = uuid_bytes(message_id)
             row["position"] = position_of(message_id, row["time_ms"])
         self._place_odd(by_id)
         stored = self._stored([row["position"] for row in by_id.values()])
-        new = [
-            row
+        own = {
+            (row["position"], message_id if _is_odd(row) else "")
             for message_id, row in by_id.items()
-            if (row["position"], message_id if _is_odd(row) else "") not in stored
-        ]
-        return sorted(new, key=itemgetter("position"))
+        }
+        ordered = sorted(by_id.values(), key=itemgetter("position"))
+        return ordered, {key: stored[key] for key in own & stored.keys()}
 
     def _place_odd(self, by_id: dict[str, dict[str, Any]]) -> None:
         """
@@ -179,12 +181,14 @@ class ClickHouseWriter:
                 found |= {one: bytes(at) for one, at in self.connection.execute(statement)}
         return found
 
-    def _stored(self, positions: list[bytes]) -> set[tuple[bytes, str]]:
+    def _stored(self, positions: list[bytes]) -> Stored:
         """
-        Return which of *positions* are taken, with the message ids that are no positions.
+        Return what is stored at *positions*.
         """
         column = event_logs.c
-        columns = select(column.position, column.message_id)
+        columns = select(
+            column.position, column.message_id, column.series_id, column.call, column.body
+        )
         # mostly nothing is stored yet from the time of a batch
         near = columns.where(column.position.between(min(positions), max(positions)))
         found = self.connection.execute(near.limit(_MOST_NEAR + 1))
@@ -194,7 +198,10 @@ class ClickHouseWriter:
                 for some in portions(positions, _AT_ONCE)
                 for one in self.connection.execute(columns.where(column.position.in_(some)))
             ]
-        return {(bytes(position), message_id) for position, message_id in found}
+        return {
+            (bytes(position), message_id): (series_id, bytes(call), body)
+            for position, message_id, series_id, call, body in found
+        }
 
     def _insert_series(self, rows: Iterable[dict[str, Any]]) -> None:
         """
@@ -222,10 +229,22 @@ class ClickHouseWriter:
             )  # fmt: skip
             self._series |= {values: number for number, values in new.items()}
 
-    def _insert(self, rows: Sequence[dict[str, Any]]) -> None:
+    def _insert(self, rows: Sequence[dict[str, Any]], stored: Stored) -> None:
+        """
+        Insert event logs that are not stored; and again those that are stored just so, because an
+        insert that failed may have left them in one table alone.
+        """
         calls = _Calls()
-        columns = zip(*(_values(row, calls) for row in rows), strict=True)
-        self.connection.insert("arriving", dict(zip(_ARRIVING, columns, strict=True)))
+        inserted = []
+        for row in rows:
+            values = _values(row, calls)
+            position, series_id, call, _, _, message_id, body, *_ = values
+            what = (series_id, call, body)
+            if stored.get((position, message_id), what) == what:
+                inserted.append(values)
+        if inserted:
+            columns = zip(*inserted, strict=True)
+            self.connection.insert("arriving", dict(zip(_ARRIVING, columns, strict=True)))
 
     def _insert_rejects(self, rejected: Sequence[dict[str, Any]]) -> None:
         if not rejected:
