@@ -131,7 +131,8 @@ def send(config: dict[str, Any], *messages: amqp.Message) -> None:
     """
     Send the shop's exchange messages as they are.
     """
-    with Connection(config["AMQP_URI"]) as connection:
+    options = {"confirm_publish": True}  # else a channel that is closed may lose them
+    with Connection(config["AMQP_URI"], transport_options=options) as connection:
         channel = connection.connection.channel()
         for message in messages:
             channel.basic_publish(

@@ -77,7 +77,8 @@ class TestSlow:
         other = sqlite3.connect(tmp_path / "eventlog.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         send(rabbit_config, 0, 50, has_id)
-        with Connection(rabbit_config["AMQP_URI"]) as connection:
+        options = {"confirm_publish": True}  # else a channel that is closed may lose them
+        with Connection(rabbit_config["AMQP_URI"], transport_options=options) as connection:
             for _ in range(3):
                 connection.connection.channel().basic_publish(
                     amqp.Message("rubbish"), event_exchange("shop").name, "log_event"
