@@ -27,8 +27,11 @@ from nameko_eventlog.store.outcomes import (
 COUNT_SPANS = (1800, 60)
 """The lengths of time, in seconds, for which event logs are counted; the longest first."""
 
-CALL_SPAN = 600
-"""The length of time, in seconds, for which calls and their durations are counted."""
+EVERY_SERIES = 0
+"""Stands in counts for all series together; series are numbered from 1."""
+
+CALL_SPANS = (3600, 600)
+"""The lengths of time, in seconds, for which calls and their durations are counted."""
 
 BUCKETS_PER_DOUBLING = 8
 """
@@ -153,13 +156,6 @@ def duration_in(bucket: int) -> float:
     return float(2 ** ((bucket - 0.5) / BUCKETS_PER_DOUBLING))
 
 
-def span_of(time_ms: int, seconds: int) -> int:
-    """
-    Return where the span that has a time begins, in milliseconds since 1970.
-    """
-    return time_ms - time_ms % (seconds * 1000)
-
-
 @dataclass(slots=True)
 class Changes:
     """
@@ -169,11 +165,11 @@ class Changes:
     counts: dict[tuple[int, int, int], int] = field(default_factory=dict)
     """By span, its beginning, and series."""
 
-    calls: Counter[tuple[int, int, int, bool]] = field(default_factory=Counter)
-    """By the span's beginning, series, outcome, and whether it failed."""
+    calls: Counter[tuple[int, int, int, int, bool]] = field(default_factory=Counter)
+    """By span, its beginning, series, outcome, and whether it failed."""
 
-    durations: Counter[tuple[int, int, int]] = field(default_factory=Counter)
-    """By the span's beginning, series, and bucket."""
+    durations: Counter[tuple[int, int, int, int]] = field(default_factory=Counter)
+    """By span, its beginning, series, and bucket."""
 
     names: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     """By series, as far as known: service, entrypoint, and whether the event logs are a call's."""
@@ -184,17 +180,21 @@ class Changes:
         """
         counts = self.counts
         for seconds in COUNT_SPANS:
-            key = (seconds, time_ms - time_ms % (seconds * 1000), series_id)
-            counts[key] = counts.get(key, 0) + number
+            begin = time_ms - time_ms % (seconds * 1000)
+            for series in (series_id, EVERY_SERIES):
+                key = (seconds, begin, series)
+                counts[key] = counts.get(key, 0) + number
 
     def count_call(self, call: CallSummary, number: int = 1) -> None:
         """
         Count a call, at its first event log.
         """
-        begin = span_of(call.first_ms, CALL_SPAN)
-        self.calls[begin, call.series_id, call.outcome, call.is_failed] += number
-        if call.duration is not None:
-            self.durations[begin, call.series_id, bucket_of(call.duration)] += number
+        bucket = None if call.duration is None else bucket_of(call.duration)
+        for span in CALL_SPANS:
+            begin = call.first_ms - call.first_ms % (span * 1000)
+            self.calls[span, begin, call.series_id, call.outcome, call.is_failed] += number
+            if bucket is not None:
+                self.durations[span, begin, call.series_id, bucket] += number
 
     def change_call(self, before: CallSummary | None, after: CallSummary | None) -> None:
         """

@@ -76,9 +76,9 @@ def _check(connection: Connection) -> None:
         )
     }
     named: Counter[Any] = Counter()
-    for (begin, series_id, bucket), number in changes.durations.items():
+    for (span, begin, series_id, bucket), number in changes.durations.items():
         if series_id in names:
-            named[(begin, *names[series_id], bucket)] += number
+            named[(span, begin, *names[series_id], bucket)] += number
     for table, computed in (
         (counts, changes.counts),
         (call_counts, changes.calls),

@@ -26,8 +26,8 @@ from tests.store.recomputed import check_summaries
 from tests.store.tables import Tables, is_clickhouse
 
 
-BEGIN = 1_790_000_000_000  # milliseconds: on a whole ten minutes
-BEGIN -= BEGIN % 600_000
+BEGIN = 1_790_000_000_000  # milliseconds: on a whole hour
+BEGIN -= BEGIN % 3_600_000
 
 
 def logged(call: int, at: int, kind: str, **more: Any) -> dict[str, Any]:
@@ -49,14 +49,14 @@ EVENT_LOGS = st.lists(
     st.builds(
         logged,
         st.integers(0, 5),
-        st.integers(0, 2_000_000),
+        st.integers(0, 10_000_000),
         st.sampled_from(["entrypoint_fired", "paid"]),
         level=st.sampled_from(["info", "error", "WARN", None]),
     )
     | st.builds(
         logged,
         st.integers(0, 5),
-        st.integers(0, 2_000_000),
+        st.integers(0, 10_000_000),
         st.sampled_from(["entrypoint_completed", "entrypoint_failed", "over"]),
         duration=st.floats(0, 1e6) | st.integers(0, 5) | st.sampled_from([True, -1, "5"]),
         expected=st.booleans(),

@@ -28,7 +28,7 @@ from nameko_eventlog.store.positions import first_at
 from nameko_eventlog.store.sql import searching, statements
 from nameko_eventlog.store.sql.functions import TimeOf
 from nameko_eventlog.store.sql.schema import Key, call_counts, calls, counts, event_logs, series
-from nameko_eventlog.store.summaries import CALL_SPAN, COUNT_SPANS
+from nameko_eventlog.store.summaries import CALL_SPANS, COUNT_SPANS, EVERY_SERIES
 
 
 _GROWTH = 8  # how many times more minutes are looked at, if the last ones were too few
@@ -141,7 +141,7 @@ def _count_by_time(
     if _needs_rows(filters):
         counted = _of_rows(connection, filters, is_by_time=True)
     else:
-        counted = _of_spans(connection, filters, spans, is_by_time=not spans)
+        counted = _of_spans(connection, filters, spans, is_by_time=True)
     length = literal(group, BigInteger)
     label = (counted.c.begin_ms - counted.c.begin_ms % length).label("of")
     number = func.sum(counted.c.number)
@@ -192,15 +192,24 @@ def _of_spans(
 ) -> Subquery:
     """
     Count event logs by the names and times of *filters*, from counts as far as there are some.
+
+    Args:
+        connection: To the database.
+        filters: Which event logs.
+        spans: The lengths of the counts to use.
+        is_by_time: Whether the series do not matter, but the times do.
     """
     row = counts.c
     begin, end = filters.range
     selects: list[Select[Any]] = []
     for piece in cut(begin, end, spans):
         if piece.span:
+            own = _in_series(connection, filters, row.series_id)
+            if not own:
+                is_total = row.series_id == EVERY_SERIES
+                own = [is_total if is_by_time else ~is_total]
             conditions = [
-                row.span == piece.span, row.begin_ms >= piece.begin, row.begin_ms < piece.end,
-                *_in_series(connection, filters, row.series_id),
+                row.span == piece.span, row.begin_ms >= piece.begin, row.begin_ms < piece.end, *own
             ]  # fmt: skip
             selects.append(select(row.begin_ms, row.series_id, row.number).where(*conditions))
         else:
@@ -208,7 +217,7 @@ def _of_spans(
                 *statements.position_range(filters.within(piece.begin, piece.end)),
                 *_in_series(connection, filters, event_logs.c.series_id),
             ]
-            selects.append(_count_rows(conditions, is_by_time, piece.begin))
+            selects.append(_count_rows(conditions, is_by_time and not spans, piece.begin))
     return united(selects)
 
 
@@ -232,6 +241,7 @@ def _latest_minute(connection: Connection, filters: Filters, number: int) -> int
     """
     row = counts.c
     begin, end = filters.range
+    own = _in_series(connection, filters, row.series_id) or [row.series_id == EVERY_SERIES]
     found = (
         select(row.begin_ms)
         .where(
@@ -239,7 +249,7 @@ def _latest_minute(connection: Connection, filters: Filters, number: int) -> int
             row.begin_ms > begin - min(COUNT_SPANS) * 1000,
             row.begin_ms < end,
             row.number > 0,
-            *_in_series(connection, filters, row.series_id),
+            *own,
         )
         .distinct()
         .order_by(row.begin_ms.desc())
@@ -313,10 +323,10 @@ def of_calls(connection: Connection, filters: Filters) -> Subquery:
     row, call = call_counts.c, calls.c
     begin, end = filters.range
     selects: list[Select[Any]] = []
-    for piece in cut(begin, end, [CALL_SPAN]):
+    for piece in cut(begin, end, CALL_SPANS):
         if piece.span:
             conditions = [
-                row.begin_ms >= piece.begin, row.begin_ms < piece.end,
+                row.span == piece.span, row.begin_ms >= piece.begin, row.begin_ms < piece.end,
                 *_in_series(connection, filters, row.series_id),
             ]  # fmt: skip
             selects.append(select(row.series_id, row.is_failed, row.number).where(*conditions))

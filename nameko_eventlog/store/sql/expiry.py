@@ -14,7 +14,7 @@ from nameko_eventlog.store.expiry import QUIET_MS, Expiry, Plan
 from nameko_eventlog.store.positions import time_of
 from nameko_eventlog.store.rules import Rule
 from nameko_eventlog.store.sql.schema import counts, event_logs, rejects, series
-from nameko_eventlog.store.summaries import COUNT_SPANS
+from nameko_eventlog.store.summaries import COUNT_SPANS, EVERY_SERIES
 
 
 HOUR_MS = 3_600_000
@@ -36,7 +36,12 @@ def count_by_series(connection: Connection, begin: int, end: int) -> Counter[int
     for span, since, until in ((hour, begin, whole), (minute, whole, end)):
         statement = (
             select(column.series_id, func.sum(column.number))
-            .where(column.span == span, column.begin_ms >= since, column.begin_ms < until)
+            .where(
+                column.span == span,
+                column.begin_ms >= since,
+                column.begin_ms < until,
+                column.series_id != EVERY_SERIES,
+            )
             .group_by(column.series_id)
         )
         for series_id, number in connection.execute(statement):
@@ -97,7 +102,9 @@ def make_plan(connection: Connection, rules: Sequence[Rule], now: int) -> Plan:
         number += expiry.by_rule(
             {one: found[one] for one in found if expiry.before_of(one) == before}
         )
-    total = select(func.sum(counts.c.number)).where(counts.c.span == max(COUNT_SPANS))
+    total = select(func.sum(counts.c.number)).where(
+        counts.c.span == max(COUNT_SPANS), counts.c.series_id == EVERY_SERIES
+    )
     every = connection.scalar(total) or 0
     return Plan(expiry, number, number.total() * 2 > every)
 

@@ -363,7 +363,7 @@ def _by_name(connection: Connection, changes: Changes) -> Mapping[tuple[Any, ...
     """
     column = series.c
     names = changes.names
-    wanted = {series_id for _, series_id, _ in changes.durations} - names.keys()
+    wanted = {series_id for _, _, series_id, _ in changes.durations} - names.keys()
     names |= {
         number: tuple(names)
         for number, *names in bulk.find(
@@ -371,9 +371,9 @@ def _by_name(connection: Connection, changes: Changes) -> Mapping[tuple[Any, ...
         )
     }
     named: dict[tuple[Any, ...], int] = {}
-    for (begin, series_id, bucket), number in changes.durations.items():
+    for (span, begin, series_id, bucket), number in changes.durations.items():
         service, entrypoint, in_call = names[series_id]
         if in_call:
-            key = (begin, service, entrypoint or "", bucket)
+            key = (span, begin, service, entrypoint or "", bucket)
             named[key] = named.get(key, 0) + number
     return named

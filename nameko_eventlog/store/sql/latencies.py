@@ -14,7 +14,7 @@ from nameko_eventlog.store.sql import statements
 from nameko_eventlog.store.sql.counting import Piece, cut, first_within, united
 from nameko_eventlog.store.sql.functions import BucketOf
 from nameko_eventlog.store.sql.schema import call_counts, calls, durations, series
-from nameko_eventlog.store.summaries import CALL_SPAN
+from nameko_eventlog.store.summaries import CALL_SPANS
 
 
 def count_outcomes(
@@ -39,7 +39,8 @@ def count_durations(
 
 
 def _pieces(filters: Filters, bucket_ms: int | None) -> Sequence[Piece]:
-    spans = [CALL_SPAN] if bucket_ms is None or bucket_ms % (CALL_SPAN * 1000) == 0 else []
+    length = bucket_ms or 0  # a multiple of every span
+    spans = [span for span in CALL_SPANS if length % (span * 1000) == 0]
     return cut(*filters.range, spans)
 
 
@@ -71,7 +72,7 @@ def _outcomes_in(piece: Piece) -> Select[Any]:
     row, call = call_counts.c, calls.c
     if piece.span:
         return select(row.begin_ms, row.series_id, row.outcome, row.number).where(
-            row.begin_ms >= piece.begin, row.begin_ms < piece.end
+            row.span == piece.span, row.begin_ms >= piece.begin, row.begin_ms < piece.end
         )
     one = literal(1, BigInteger).label("number")
     return select(call.first_ms.label("begin_ms"), call.series_id, call.outcome, one).where(
@@ -94,8 +95,12 @@ def _durations(
                 for name in ("service_name", "entrypoint_name")
                 if name in filters.columns
             ]
-            in_piece = (row.begin_ms >= piece.begin, row.begin_ms < piece.end, *names)
-            statement = select(*group, row.bucket, func.sum(row.number)).where(*in_piece)
+            statement = select(*group, row.bucket, func.sum(row.number)).where(
+                row.span == piece.span,
+                row.begin_ms >= piece.begin,
+                row.begin_ms < piece.end,
+                *names,
+            )
             yield statement.group_by(*group, row.bucket)
             continue
         span = _span(calls.c.first_ms, bucket_ms).label("span")

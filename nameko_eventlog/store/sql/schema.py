@@ -185,6 +185,7 @@ counts = Table(
     # The length of the time in seconds, and where it begins.
     Column("span", Integer, primary_key=True, autoincrement=False),
     Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
+    # Or `EVERY_SERIES`.
     Column("series_id", BigInteger, primary_key=True, autoincrement=False),
     Column("number", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -193,6 +194,8 @@ counts = Table(
 call_counts = Table(
     "call_counts",
     metadata,
+    # The length of the time in seconds, and where it begins.
+    Column("span", Integer, primary_key=True, autoincrement=False),
     Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("series_id", BigInteger, primary_key=True, autoincrement=False),
     Column("outcome", SmallInteger, primary_key=True, autoincrement=False),
@@ -204,6 +207,8 @@ call_counts = Table(
 durations = Table(
     "durations",
     metadata,
+    # The length of the time in seconds, and where it begins.
+    Column("span", Integer, primary_key=True, autoincrement=False),
     Column("begin_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("service_name", _TEXT, primary_key=True),
     # Empty where there is none.

@@ -186,22 +186,24 @@ def _create_counts() -> None:
     )
     op.create_table(
         "call_counts",
+        sa.Column("span", sa.Integer, nullable=False),
         sa.Column("begin_ms", sa.BigInteger, nullable=False),
         sa.Column("series_id", sa.BigInteger, nullable=False),
         sa.Column("outcome", sa.SmallInteger, nullable=False),
         sa.Column("is_failed", sa.Boolean, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("begin_ms", "series_id", "outcome", "is_failed"),
+        sa.PrimaryKeyConstraint("span", "begin_ms", "series_id", "outcome", "is_failed"),
         sqlite_with_rowid=False,
     )
     op.create_table(
         "durations",
+        sa.Column("span", sa.Integer, nullable=False),
         sa.Column("begin_ms", sa.BigInteger, nullable=False),
         sa.Column("service_name", TEXT, nullable=False),
         sa.Column("entrypoint_name", TEXT, nullable=False),
         sa.Column("bucket", sa.SmallInteger, nullable=False),
         sa.Column("number", sa.BigInteger, nullable=False),
-        sa.PrimaryKeyConstraint("begin_ms", "service_name", "entrypoint_name", "bucket"),
+        sa.PrimaryKeyConstraint("span", "begin_ms", "service_name", "entrypoint_name", "bucket"),
         sqlite_with_rowid=False,
     )
 
