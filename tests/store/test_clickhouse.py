@@ -5,8 +5,11 @@ ClickHouse: what it promises that the other databases promise in other words.
 from __future__ import annotations
 
 import logging.config
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import count
 from time import monotonic
 from typing import Any
 
@@ -19,6 +22,7 @@ from nameko_eventlog.store import DatabaseError, EventLogQuery
 from nameko_eventlog.store.clickhouse import finding
 from nameko_eventlog.store.clickhouse.connections import Connection
 from nameko_eventlog.store.clickhouse.migrating import probe
+from nameko_eventlog.store.clickhouse.purging import ClickHousePurger
 from nameko_eventlog.store.probing import try_tables
 from nameko_eventlog.store.retention import purge
 from nameko_eventlog.store.rules import Rule
@@ -276,45 +280,93 @@ class TestTests:
             assert (expected if order == "newest" else expected[::-1]) == found
 
 
-class TestRebuilding:
-    def test_arrives_meanwhile(
-        self, database: str, message: Make, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """
-        An event log that arrives for a day whose summaries are being made again keeps its call.
-        """
-        old = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
+OLD = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 
-        def logged(number: int, level: str) -> ReceivedMessage:
-            at = (old + timedelta(seconds=number)).isoformat()
-            call = f"shop.pay.{number}"
-            return message(
-                body(timestamp=at, level=level, call_id=call, call_stack=["web.get.1", call]),
-                message_id=f"{number}",
-            )
 
-        writer = EventLogWriter(database, ["json"])
-        writer.write([logged(1, "debug"), logged(2, "info")])
-        late = [[logged(3, "info")], [logged(4, "info")]]
+@pytest.fixture
+def meanwhile(
+    database: str, message: Make, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., list[str]]]:
+    """
+    Purge a day that has an event log of level debug, while others arrive for it; return the ids of
+    the calls that are left.
+    """
+    writer = EventLogWriter(database, ["json"])
+
+    def logged(number: int, level: str) -> ReceivedMessage:
+        at = (OLD + timedelta(seconds=number)).isoformat()
+        call = f"shop.pay.{number}"
+        return message(
+            body(timestamp=at, level=level, call_id=call, call_stack=["web.get.1", call]),
+            message_id=f"{number}",
+        )
+
+    def purged(others: list[str], late: list[list[str]], during: str) -> list[str]:
+        for number, level in enumerate(["debug", *others], 1):
+            writer.write([logged(number, level)])
+        numbers = count(11)
+        waiting = [[logged(next(numbers), level) for level in batch] for batch in late]
         command = Connection.command
 
         def commanded(self: Connection, text: str, *args: Any, **kwargs: Any) -> Any:
-            if " MOVE PARTITION " in text and late:
-                writer.write(late.pop())
+            if during in text and waiting:
+                writer.write(waiting.pop())
             return command(self, text, *args, **kwargs)
 
         monkeypatch.setattr(Connection, "command", commanded)
         rule = Rule(days=1, level=("debug",))
-        assert [1] == list(purge(database, old + timedelta(days=2), rule))
-        writer.close()
+        assert [1] == list(purge(database, OLD + timedelta(days=2), rule))
+        assert [] == waiting
+        with EventLogQuery(database) as query:
+            found = query.query(since=OLD, until=OLD + timedelta(days=1), order="oldest")
+        return [one["body"]["call_id"] for one in found["event_logs"]]
 
-        assert [] == late
+    yield purged
+    writer.close()
+
+
+class TestArrivesMeanwhile:
+    def test_rebuilding(self, database: str, meanwhile: Callable[..., list[str]]) -> None:
+        """
+        An event log that arrives for a day whose summaries are being made again keeps its call.
+        """
+        left = meanwhile(["info"], [["info"], ["info"]], "TABLE call_parts MOVE PARTITION ")
+
+        assert ["shop.pay.2", "shop.pay.11", "shop.pay.12"] == left
+        check_summaries(database)
+
+    def test_dropping(self, database: str, meanwhile: Callable[..., list[str]]) -> None:
+        """
+        An event log that arrives for a day that is being dropped is put back if a rule keeps it.
+        """
+        left = meanwhile([], [["info", "debug"]], "TABLE event_logs MOVE PARTITION ")
+
+        assert ["shop.pay.11"] == left
+        check_summaries(database)
+
+    def test_interrupted(
+        self, database: str, meanwhile: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """
+        What was being dropped when the process ended is put back by the next run, which drops it.
+        """
+        put_back = ClickHousePurger._put_back
+        monkeypatch.setattr(ClickHousePurger, "_put_back", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):
+            meanwhile([], [["info"]], "TABLE event_logs MOVE PARTITION ")
+        monkeypatch.setattr(ClickHousePurger, "_put_back", put_back)
+
+        purger = ClickHousePurger(database)
+        assert [Counter()] == list(purger.correct())
+        purger.close()
+        check_summaries(database)
+        assert [1] == list(
+            purge(database, OLD + timedelta(days=2), Rule(days=1, level=("debug",)))
+        )
         check_summaries(database)
         with EventLogQuery(database) as query:
-            found = query.query(since=old, until=old + timedelta(days=1), order="oldest")
-        assert [f"shop.pay.{number}" for number in (2, 3, 4)] == [
-            one["body"]["call_id"] for one in found["event_logs"]
-        ]
+            found = query.count(group_by="level", since=OLD, until=OLD + timedelta(days=1))
+        assert [{"group": "info", "count": 1}] == found
 
 
 @pytest.mark.parametrize("table", ["event_logs", "call_parts", "series_days"])

@@ -1,9 +1,11 @@
 """
 Deleting old event logs from ClickHouse, day by day.
 
-A day of which nothing is kept is dropped. Of another, the rows are deleted first, and then the
-summaries of the day are made again from those that are left. The day is recorded before, so that
-this is finished later if it is interrupted.
+The rows of a day are deleted first, and then its summaries are made again from those that are
+left. The day is recorded before, so that this is finished later if it is interrupted.
+
+A day of which nothing is kept goes at once, by way of another table: what has arrived in that
+moment, and is to be kept, is put back.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import replace
 from sqlalchemy import func, select
 
 from nameko_eventlog.store.clickhouse.connections import Connection
-from nameko_eventlog.store.clickhouse.rebuilding import date_of, rebuild
+from nameko_eventlog.store.clickhouse.rebuilding import date_of, of_day, rebuild
 from nameko_eventlog.store.clickhouse.schema import (
     DAY_MS,
     event_logs,
@@ -29,9 +31,6 @@ from nameko_eventlog.store.expiry import QUIET_MS, Expiry, Plan
 from nameko_eventlog.store.positions import first_at, time_of
 from nameko_eventlog.store.rules import Rule
 
-
-_OF_DAYS = ("event_logs", "call_parts", "series_days", "message_ids")
-"""The tables whose partitions are days."""
 
 _column = series_days.c
 
@@ -75,6 +74,8 @@ class ClickHousePurger:
             for (day,) in self._connection.execute(
                 select(repairs.c.day).where(repairs.c.is_open == 1)
             ):
+                if self._connection.has_table("event_logs_dropped"):
+                    self._put_back(day)
                 self._repair(day)
                 yield Counter()
 
@@ -176,21 +177,34 @@ class ClickHousePurger:
             )
         }
         self._connection.insert("repairs", {"day": [day], "is_open": [1]})
-        if before is None and of_day <= number.keys():
-            for table in _OF_DAYS:
-                self._connection.command(
-                    f"ALTER TABLE {table} DROP PARTITION '{date_of(day)}'", is_long=True
-                )
-            self._connection.insert("repairs", {"day": [day], "is_open": [0]})
-            return
         old = f"series_id IN ({', '.join(map(str, number))})"
-        if before is not None:
-            old += f" AND position < unhex('{first_at(before).hex()}')"
+        partition = f"PARTITION '{date_of(day)}'"
+        if before is None and of_day <= number.keys():
+            self._connection.command("CREATE TABLE IF NOT EXISTS event_logs_dropped AS event_logs")
+            self._connection.command(
+                f"ALTER TABLE event_logs MOVE {partition} TO TABLE event_logs_dropped"
+            )
+            self._put_back(day, f"NOT {old}")
+        else:
+            if before is not None:
+                old += f" AND position < unhex('{first_at(before).hex()}')"
+            self._connection.command(
+                f"ALTER TABLE event_logs DELETE IN {partition} WHERE {old}", is_long=True
+            )
+        self._repair(day)
+
+    def _put_back(self, day: int, kept: str = "true") -> None:
+        """
+        Put back dropped event logs of a day; if it is not known which are to be kept, all of them.
+        """
         self._connection.command(
-            f"ALTER TABLE event_logs DELETE IN PARTITION '{date_of(day)}' WHERE {old}",
+            f"INSERT INTO event_logs SELECT * FROM event_logs_dropped"  # noqa: S608
+            f" WHERE {of_day(day)} AND {kept}",
             is_long=True,
         )
-        self._repair(day)
+        self._connection.command(
+            f"ALTER TABLE event_logs_dropped DROP PARTITION '{date_of(day)}'", is_long=True
+        )
 
     def _repair(self, day: int) -> None:
         rebuild(self._connection, day)

@@ -40,7 +40,8 @@ FROM (
 ) AS parts
 INNER JOIN (
     SELECT * FROM (SELECT * FROM call_parts UNION ALL SELECT * FROM call_parts_before)
-    WHERE intDiv(span, 86400) = {day} LIMIT 1 BY span, id
+    WHERE intDiv(span, 86400) = {day} AND id IN (SELECT call FROM event_logs WHERE {of_day})
+    LIMIT 1 BY span, id
 ) AS known
 ON known.span = parts.span AND known.id = parts.id
 """,
@@ -70,13 +71,7 @@ def rebuild(connection: Connection, day: int) -> None:
 
 def _replace(connection: Connection, table: str, text: str, day: int) -> None:
     rebuilt, partition = f"{table}_rebuilt", f"PARTITION '{date_of(day)}'"
-    begin, end = (first_at(one * DAY_MS).hex() for one in (day, day + 1))
-    select_ = text.format(
-        part=PART,
-        series_day=SERIES_DAY,
-        of_day=f"position >= unhex('{begin}') AND position < unhex('{end}')",
-        day=day,
-    )
+    select_ = text.format(part=PART, series_day=SERIES_DAY, of_day=of_day(day), day=day)
     connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
     connection.command(f"CREATE TABLE {rebuilt} AS {table}")
     connection.command(f"INSERT INTO {rebuilt} {select_}", is_long=True)
@@ -96,6 +91,14 @@ def _number(connection: Connection, day: int) -> int:
         position >= first_at(day * DAY_MS), position < first_at((day + 1) * DAY_MS)
     )
     return int(connection.scalar(statement) or 0)
+
+
+def of_day(day: int) -> str:
+    """
+    Return the condition on positions of a day.
+    """
+    begin, end = (first_at(one * DAY_MS).hex() for one in (day, day + 1))
+    return f"position >= unhex('{begin}') AND position < unhex('{end}')"
 
 
 def date_of(day: int) -> str:
