@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 import eventlet
 import pytest
 
+from nameko_eventlog.store import EventLogQuery
 from nameko_eventlog.store.sql.engines import open_engine
 from nameko_eventlog.store.sql.migrating import Migration
 from nameko_eventlog.store.sql.partitions import DAY_MS, DailyPartitions
@@ -132,6 +133,32 @@ def retaining(filled: str) -> Iterator[Retaining]:
     process.kill()
 
 
+def expected(database: str) -> int:
+    """
+    Return how many event logs the rules keep.
+    """
+    return sum(
+        NOW - timedelta(days=4 * number / CALLS, hours=hours) >= earliest(database, days)
+        for number in range(CALLS)
+        for hours, days in ((0, 0.3), (1, 1), (3, 1))
+    )
+
+
+def told(query: EventLogQuery, range_: dict[str, datetime]) -> list[object]:
+    """
+    Return what readers are told of a time.
+    """
+    return [
+        query.query(limit=500, **range_),
+        query.query(level="error", limit=500, order="oldest", **range_),
+        query.count(group_by="level", **range_),
+        query.count(group_by="time", bucket=600, **range_),
+        query.calls(limit=200, **range_),
+        query.latencies(bucket=3600, **range_),
+        query.service_map(**range_),
+    ]
+
+
 @pytest.mark.timeout(600)
 class TestRetention:
     def test_killed(
@@ -153,13 +180,33 @@ class TestRetention:
                 server.kill()
                 server.start()
             retaining.start()
-        logged = [
-            NOW - timedelta(days=4 * number / CALLS, hours=hours) >= earliest(filled, days)
-            for number in range(CALLS)
-            for hours, days in ((0, 0.3), (1, 1), (3, 1))
-        ]
-        wait_until(lambda: left(filled) == sum(logged), timeout=120, interval=0.5)
+        kept = expected(filled)
+        wait_until(lambda: left(filled) == kept, timeout=120, interval=0.5)
         eventlet.sleep(0.5)
 
-        assert sum(logged) == left(filled)
+        assert kept == left(filled)
+        check_summaries(filled)
+
+    def test_readers(self, filled: str, retaining: Retaining) -> None:
+        """
+        Meanwhile readers get their answers, and what no rule deletes is in all of them.
+        """
+        recent = {"since": NOW - timedelta(hours=6)}
+        old = {"since": NOW - timedelta(days=5), "until": NOW - timedelta(days=1)}
+        number = 0
+        with EventLogQuery(filled) as query:
+            first = told(query, recent)
+            while left(filled) != expected(filled):
+                assert first == told(query, recent)
+                query.query(text="pay", **old)
+                query.count(group_by="time", bucket=60, **old)
+                query.calls(order="longest", **old)
+                query.latencies(**old)
+                query.service_map(**old)
+                for age in (0.5, 1.5, 2.5, 3.5):
+                    query.trace(f"shop.pay.{round(age * CALLS / 4)}")
+                number += 1
+            assert first == told(query, recent)
+        print(f"{number} rounds of queries")
+        assert number > 1
         check_summaries(filled)
