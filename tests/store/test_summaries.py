@@ -194,6 +194,38 @@ def found(query: EventLogQuery, **options: Any) -> list[int]:
 
 RANGE = {"since": format_time(BEGIN), "until": format_time(BEGIN + 86_400_000)}
 
+EVERY_CALL = list(range(60))
+TIMED = [number for number in EVERY_CALL if number != 7]
+
+FOUND: list[tuple[dict[str, Any], list[int]]] = [
+    ({}, EVERY_CALL),
+    ({"service": "shop_1"}, EVERY_CALL[1::2]),
+    ({"entrypoint": ["pay_0", "pay_2"]}, [one for one in EVERY_CALL if one % 3 != 1]),
+    ({"service": "shop_0", "entrypoint": "pay_1"}, EVERY_CALL[4::6]),
+    ({"caller": "web"}, EVERY_CALL),
+    ({"caller": "nobody"}, []),
+    ({"outcome": "running"}, [7]),
+    ({"outcome": ["failed", "failed as expected"]}, [8, 9]),
+    ({"outcome": "failed", "service": "shop_1"}, []),
+    ({"outcome": "completed"}, [one for one in TIMED if one not in (8, 9)]),
+    ({"min_duration": 0.5}, EVERY_CALL[40:]),
+    ({"min_duration": 0.3, "max_duration": 0.4, "service": "shop_0"}, EVERY_CALL[20:31:2]),
+    ({"since": format_time(BEGIN + 100_000)}, EVERY_CALL[10:]),
+    ({"until": format_time(BEGIN + 100_000)}, EVERY_CALL[:10]),
+]
+"""Filters, and the numbers of the calls that they select."""
+
+
+def check_pages(query: EventLogQuery, expected: list[int], **filters: Any) -> None:
+    """
+    Assert that these calls are found, in each order.
+    """
+    options = {**RANGE, **filters}
+    assert expected == found(query, order="oldest", **options), filters
+    assert expected[::-1] == found(query, order="newest", **options), filters
+    longest = [one for one in expected if one != 7][::-1]
+    assert longest == found(query, order="longest", **options), filters
+
 
 class TestCalls:
     @pytest.mark.parametrize("limit", [1, 7, 1000])
@@ -201,32 +233,50 @@ class TestCalls:
         """
         All calls are found once, in each order, and by each filter.
         """
-        every = list(range(60))
-        timed = [number for number in every if number != 7]
-        filters_of: list[tuple[dict[str, Any], list[int]]] = [
-            ({}, every),
-            ({"service": "shop_1"}, every[1::2]),
-            ({"entrypoint": ["pay_0", "pay_2"]}, [one for one in every if one % 3 != 1]),
-            ({"service": "shop_0", "entrypoint": "pay_1"}, every[4::6]),
-            ({"caller": "web"}, every),
-            ({"caller": "nobody"}, []),
-            ({"outcome": "running"}, [7]),
-            ({"outcome": ["failed", "failed as expected"]}, [8, 9]),
-            ({"outcome": "failed", "service": "shop_1"}, []),
-            ({"outcome": "completed"}, [one for one in timed if one not in (8, 9)]),
-            ({"min_duration": 0.5}, every[40:]),
-            ({"min_duration": 0.3, "max_duration": 0.4, "service": "shop_0"}, every[20:31:2]),
-            ({"since": format_time(BEGIN + 100_000)}, every[10:]),
-            ({"until": format_time(BEGIN + 100_000)}, every[:10]),
-        ]
+        filters_of = FOUND
         if limit == 1 and is_clickhouse(database):  # where a page takes a twentieth of a second
-            filters_of = filters_of[::4]
+            filters_of = filters_of[::7]
         for filters, expected in filters_of:
-            options = {**RANGE, **filters, "limit": limit}
-            assert expected == found(query, order="oldest", **options), filters
-            assert expected[::-1] == found(query, order="newest", **options), filters
-            longest = [one for one in expected if one != 7][::-1]
-            assert longest == found(query, order="longest", **options), filters
+            check_pages(query, expected, limit=limit, **filters)
+
+    @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+    @pytest.mark.parametrize(
+        ("few", "few_lasted"), [(0, 0), (0, 60), (30, 30)], ids=["many", "timed", "some"]
+    )
+    def test_many(
+        self, query: EventLogQuery, monkeypatch: pytest.MonkeyPatch, few: int, few_lasted: int
+    ) -> None:
+        """
+        It does not matter which index they are found by.
+        """
+        monkeypatch.setattr("nameko_eventlog.store.sql.finding_calls._FEW", few)
+        monkeypatch.setattr("nameko_eventlog.store.sql.finding_calls._FEW_LASTED", few_lasted)
+        for filters, expected in FOUND:
+            check_pages(query, expected, limit=7, **filters)
+
+    @pytest.mark.parametrize("few", [0, 60])
+    def test_equal_durations(
+        self, database: str, monkeypatch: pytest.MonkeyPatch, few: int
+    ) -> None:
+        """
+        Of calls that took equally long, the newest is first, on all pages.
+        """
+        monkeypatch.setattr("nameko_eventlog.store.sql.finding_calls._FEW", few)
+        writer = EventLogWriter(database, ["json"])
+        bodies = [
+            one
+            for number in range(20)
+            for one in call(number, number * 10_000, 0.5 if number % 5 else 0.7)
+        ]
+        writer.write([make_message(one, message_id=f"{at:04}") for at, one in enumerate(bodies)])
+        writer.close()
+
+        with EventLogQuery(database) as query:
+            for limit in (1, 3, 100):
+                numbers = found(query, order="longest", limit=limit, **RANGE)
+                longest = [number for number in range(19, -1, -1) if number % 5 == 0]
+                assert longest == numbers[:4]
+                assert [one for one in range(19, -1, -1) if one % 5] == numbers[4:]
 
     def test_answer(self, query: EventLogQuery) -> None:
         """
