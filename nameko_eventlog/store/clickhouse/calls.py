@@ -3,6 +3,9 @@ Calls, put together from their parts.
 
 A call has a part for each ten minutes in which it has event logs: nearly always one, or two. A
 call whose parts are farther apart than `FAR_MS` is several.
+
+Most calls have a single row, and are that. The others are found by a hash of their ids, and put
+together; so it does not matter whether rows are merged yet.
 """
 
 from __future__ import annotations
@@ -68,17 +71,13 @@ def calls_in(begin: int, end: int) -> Subquery:
         end: Where it ends.
     """
     near = _part.span.between(_span_of(begin - FAR_MS), _span_of(end + FAR_MS))
-    many = (
-        select(_part.id)
-        .where(near)
-        .group_by(_part.id)
-        .having(func.min(_part.span) != func.max(_part.span))
-    )
+    hashed: ColumnElement[int] = func.reinterpretAsUInt64(_part.id)
+    several = select(hashed).where(near).group_by(hashed).having(func.count() > 1)
     whole = select(
         _part.id, _part.first, _part.last_ms, _part.ended, _part.severity, _part.is_failed,
         _part.span,
     ).where(
-        _part.span.between(_span_of(begin), _span_of(end)), _part.id.not_in(many),
+        _part.span.between(_span_of(begin), _span_of(end)), hashed.not_in(several),
         *within(begin, end, element(_part.first, 1, Key())),
     )  # fmt: skip
     first = func.min(_part.first)
@@ -87,7 +86,7 @@ def calls_in(begin: int, end: int) -> Subquery:
             _part.id, first.label("first"), func.max(_part.last_ms), func.max(_part.ended),
             func.max(_part.severity), func.max(_part.is_failed), func.min(_part.span),
         )
-        .where(near, _part.id.in_(many))
+        .where(near, hashed.in_(several))
         .group_by(_part.id)
     ).subquery()  # fmt: skip
     is_here = within(begin, end, element(put_together.c.first, 1, Key()))
@@ -201,7 +200,7 @@ def _page(
         .order_by(*ordering)
         .limit(limit)
     )  # fmt: skip
-    return connection.execute(statement)
+    return connection.execute(statement, is_merged=False)
 
 
 def _details(connection: Connection, found: Sequence[Any]) -> list[StoredCall]:
@@ -299,7 +298,7 @@ def count_links(
     calls = {
         (caller, service): (int(number), int(failures))
         for caller, service, number, failures in connection.execute(
-            _by_pair(some, some.c.number, some.c.failures)
+            _by_pair(some, some.c.number, some.c.failures), is_merged=False
         )
     }
     rows = {
@@ -315,13 +314,22 @@ def _by_pair(counted: Subquery, *numbers: ColumnElement[int]) -> Select[Any]:
     """
     Sum numbers by caller and service in the place of series.
     """
-    pair = (series.c.caller, series.c.service_name)
+    named = _named()
+    pair = (named.c.caller, named.c.service_name)
     return (
         select(*pair, *map(func.sum, numbers))
-        .join_from(counted, series, series.c.id == counted.c.series_id)
-        .where(series.c.in_call == 1)
+        .join_from(counted, named, named.c.id == counted.c.series_id)
         .group_by(*pair)
     )
+
+
+def _named(*conditions: ColumnElement[bool]) -> Subquery:
+    """
+    Select the series of calls, each once.
+    """
+    column = series.c
+    names = (column.id, column.service_name, column.entrypoint_name, column.caller)
+    return select(*names).where(column.in_call == 1, *conditions).distinct().subquery()
 
 
 def _calls_of_range(connection: Connection, filters: Filters) -> Subquery:
@@ -358,14 +366,15 @@ def count_by_entrypoint(
     if is_by_duration:
         counted = counted.where(call.has_ended)
     some = counted.group_by("series_id", "begin", "kind").subquery()
-    group = (series.c.service_name, series.c.entrypoint_name, some.c.begin, some.c.kind)
+    named = _named(*name_conditions(filters))
+    group = (named.c.service_name, named.c.entrypoint_name, some.c.begin, some.c.kind)
     statement: Select[Any] = (
         select(*group, func.sum(some.c.number))
-        .join_from(some, series, series.c.id == some.c.series_id)
-        .where(series.c.in_call == 1, *name_conditions(filters))
+        .join_from(some, named, named.c.id == some.c.series_id)
         .group_by(*group)
     )
-    for service, entrypoint, begin, one, number in connection.execute(statement):
+    found = connection.execute(statement, is_merged=False)
+    for service, entrypoint, begin, one, number in found:
         yield service, entrypoint, int(begin), int(one), int(number)
 
 

@@ -114,12 +114,17 @@ class Connection:
         self._deadline = deadline
         self._client: HttpClient | None = None
 
-    def execute(self, statement: Executable) -> Sequence[Sequence[Any]]:
+    def execute(self, statement: Executable, *, is_merged: bool = True) -> Sequence[Sequence[Any]]:
         """
         Run a query, and return its rows.
+
+        Args:
+            statement: The query.
+            is_merged: Whether it gets rows as if all were merged, which takes longer.
         """
         text, parameters = _compiled(statement)
-        result = self._open().query(text, parameters=parameters, settings=self._settings())
+        settings = self._settings() if is_merged else {**self._settings(), "final": 0}
+        result = self._open().query(text, parameters=parameters, settings=settings)
         return result.result_rows
 
     def stream(self, statement: Executable) -> Iterator[Sequence[Any]]:
