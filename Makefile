@@ -152,8 +152,8 @@ faults: rabbitmq postgresql $(VENV)/.test ## tests that kill, freeze or starve t
 .PHONY: chaos
 chaos: rabbitmq postgresql $(VENV)/.test ## the same faults at random moments, and a cluster: SEED=1 ROUNDS=20
 	$(call say,chaos: SEED=$(SEED) ROUNDS=$(ROUNDS))
-	@SEED=$(SEED) ROUNDS=$(ROUNDS) KILLS=20 EVENT_LOGS=100000 $(VENV)/bin/python -m pytest -q -s tests/faults \
-		--override-ini 'python_files=test_*.py chaos_*.py'
+	@SEED=$(SEED) ROUNDS=$(ROUNDS) KILLS=20 EVENT_LOGS=100000 \
+		$(VENV)/bin/python -m pytest -q -s tests/faults --override-ini 'python_files=test_*.py chaos_*.py'
 
 .PHONY: fuzz
 fuzz: rabbitmq $(VENV)/.test ## send hostile messages to handlers, store and tail: MESSAGES=20000 SEED=1

@@ -17,7 +17,7 @@ from dataclasses import replace
 from sqlalchemy import func, select
 
 from nameko_eventlog.store.clickhouse.connections import Connection
-from nameko_eventlog.store.clickhouse.rebuilding import date_of, of_day, rebuild
+from nameko_eventlog.store.clickhouse.rebuilding import date_of, in_day, rebuild
 from nameko_eventlog.store.clickhouse.schema import (
     DAY_MS,
     event_logs,
@@ -199,7 +199,7 @@ class ClickHousePurger:
         """
         self._connection.command(
             f"INSERT INTO event_logs SELECT * FROM event_logs_dropped"  # noqa: S608
-            f" WHERE {of_day(day)} AND {kept}",
+            f" WHERE {in_day(day)} AND {kept}",
             is_long=True,
         )
         self._connection.command(

@@ -27,7 +27,7 @@ _MOST_TIMES = 10  # that a day is made again, because event logs of it arrive me
 # each selects what its view does: see `schema`
 _SELECTS = {
     "series_days": """
-SELECT {series_day} FROM event_logs WHERE {of_day} GROUP BY day, series_id
+SELECT {series_day} FROM event_logs WHERE {in_day} GROUP BY day, series_id
 """,
     "call_parts": """
 SELECT parts.span, parts.id, known.call_key, known.origin_key, known.parent_key, known.context,
@@ -35,12 +35,12 @@ SELECT parts.span, parts.id, known.call_key, known.origin_key, known.parent_key,
 FROM (
     SELECT {part}, max(series.severity) AS severity, max(series.is_failure) AS is_failed
     FROM event_logs INNER JOIN series ON series.id = event_logs.series_id
-    WHERE {of_day} AND call != toFixedString('', 16)
+    WHERE {in_day} AND call != toFixedString('', 16)
     GROUP BY span, id
 ) AS parts
 INNER JOIN (
     SELECT * FROM (SELECT * FROM call_parts UNION ALL SELECT * FROM call_parts_before)
-    WHERE intDiv(span, 86400) = {day} AND id IN (SELECT call FROM event_logs WHERE {of_day})
+    WHERE intDiv(span, 86400) = {day} AND id IN (SELECT call FROM event_logs WHERE {in_day})
     LIMIT 1 BY span, id
 ) AS known
 ON known.span = parts.span AND known.id = parts.id
@@ -71,7 +71,7 @@ def rebuild(connection: Connection, day: int) -> None:
 
 def _replace(connection: Connection, table: str, text: str, day: int) -> None:
     rebuilt, partition = f"{table}_rebuilt", f"PARTITION '{date_of(day)}'"
-    select_ = text.format(part=PART, series_day=SERIES_DAY, of_day=of_day(day), day=day)
+    select_ = text.format(part=PART, series_day=SERIES_DAY, in_day=in_day(day), day=day)
     connection.command(f"DROP TABLE IF EXISTS {rebuilt} SYNC")
     connection.command(f"CREATE TABLE {rebuilt} AS {table}")
     connection.command(f"INSERT INTO {rebuilt} {select_}", is_long=True)
@@ -93,7 +93,7 @@ def _number(connection: Connection, day: int) -> int:
     return int(connection.scalar(statement) or 0)
 
 
-def of_day(day: int) -> str:
+def in_day(day: int) -> str:
     """
     Return the condition on positions of a day.
     """
